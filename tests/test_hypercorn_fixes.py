@@ -1,0 +1,210 @@
+"""The push endpoint behind a real hypercorn, with real sockets: what packets can and can not do."""
+
+from __future__ import annotations
+
+import json
+import socket
+import ssl
+import struct
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any
+
+import attrs
+import httpx
+import pytest
+import structlog
+import trio
+from hypercorn.config import Config
+from hypercorn.trio import serve
+from hypercorn.trio.tcp_server import TCPServer
+
+from trio_worker.web import make_app
+from trio_worker.web.hypercorn_fixes import install
+
+PUSH = json.dumps({"query_id": 7, "webbuddy_url": "http://localhost:8000"}).encode()
+HEAD = b"POST /api/process-query HTTP/1.1\r\nHost: worker\r\nContent-Length: %d\r\n" % len(PUSH)
+CLOSE = HEAD + b"Connection: close\r\n\r\n" + PUSH
+KEEP = HEAD + b"\r\n" + PUSH
+UPGRADE = (
+    b"GET / HTTP/1.1\r\nHost: worker\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+    b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+)
+
+
+@attrs.frozen
+class Server:
+    port: int
+    pushed: trio.MemoryReceiveChannel[int]
+
+    async def connect(self) -> trio.SocketStream:
+        return await trio.open_tcp_stream("127.0.0.1", self.port)
+
+    async def answers(self) -> None:
+        """Push once, and see the push arrive."""
+        stream = await self.connect()
+        async with stream:
+            await stream.send_all(CLOSE)
+            assert (await read_all(stream)).startswith(b"HTTP/1.1 200 ")
+        assert await self.pushed.receive() == 7
+
+
+async def read_all(stream: trio.SocketStream) -> bytes:
+    """What the server sends until it closes the connection, in either way."""
+    received = bytearray()
+    try:
+        async for part in stream:
+            received += part
+    except trio.BrokenResourceError:
+        pass
+    return bytes(received)
+
+
+@asynccontextmanager
+async def serving(wrap: Callable[[Any], Any] = lambda app: app, **options: Any) -> AsyncIterator[Server]:
+    """Serve the push endpoint; every test has a minute, and ends with a graceful shutdown."""
+    install()
+    send, receive = trio.open_memory_channel[int](10_000)
+    app = make_app(pushed=send.send_nowait, own_url="http://localhost:8000")
+    config = Config.from_mapping(bind=["127.0.0.1:0"], errorlog=None, graceful_timeout=1.0, **options)
+    stop = trio.Event()
+    with trio.fail_after(60):
+        async with trio.open_nursery() as nursery:
+            run = partial(serve, wrap(app), config, shutdown_trigger=stop.wait)
+            [url] = await nursery.start(run)
+            yield Server(int(url.rpartition(":")[2]), receive)
+            stop.set()
+
+
+# --- Connections are closed when they should be --------------------------------------------------
+
+
+async def test_connection_close_is_obeyed() -> None:
+    """The server closes such a connection right behind its answer."""
+    async with serving(keep_alive_timeout=3_600.0) as server, await server.connect() as stream:
+        await stream.send_all(CLOSE)
+        assert (await read_all(stream)).endswith(b'{"status": "accepted"}')
+
+
+async def test_an_http_1_0_client_is_not_kept_waiting() -> None:
+    """Without a length to go by, the end of the connection is the end of the answer."""
+    async with serving(keep_alive_timeout=3_600.0) as server, await server.connect() as stream:
+        await stream.send_all(KEEP.replace(b"HTTP/1.1", b"HTTP/1.0"))
+        assert (await read_all(stream)).endswith(b'{"status": "accepted"}')
+
+
+async def test_an_idle_connection_is_closed() -> None:
+    """… after hypercorn's `keep_alive_timeout`, when it has had an answer."""
+    async with serving(keep_alive_timeout=0.05) as server, await server.connect() as stream:
+        await stream.send_all(KEEP)
+        assert (await read_all(stream)).endswith(b'{"status": "accepted"}')
+
+
+async def test_an_idle_connection_does_not_hold_up_the_shutdown() -> None:
+    """The server ends at once although a client keeps its connection."""
+    async with serving(keep_alive_timeout=3_600.0) as server:
+        stream = await server.connect()
+        await stream.send_all(KEEP)
+        assert await stream.receive_some() != b""
+    # The server is down; were the client's connection still open, reading would block.
+    async with stream:
+        await read_all(stream)
+
+
+async def test_a_connection_is_used_again() -> None:
+    """One after the other, and two at a time (pipelined): each gets its own answer, in order."""
+    async with serving() as server, await server.connect() as stream:
+        await stream.send_all(KEEP)
+        assert (await stream.receive_some()).startswith(b"HTTP/1.1 200 ")
+        await stream.send_all(KEEP + KEEP.replace(b"/api/", b"/bad/") + CLOSE)
+        answers = await read_all(stream)
+        statuses = [part[:3] for part in answers.split(b"HTTP/1.1 ")[1:]]
+        assert statuses[-3:] == [b"200", b"404", b"200"]
+        assert [await server.pushed.receive() for _ in range(3)] == [7, 7, 7]
+
+
+# --- No packet kills the server ------------------------------------------------------------------
+
+
+async def send_and_reset(stream: trio.SocketStream, data: bytes) -> None:
+    """Send, then end the connection with RST instead of FIN."""
+    await stream.send_all(data)
+    stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    await trio.aclose_forcefully(stream)
+
+
+async def send_and_close(stream: trio.SocketStream, data: bytes) -> None:
+    await stream.send_all(data)
+    await trio.aclose_forcefully(stream)
+
+
+async def send_and_read(stream: trio.SocketStream, data: bytes) -> None:
+    try:
+        await stream.send_all(data)
+    except trio.BrokenResourceError:
+        return
+    await read_all(stream)
+
+
+async def send_half_close_and_read(stream: trio.SocketStream, data: bytes) -> None:
+    await stream.send_all(data)
+    await stream.send_eof()
+    await read_all(stream)
+
+
+def tls_hello() -> bytes:
+    out = ssl.MemoryBIO()
+    client = ssl.create_default_context().wrap_bio(ssl.MemoryBIO(), out, server_hostname="worker")
+    with pytest.raises(ssl.SSLWantReadError):
+        client.do_handshake()
+    return out.read()
+
+
+PACKETS = {
+    "data behind a websocket upgrade": UPGRADE + b"\x81\x05hello",
+    "a websocket upgrade": UPGRADE,
+    "a bad websocket upgrade": UPGRADE.replace(b"AAAA", b"\xff"),
+    "garbage": bytes(range(256)) * 10,
+    "nothing": b"",
+    "line breaks": b"\r\n" * 100,
+    "a TLS hello": tls_hello(),
+    "a header of 70 KB": HEAD + b"X: " + b"x" * 70_000 + b"\r\n\r\n",
+    "a header that never ends": HEAD + b"X: " + b"x" * 70_000,
+    "a bad chunk": HEAD.replace(b"Content-Length: %d" % len(PUSH), b"Transfer-Encoding: chunked")
+    + b"\r\nzz\r\n",
+    "two lengths": HEAD + b"Content-Length: 1\r\n\r\n" + PUSH,
+    "a negative length": b"POST / HTTP/1.1\r\nHost: w\r\nContent-Length: -1\r\n\r\n",
+    "no host": b"GET / HTTP/1.1\r\n\r\n",
+    "a strange host": b"GET / HTTP/1.1\r\nHost: \xff..%00:x\r\nConnection: close\r\n\r\n",
+    "a strange path": b"GET /%ff%00\xc3\x28?%ff HTTP/1.1\r\nHost: w\r\nConnection: close\r\n\r\n",
+    "a whole URL": b"GET http://[x HTTP/1.1\r\nHost: w\r\nConnection: close\r\n\r\n",
+    "CONNECT": b"CONNECT evil:443 HTTP/1.1\r\nHost: evil:443\r\nConnection: close\r\n\r\n",
+    "OPTIONS *": b"OPTIONS * HTTP/1.1\r\nHost: w\r\nConnection: close\r\n\r\n",
+    "an HTTP/2 preface": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\xff" * 100,
+    "an upgrade to HTTP/2": b"GET / HTTP/1.1\r\nHost: w\r\nConnection: Upgrade, HTTP2-Settings\r\n"
+    b"Upgrade: h2c\r\nHTTP2-Settings: !!!\r\n\r\n",
+    "half a request line": b"POST /api/pro",
+    "half a header": HEAD,
+    "half a body": HEAD + b"\r\n" + PUSH[:10],
+    "a body too long": KEEP + b"{" * 100_000,
+    "a hundred requests at once": KEEP * 100,
+    "expect": HEAD + b"Expect: 100-continue\r\nConnection: close\r\n\r\n" + PUSH,
+}
+
+
+@pytest.mark.parametrize("act", [send_and_reset, send_and_close, send_and_read, send_half_close_and_read])
+@pytest.mark.parametrize("packet", PACKETS.values(), ids=PACKETS.keys())
+async def test_no_packet_kills_the_server(
+    packet: bytes, act: Callable[[trio.SocketStream, bytes], Awaitable[None]]
+) -> None:
+    """Whatever a client sends and however it leaves: the next push is answered."""
+    async with serving(keep_alive_timeout=0.05) as server:
+        async with await server.connect() as stream:
+            await act(stream, packet)
+        while True:
+            try:
+                server.pushed.receive_nowait()
+            except trio.WouldBlock:
+                break
+        await server.answers()

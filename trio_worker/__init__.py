@@ -1,0 +1,9 @@
+"""A worker for WebBuddy: claims queries, runs your handler on them, reports what came of it."""
+
+from __future__ import annotations
+
+from trio_worker.context import Context
+from trio_worker.errors import QueryFailed
+from trio_worker.query import Query
+
+__all__ = ["Context", "Query", "QueryFailed"]

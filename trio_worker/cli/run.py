@@ -1,0 +1,102 @@
+"""``trio-worker run``: the service and its push endpoint, in one process whose signals are ours."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from functools import partial
+from pathlib import Path
+
+import click
+import structlog
+import trio
+from hypercorn.config import Config
+from hypercorn.trio import serve
+
+from trio_worker.errors import AccessDenied, SettingsError
+from trio_worker.launch import Launch, leave_by_force
+from trio_worker.stop import Stop
+from trio_worker.web import hypercorn_fixes, make_app
+
+__all__ = ["run_worker"]
+
+log = structlog.get_logger(__name__)
+
+OK, BUG, WRONG_SETTINGS, LOGIN_REFUSED = 0, 1, 2, 3
+
+
+def run_worker() -> int:
+    """Run the worker.
+
+    Returns:
+        The exit code.
+    """
+    try:
+        trio.run(_run, Launch.prepare(Path.cwd()))
+    except SettingsError as error:
+        return _wrong_settings(error)
+    except BaseExceptionGroup as group:
+        return _after_crash(group)
+    return OK
+
+
+async def _run(launch: Launch) -> None:
+    """Who lives inside whom: signals around the server around the service."""
+    stop = launch.stop()
+    served = trio.Event()
+    async with trio.open_nursery() as outer:
+        await outer.start(_obey_signals, stop)
+        async with trio.open_nursery() as nursery:
+            await _listen(launch, nursery, until=served)
+            # The endpoint outlives the service: a push that comes during the stop is answered, and
+            # its query stays queued for somebody else.
+            await launch.serve(stop, leave_by_force)
+            served.set()
+        outer.cancel_scope.cancel()
+
+
+async def _obey_signals(stop: Stop, task_status: trio.TaskStatus[None]) -> None:
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        task_status.started()
+        async for _ in signals:
+            if stop.asked.is_set():
+                stop.hurry()
+            else:
+                stop.ask()
+
+
+async def _listen(launch: Launch, nursery: trio.Nursery, *, until: trio.Event) -> None:
+    hypercorn_fixes.install()
+    config = Config()
+    config.bind = [launch.settings.bind]
+    config.graceful_timeout = 1  # seconds for requests under way at the end; a push takes milliseconds
+    app = make_app(pushed=launch.pushes.pushed, own_url=launch.settings.webbuddy_url)
+    try:
+        await nursery.start(partial(serve, app, config, shutdown_trigger=until.wait))  # type: ignore[arg-type]
+    except* OSError as group:
+        reason = "; ".join(str(error) for error in _leaves(group))
+        raise SettingsError([f"WORKER_BIND is {launch.settings.bind!r}: can't listen there: {reason}"]) from None
+
+
+def _wrong_settings(error: SettingsError) -> int:
+    for problem in error.problems:
+        click.echo(f"trio-worker: {problem}", err=True)
+    return WRONG_SETTINGS
+
+
+def _after_crash(group: BaseExceptionGroup) -> int:
+    """Say what an exception that ended everything was: the operator's matter, or a bug."""
+    first = _leaves(group)[0]
+    if isinstance(first, SettingsError):
+        return _wrong_settings(first)
+    if isinstance(first, AccessDenied):
+        click.echo(f"trio-worker: {first}. Check WORKER_USERNAME and WORKER_PASSWORD.", err=True)
+        return LOGIN_REFUSED
+    log.critical("the worker has crashed: this is a bug", exc_info=group)
+    return BUG
+
+
+def _leaves(error: BaseException) -> list[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        return [leaf for inner in error.exceptions for leaf in _leaves(inner)]
+    return [error]

@@ -1,0 +1,168 @@
+"""The operator's log: one event a line, for a person at a terminal or for a program.
+
+Events are short English sentences in lower case, and what varies stands beside them::
+
+    log = structlog.get_logger()
+    log.info("query claimed", query=123, source="push")
+
+The same handler prints what goes through the standard library's `logging`: Hypercorn's and Quart's
+lines, and those of the user's own handler. Whatever is bound by `structlog.contextvars` (the query's
+id, while a handler runs) is on the lines of both.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from typing import Any, TextIO
+
+import structlog
+from structlog.typing import EventDict, Processor
+
+from trio_worker.settings import LogFormat, LogLevel
+
+__all__ = ["configure"]
+
+# httpx logs each request's URL at INFO; httpcore and hpack each step at DEBUG, which costs a fifth of
+# a request's time. hypercorn.access prints only when Hypercorn was asked to, by a handler of its own.
+_QUIET = ("httpx", "httpcore", "hpack", "hypercorn.access")
+
+_FIRST_KEYS = ("timestamp", "level", "event", "logger")
+
+
+class _Handler(logging.StreamHandler[TextIO]):
+    """Ours, to be told from others when `configure` is called again.
+
+    Not a QueueHandler with a thread of its own: the last lines before a crash are those that matter,
+    and a queue would lose them.
+    """
+
+
+def configure(level: LogLevel, format: LogFormat, stream: TextIO | None = None) -> None:
+    """Send all logging of this process to one stream. A second call replaces the first.
+
+    Handlers that others put on the root logger stay.
+
+    Args:
+        level: The least important level that is printed.
+        format: ``pretty`` for people, ``json`` for one JSON object a line, ``auto`` for pretty when
+            the stream is a terminal.
+        stream: Where to; None is ``sys.stderr`` as it is now, since ``stdout`` belongs to the
+            commands' results.
+    """
+    stream = sys.stderr if stream is None else stream
+    number = logging.getLevelNamesMapping()[level.upper()]
+    _configure_structlog(number)
+    _configure_logging(number, _formatter(format, terminal=stream.isatty()), stream)
+
+
+def _configure_structlog(level: int) -> None:
+    structlog.configure(
+        processors=[*_common(), structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        # A cached logger would keep the first configuration, in a test for instance.
+        cache_logger_on_first_use=False,
+    )
+
+
+def _configure_logging(level: int, formatter: logging.Formatter, stream: TextIO) -> None:
+    handler = _Handler(stream)
+    handler.setFormatter(formatter)
+    # On the handler too: the root logger's level does not hold for a logger with a level of its own.
+    handler.setLevel(level)
+    root = logging.getLogger()
+    for other in [other for other in root.handlers if isinstance(other, _Handler)]:
+        root.removeHandler(other)
+    root.addHandler(handler)
+    root.setLevel(level)
+    for name in _QUIET:
+        logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("hypercorn.error").addFilter(_without_own_handlers)
+    logging.captureWarnings(True)
+
+
+def _without_own_handlers(record: logging.LogRecord) -> bool:
+    """Keep Hypercorn from printing each of its lines a second time, in its own format.
+
+    Hypercorn gives its error logger a handler at its first line, which is after our start; so this
+    takes it away when a line comes, before it is handed to any handler. A file that the operator
+    asked for (`--error-logfile`) is a handler of another type, and stays.
+    """
+    logger = logging.getLogger(record.name)
+    logger.handlers = [other for other in logger.handlers if type(other) is not logging.StreamHandler]
+    return True
+
+
+def _common() -> list[Processor]:
+    """What is added to each event, whichever way it came."""
+    return [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_logger_name,
+        structlog.stdlib.add_log_level,
+        structlog.processors.StackInfoRenderer(),
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+
+
+def _formatter(format: LogFormat, *, terminal: bool) -> logging.Formatter:
+    pretty = format == "pretty" or (format == "auto" and terminal)
+    return structlog.stdlib.ProcessorFormatter(
+        # ExtraAdder: what a handler's author gives as logging's `extra=`.
+        foreign_pre_chain=[*_common(), structlog.stdlib.ExtraAdder(), _without_traces],
+        processors=[
+            structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+            # The plain traceback in both formats, not rich's: rich can show local variables, and those
+            # hold passwords and tokens; its frames can neither be searched for nor pasted.
+            structlog.processors.format_exc_info,
+            _loggable,
+            _pretty_renderer(colors=terminal) if pretty else _render_json,
+        ],
+    )
+
+
+def _without_traces(_logger: object, _method: str, event: EventDict) -> EventDict:
+    """Drop what another handler's formatter has written on the record, which looks like an `extra`."""
+    for trace in ("message", "asctime"):
+        event.pop(trace, None)
+    return event
+
+
+def _pretty_renderer(*, colors: bool) -> Processor:
+    return structlog.dev.ConsoleRenderer(
+        colors=colors,
+        # By repr: a value that came from outside may hold a terminal's escape sequences.
+        repr_native_str=True,
+        # The traceback is text by now; but with any other formatter structlog 24 and 25 warn of that.
+        exception_formatter=structlog.dev.plain_traceback,
+    )
+
+
+def _render_json(_logger: object, _method: str, event: EventDict) -> str:
+    first = {key: event.pop(key) for key in _FIRST_KEYS if key in event}
+    line = json.dumps(first | dict(event), ensure_ascii=False, default=repr)
+    # A lone surrogate can't be written as UTF-8; its escape is the same in JSON.
+    return line.encode(errors="backslashreplace").decode()
+
+
+def _loggable(_logger: object, _method: str, event: EventDict) -> EventDict:
+    return {key: _loggable_value(value) for key, value in event.items()}
+
+
+def _loggable_value(value: Any) -> Any:
+    """The value itself if it can be printed, else what can be said of it."""
+    if value is None or isinstance(value, str | int):
+        return value
+    try:
+        json.dumps(value, default=repr, allow_nan=False)
+        return value
+    except Exception:  # noqa: BLE001 - any __repr__ may raise anything, and no event is lost for that
+        return _safe_repr(value)
+
+
+def _safe_repr(value: object) -> str:
+    try:
+        return repr(value)
+    except Exception as error:  # noqa: BLE001 - as above
+        return f"<{type(value).__name__}, whose repr raised {type(error).__name__}>"

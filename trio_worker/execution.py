@@ -1,0 +1,249 @@
+"""One run of the user's handler: a query in, an outcome out, whatever the handler does."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import partial
+
+import attrs
+import structlog
+import trio
+
+from trio_worker.context import Context
+from trio_worker.errors import QueryFailed
+from trio_worker.handlers.loading import Handler
+from trio_worker.phrases import Phrases
+from trio_worker.plain_text import clean, fit
+from trio_worker.query import Done, Failed, Outcome, Query, Released
+
+__all__ = ["Attempt", "Execution", "LeftBehind"]
+
+log = structlog.get_logger(__name__)
+
+PATIENCE = 5.0  # seconds after its deadline in which a cancelled handler may still clean up
+
+# WebBuddy (DRF 3.17.2 and newer) takes bodies up to 2 621 440 bytes; the rest is for the other keys.
+MOST_ANSWER = 2_600_000  # bytes of JSON
+
+# Bounded by the consumers and by what was left behind, not by a number of ours: a limiter would let
+# one thread that hangs keep the next query waiting inside its own time limit.
+_threads = trio.CapacityLimiter(math.inf)
+
+
+class LeftBehind:
+    """Counts the handlers that were left behind and have not ended yet."""
+
+    def __init__(self) -> None:
+        self.tasks = 0
+        self.threads = 0
+
+
+@attrs.frozen(kw_only=True)
+class Execution:
+    """Runs handlers.
+
+    Attributes:
+        handler: The user's function.
+        nursery: Where handlers run. It has to outlive its users: a handler that swallows its
+            cancellation is left behind there.
+        time_limit: Seconds for one query.
+        phrases: The language of what the query's author reads.
+        worker: The name of this worker.
+        left_behind: Counts what could not be stopped.
+    """
+
+    handler: Handler
+    nursery: trio.Nursery
+    time_limit: float
+    phrases: Phrases
+    worker: str
+    left_behind: LeftBehind
+
+    async def run(self, query: Query, ctx: Context) -> Outcome:
+        """Run the handler on a query.
+
+        Never raises for anything that the handler does. Returns at the latest 5 s after the time
+        limit; a handler that is still there is then left behind in the nursery.
+
+        Cancelled, it leaves the handler in the nursery, whose cancellation is the caller's to ask for.
+        """
+        attempt = Attempt(self, query, ctx)
+        self.nursery.start_soon(attempt.run, name=f"handler for query {query.id}")
+        while True:
+            with trio.move_on_at(attempt.scope.deadline + PATIENCE) as patience:
+                await attempt.ended.wait()
+            if attempt.outcome is not None:
+                return attempt.outcome
+            if patience.cancelled_caught:
+                return attempt.leave()
+
+
+class Attempt:
+    """One handler at work on one query."""
+
+    def __init__(self, execution: Execution, query: Query, ctx: Context) -> None:
+        self.execution = execution
+        self.query = query
+        self.ctx = ctx
+        self.scope = trio.CancelScope(deadline=trio.current_time() + execution.time_limit)
+        self.ended = trio.Event()
+        self.outcome: Outcome | None = None
+        self.left = False
+        self.thread: _Thread | None = None
+
+    async def run(self) -> None:
+        """Turn each way to end into one outcome; nothing of the handler's gets past this."""
+        error: BaseException | None = None
+        answer: object = None
+        try:
+            with self.scope:
+                answer = await self._call()
+        except BaseException as problem:  # noqa: BLE001 - SystemExit, a stray Cancelled: the worker lives on
+            error = problem
+        self.outcome = self._outcome(answer, error)
+        if self.left:
+            self.execution.left_behind.tasks -= 1
+            log.warning("a handler that was left behind has ended", query=self.query.id)
+        self.ended.set()
+
+    def leave(self) -> Failed:
+        """Give the handler up: its query has failed, wherever it still is."""
+        self.left = True
+        self.execution.left_behind.tasks += 1
+        log.error(
+            "handler left behind: it swallowed its cancellation (trio.Cancelled must be re-raised)",
+            query=self.query.id,
+            handler=self.execution.handler.path,
+        )
+        return Failed(self._sentence("left_behind"), "left_behind")
+
+    async def _call(self) -> object:
+        handler = self.execution.handler
+        if handler.is_async:
+            return await handler.function(self.query, self.ctx)
+        self.thread = _Thread(partial(handler.function, self.query, self.ctx), self._thread_ended)
+        return await trio.to_thread.run_sync(self.thread.run, abandon_on_cancel=True, limiter=_threads)
+
+    def _outcome(self, answer: object, error: BaseException | None) -> Outcome:
+        if _stopping():
+            return self._interrupted(error)
+        if self.scope.cancel_called:
+            return self._timed_out(error)
+        if error is not None and (said := _said(error)) is not None:
+            return self._said_so(said)
+        if error is not None:
+            return self._raised(error)
+        return self._answered(answer)
+
+    def _interrupted(self, error: BaseException | None) -> Released:
+        self._note_thread()
+        if error is not None and not _only_cancelled(error):
+            log.warning("the handler raised while it was being stopped", query=self.query.id, exc_info=error)
+        return Released(self.execution.phrases.stopping)
+
+    def _timed_out(self, error: BaseException | None) -> Failed:
+        # Also when it has returned an answer: a handler that catches everything answers here with
+        # the text of its own cancellation.
+        self._note_thread()
+        log.warning(
+            "the handler ran past its time limit",
+            query=self.query.id,
+            limit=self.execution.time_limit,
+            exc_info=error,
+        )
+        left = self.thread is not None and self.thread.running
+        kind = "left_behind" if left else "timeout"
+        return Failed(self._sentence(kind), kind)
+
+    def _said_so(self, error: QueryFailed) -> Failed:
+        reason = clean(_text_of(error))
+        return Failed(self._fit(reason) or self.execution.phrases.empty_reason, "said_so")
+
+    def _raised(self, error: BaseException) -> Failed:
+        log.error("the handler raised", query=self.query.id, exc_info=error)
+        return Failed(self._sentence("error", error=type(error).__name__), "error")
+
+    def _answered(self, answer: object) -> Outcome:
+        if answer is None:
+            return self._bad_answer("no_answer")
+        if not isinstance(answer, str):
+            return self._bad_answer("wrong_answer", type=type(answer).__name__)
+        text = clean(answer)
+        return Done(self._fit(text)) if text else self._bad_answer("empty_answer")
+
+    def _bad_answer(self, phrase: str, **values: object) -> Failed:
+        log.error("the handler's answer can't be used", query=self.query.id, problem=phrase, **values)
+        return Failed(self._sentence(phrase, **values), "bad_answer")
+
+    def _sentence(self, phrase: str, **values: object) -> str:
+        execution = self.execution
+        template: str = getattr(execution.phrases, phrase)
+        return template.format(
+            limit=execution.time_limit, worker=execution.worker, query=self.query.id, **values
+        )
+
+    def _fit(self, text: str) -> str:
+        return fit(text, most=MOST_ANSWER, note=self.execution.phrases.cut)
+
+    def _note_thread(self) -> None:
+        if self.thread is not None and self.thread.running:
+            self.thread.left = True
+            self.execution.left_behind.threads += 1
+            log.error(
+                "a thread was left behind: a plain function can't be stopped",
+                query=self.query.id,
+                handler=self.execution.handler.path,
+            )
+
+    def _thread_ended(self) -> None:
+        if self.thread is not None and self.thread.left:
+            self.execution.left_behind.threads -= 1
+            log.warning("a thread that was left behind has ended", query=self.query.id)
+
+
+class _Thread:
+    """A plain function in a thread, which can be left but not stopped."""
+
+    def __init__(self, function: Callable[[], object], ended: Callable[[], None]) -> None:
+        self._function = function
+        self._ended = ended
+        self._token = trio.lowlevel.current_trio_token()
+        self.running = True
+        self.left = False
+
+    def run(self) -> object:
+        try:
+            return self._function()
+        finally:
+            try:
+                self._token.run_sync_soon(self._note_end)
+            except trio.RunFinishedError:
+                pass  # the worker has ended without it
+
+    def _note_end(self) -> None:
+        self.running = False
+        self._ended()
+
+
+def _stopping() -> bool:
+    """Whether the task is cancelled from outside: the service is being stopped."""
+    return trio.current_effective_deadline() == -math.inf
+
+
+def _only_cancelled(error: BaseException) -> bool:
+    if isinstance(error, BaseExceptionGroup):
+        return error.split(trio.Cancelled)[1] is None
+    return isinstance(error, trio.Cancelled)
+
+
+def _said(error: BaseException) -> QueryFailed | None:
+    """Find the handler's own word; a nursery of its own has wrapped it in a group."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error if isinstance(error, QueryFailed) else None
+
+
+def _text_of(error: QueryFailed) -> str:
+    reason = getattr(error, "reason", None)  # missing where a subclass has its own __init__
+    return reason if isinstance(reason, str) else str(error)

@@ -1,0 +1,250 @@
+"""From ``module:function`` to the function, or one sentence on why not."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import importlib
+import inspect
+import sys
+import traceback
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import attrs
+
+from trio_worker.errors import HandlerError
+from trio_worker.settings import split_handler_path
+
+__all__ = ["Handler", "handler_of", "load_handler"]
+
+
+@attrs.frozen
+class Handler:
+    """The user's function, found and looked at.
+
+    Attributes:
+        path: As in ``WORKER_HANDLER``.
+        function: To be called with a query and a context.
+        is_async: Whether a call gives a coroutine; if not, it has to run in a thread. A plain
+            function that wraps an async one is plain: it may hand the coroutine through, or run it
+            to its end with another library, and only its call shows which.
+        file: Where it is written, or None when that is not known (a C function).
+        line: Its first line there, from 1, or None.
+    """
+
+    path: str
+    function: Callable[..., Any]
+    is_async: bool
+    file: str | None = None
+    line: int | None = None
+
+
+def load_handler(path: str, directory: Path) -> Handler:
+    """Import the module of a handler and look the handler up in it.
+
+    Runs the module's own code, in this thread. ``directory`` is put at the front of ``sys.path``
+    and stays there, for what the handler imports later.
+
+    Args:
+        path: ``module:function``; the function may be an attribute, as in ``module:Class.method``.
+        directory: The working directory.
+
+    Raises:
+        HandlerError: With one sentence: what is wrong, and the nearest name where there is one.
+            Where the module raised, its exception is the ``__cause__``.
+    """
+    try:
+        module_name, name = split_handler_path(path)
+    except ValueError:
+        raise _error(path, "expected module:function, such as trio_worker.handlers:echo") from None
+    _make_importable(directory)
+    return handler_of(_find(_import(path, module_name, directory), name, path), path)
+
+
+def handler_of(function: Any, path: str) -> Handler:
+    """Look at a function that is at hand already.
+
+    Args:
+        function: What was found under ``path``.
+        path: How to name it in logs and errors.
+
+    Raises:
+        HandlerError: When it can't be a handler.
+    """
+    _check(function, path)
+    return Handler(path, function, _is_async(function), *_place(function))
+
+
+def _error(path: str, problem: str) -> HandlerError:
+    return HandlerError([f"WORKER_HANDLER is {path!r}: {problem}"])
+
+
+def _make_importable(directory: Path) -> None:
+    # A console script's sys.path begins with the directory of the script, not with the working
+    # directory as that of `python -m` does; a newcomer's handler.py stands in the latter. In front,
+    # so that it wins over an installed module of the same name: what the user sees is what runs.
+    entry = str(directory.absolute())
+    if entry not in sys.path:
+        sys.path.insert(0, entry)
+
+
+# --- The module ----------------------------------------------------------------------------------
+
+
+def _import(path: str, module_name: str, directory: Path) -> ModuleType:
+    try:
+        return importlib.import_module(module_name)
+    # Whatever the user's module raises, SystemExit too (a script without its `if __name__ …`).
+    except (Exception, SystemExit) as error:
+        raise _error(path, _why_not(error, module_name, directory)) from error
+
+
+def _why_not(error: BaseException, module_name: str, directory: Path) -> str:
+    if not isinstance(error, ModuleNotFoundError) or error.name is None:
+        return f"importing {module_name} raised {_said(error, directory)}"
+    if module_name == error.name or module_name.startswith(error.name + "."):
+        return _no_module(error.name, module_name, directory)
+    place = _deepest_place(error, directory)
+    by = f"{module_name} ({place})" if place else module_name
+    return f"{by} imports {error.name}, which is not installed here"
+
+
+def _no_module(missing: str, module_name: str, directory: Path) -> str:
+    within = "" if missing == module_name else f" for {module_name}"
+    near = _did_you_mean(missing, _modules(directory))
+    return f"there is no module {missing}{within}, neither in {directory} nor installed{near}"
+
+
+def _modules(directory: Path) -> list[str]:
+    """The names that could be imported from the files of a directory."""
+    files = [file.stem for file in directory.glob("*.py")]
+    packages = [file.parent.name for file in directory.glob("*/__init__.py")]
+    return [name for name in [*files, *packages] if name.isidentifier()]
+
+
+def _said(error: BaseException, directory: Path) -> str:
+    """An exception in one line: its type, its message, and the place in the user's code."""
+    message = " ".join((error.msg if isinstance(error, SyntaxError) else str(error)).split())
+    said = f"{type(error).__name__}: {message}" if message else type(error).__name__
+    place = _deepest_place(error, directory)
+    return f"{said} ({place})" if place else said
+
+
+def _deepest_place(error: BaseException, directory: Path) -> str | None:
+    """``file:line`` of the innermost frame in the user's directory, else of the innermost at all."""
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{error.filename}:{error.lineno}"
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not _is_machinery(frame)]
+    own = [frame for frame in frames if _is_own(Path(frame.filename), directory)]
+    deepest = (own or frames)[-1:]
+    return f"{deepest[0].filename}:{deepest[0].lineno}" if deepest else None
+
+
+def _is_machinery(frame: traceback.FrameSummary) -> bool:
+    return frame.filename.startswith("<frozen importlib") or frame.filename in (__file__, importlib.__file__)
+
+
+def _is_own(file: Path, directory: Path) -> bool:
+    # A virtual environment often stands in the working directory.
+    return file.is_relative_to(directory.absolute()) and "site-packages" not in file.parts
+
+
+# --- The name in it ------------------------------------------------------------------------------
+
+
+def _find(module: ModuleType, name: str, path: str) -> Any:
+    found: Any = module
+    for part in name.split("."):
+        found = _attribute(found, part, path)
+    return found
+
+
+def _attribute(holder: object, name: str, path: str) -> Any:
+    try:
+        return getattr(holder, name)
+    except AttributeError as error:
+        near = _did_you_mean(name, _callables(holder))
+        raise _error(path, f"{_described(holder)} has no {name}{near}") from error
+
+
+def _described(thing: object) -> str:
+    if not isinstance(thing, ModuleType):
+        return _name(thing)
+    # With its file: the user's queue.py may stand in the shadow of the standard library's.
+    return f"module {thing.__name__} ({getattr(thing, '__file__', None) or 'built in'})"
+
+
+def _name(thing: object) -> str:
+    return str(getattr(thing, "__qualname__", type(thing).__qualname__))
+
+
+def _callables(thing: object) -> list[str]:
+    names: dict[str, object] = getattr(thing, "__dict__", {})
+    return [name for name, value in names.items() if not name.startswith("_") and callable(value)]
+
+
+def _did_you_mean(name: str, names: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, list(names), n=1)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+# --- What it is ----------------------------------------------------------------------------------
+
+
+def _check(function: object, path: str) -> None:
+    """Refuse what can't be a handler, before a query is spent on finding out."""
+    if isinstance(function, type):
+        raise _error(path, "that is a class; expected a function (or an instance that can be called)")
+    if not callable(function):
+        raise _error(
+            path, f"that is not callable but {_article(type(function).__name__)}; expected a function"
+        )
+    if any(map(_is_generator, _layers(function))):
+        raise _error(
+            path, "that is a generator (it has a yield); expected a function that returns its answer"
+        )
+    _check_arguments(function, path)
+
+
+def _article(noun: str) -> str:
+    return ("an " if noun[0] in "aeiou" else "a ") + noun
+
+
+def _is_generator(function: object) -> bool:
+    return inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function)
+
+
+def _check_arguments(function: Callable[..., Any], path: str) -> None:
+    try:
+        signature = inspect.signature(function)
+    except (ValueError, TypeError):
+        return  # a C function that does not tell: its first query will
+    try:
+        signature.bind(object(), object())
+    except TypeError as error:
+        raise _error(
+            path, f"that is {_name(function)}{signature}; expected two arguments, (query, ctx): {error}"
+        ) from None
+
+
+def _layers(function: object) -> Iterable[object]:
+    """The function, and what it stands for: within `functools.partial`, and behind ``__call__``."""
+    yield function
+    if isinstance(function, functools.partial):
+        yield from _layers(function.func)
+    elif not inspect.isroutine(function):
+        yield type(function).__call__
+
+
+def _is_async(function: object) -> bool:
+    # iscoroutinefunction also honours inspect.markcoroutinefunction, which wrappers use from 3.12 on.
+    return any(map(inspect.iscoroutinefunction, _layers(function)))
+
+
+def _place(function: Callable[..., Any]) -> tuple[str | None, int | None]:
+    *_, innermost = _layers(inspect.unwrap(function))
+    code = getattr(innermost, "__code__", None)
+    return (code.co_filename, code.co_firstlineno) if code else (None, None)

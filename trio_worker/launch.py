@@ -1,0 +1,119 @@
+"""What both ways to start have in common: from the environment to the running service."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import attrs
+import structlog
+
+from trio_worker import event_log
+from trio_worker.handlers.loading import Handler, load_handler
+from trio_worker.service import Pushes, run_service
+from trio_worker.settings import Settings, read_environment, unknown_variables
+from trio_worker.stop import Stop
+from trio_worker.watchdog import watchdog
+from trio_worker.webbuddy import open_webbuddy
+
+__all__ = ["Launch", "leave_by_force"]
+
+log = structlog.get_logger(__name__)
+
+
+@attrs.frozen
+class Launch:
+    """A worker whose settings and handler are good, ready to be run.
+
+    Attributes:
+        settings: The settings.
+        handler: The user's handler, imported.
+        processes: How many processes share ``NUM_WORKERS``.
+        pushes: Shared by the push endpoint and the service.
+        warnings: Sentences about the environment, for the log.
+    """
+
+    settings: Settings
+    handler: Handler
+    processes: int = 1
+    pushes: Pushes = attrs.field(factory=Pushes)
+    warnings: tuple[str, ...] = ()
+
+    @classmethod
+    def prepare(cls, directory: Path, *, processes: int = 1) -> Launch:
+        """Read the environment, begin to log, import the handler. Blocks: call it before Trio runs.
+
+        Args:
+            directory: The working directory: of ``.env``, and importable for the handler.
+            processes: How many processes share ``NUM_WORKERS`` where ``WORKER_PROCESSES`` does not say.
+
+        Raises:
+            SettingsError: With everything that is wrong with the environment; or, as `HandlerError`,
+                with what is wrong with the handler.
+        """
+        environ = read_environment(directory)
+        settings = Settings.from_environ(environ)
+        event_log.configure(settings.log_level, settings.log_format)
+        handler = load_handler(settings.handler, directory)
+        warnings = tuple(unknown_variables(environ))
+        return cls(settings, handler, settings.worker_processes or processes, warnings=warnings)
+
+    @property
+    def consumers(self) -> int:
+        """How many consumers this process has."""
+        return self.settings.share_of(self.processes)
+
+    def stop(self) -> Stop:
+        """Make the stop that `serve` obeys."""
+        return Stop(grace=self.settings.shutdown_grace, reserve=self.settings.shutdown_reserve)
+
+    async def serve(self, stop: Stop, abandon: Callable[[], None]) -> None:
+        """Run the service to the end of its stop.
+
+        Args:
+            stop: Asked for by a signal.
+            abandon: Ends the process when a handler can't be stopped; `leave_by_force`.
+
+        Raises:
+            ExceptionGroup: As `run_service` does.
+        """
+        self._announce()
+        settings = self.settings
+        async with open_webbuddy(
+            url=settings.webbuddy_url,
+            credentials=settings.credentials(),
+            request_timeout=settings.request_timeout,
+        ) as webbuddy:
+            with watchdog(self.handler):
+                await run_service(
+                    settings,
+                    handler=self.handler,
+                    webbuddy=webbuddy,
+                    pushes=self.pushes,
+                    stop=stop,
+                    consumers=self.consumers,
+                    abandon=abandon,
+                )
+        log.info("stopped")
+
+    def _announce(self) -> None:
+        for warning in self.warnings:
+            log.warning(warning)
+        total = self.settings.num_workers
+        log.info(
+            "started",
+            worker=self.settings.name,
+            webbuddy=self.settings.webbuddy_url,
+            handler=self.handler.path,
+            consumers=f"{self.consumers} of {total} here" if self.processes > 1 else str(total),
+        )
+
+
+def leave_by_force() -> None:
+    """End the process: a handler swallows its cancellation, and Trio waits for it for ever."""
+    log.error("a handler could not be stopped within the grace; leaving by force")
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(1)

@@ -1,0 +1,82 @@
+"""The sentences that WebBuddy's users read, in the languages of ``WORKER_LANGUAGE``.
+
+The operator's log is not made of these: it is always English.
+"""
+
+from __future__ import annotations
+
+import attrs
+
+__all__ = ["ENGLISH", "RUSSIAN", "Phrases", "phrases"]
+
+
+@attrs.frozen(kw_only=True)
+class Phrases:
+    """One language. The braces are filled by `str.format`."""
+
+    claimed: str
+    claimed_push: str
+    claimed_poll: str
+    started: str
+    done: str
+    failed: str
+    put_back: str
+    timeout: str
+    left_behind: str
+    error: str
+    no_answer: str
+    wrong_answer: str
+    empty_answer: str
+    empty_reason: str
+    stopping: str
+    refused: str
+    cut: str
+    left_out: str
+
+
+ENGLISH = Phrases(
+    claimed="Claimed by {worker} ({source})",
+    claimed_push="push",
+    claimed_poll="poll",
+    started="Started, time limit {limit:g} s",
+    done="Done after {seconds:.1f} s",
+    failed="Failed after {seconds:.1f} s: {reason}",
+    put_back="Put back into the queue after {seconds:.1f} s: {reason}",
+    timeout="The agent ran past its time limit of {limit:g} s and was stopped.",
+    left_behind="The agent ran past its time limit of {limit:g} s and could not be stopped.",
+    error="The agent ended with an error ({error}). The operator of {worker} finds the details under query {query}.",
+    no_answer="The agent ended without an answer.",
+    wrong_answer="The agent returned {type} instead of a text.",
+    empty_answer="The agent returned an empty answer.",
+    empty_reason="The agent gave up without saying why.",
+    stopping="the worker is being stopped",
+    refused="WebBuddy did not accept the answer: {detail}",
+    cut="\n\n[The answer was longer than WebBuddy accepts; the rest was cut off: {count} characters.]",
+    left_out="[{count} more lines]",
+)
+
+RUSSIAN = Phrases(
+    claimed="Запрос взял {worker} ({source})",
+    claimed_push="по уведомлению",
+    claimed_poll="по опросу",
+    started="Выполняется, лимит времени {limit:g} с",
+    done="Готово за {seconds:.1f} с",
+    failed="Ошибка через {seconds:.1f} с: {reason}",
+    put_back="Возвращён в очередь через {seconds:.1f} с: {reason}",
+    timeout="Агент превысил лимит времени ({limit:g} с) и был остановлен.",
+    left_behind="Агент превысил лимит времени ({limit:g} с), и остановить его не удалось.",
+    error="Агент завершился с ошибкой ({error}). Подробности у оператора {worker}, запрос {query}.",
+    no_answer="Агент завершился, не дав ответа.",
+    wrong_answer="Агент вернул {type} вместо текста.",
+    empty_answer="Агент вернул пустой ответ.",
+    empty_reason="Агент прекратил работу, не указав причину.",
+    stopping="воркер останавливается",
+    refused="WebBuddy не принял ответ: {detail}",
+    cut="\n\n[Ответ длиннее, чем принимает WebBuddy; остаток отброшен, символов: {count}.]",
+    left_out="[ещё строк: {count}]",
+)
+
+
+def phrases(language: str) -> Phrases:
+    """Return the sentences of a language, ``"en"`` or ``"ru"``."""
+    return {"en": ENGLISH, "ru": RUSSIAN}[language]

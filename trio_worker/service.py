@@ -1,0 +1,156 @@
+"""The service: who lives inside whom. Both ways to start it run this one function."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import structlog
+import trio
+
+from trio_worker.consumer import Consumer
+from trio_worker.execution import Execution, LeftBehind
+from trio_worker.handlers.loading import Handler
+from trio_worker.intake import Intake
+from trio_worker.phrases import phrases
+from trio_worker.reporting import Deliveries
+from trio_worker.settings import Settings
+from trio_worker.stop import Stop, last_resort
+from trio_worker.ticker import look_again, tick
+from trio_worker.wakeups import Announcements, Wakeups
+from trio_worker.webbuddy import WebBuddyClient
+
+__all__ = ["Pushes", "run_service"]
+
+log = structlog.get_logger(__name__)
+
+SPARE_REPORTS = 64  # ended queries that may wait to be reported, beside one for each consumer
+
+
+class Pushes:
+    """What the push endpoint and the service share. Made before either of them.
+
+    Attributes:
+        wakeups: Rung by pushes, listened to by consumers.
+        announced: The ids that pushes named.
+    """
+
+    def __init__(self) -> None:
+        self.wakeups = Wakeups()
+        self.announced = Announcements()
+
+    def pushed(self, query_id: int) -> None:
+        """A push has come. Never waits."""
+        self.announced.add(query_id)
+        self.wakeups.push()
+
+
+async def run_service(
+    settings: Settings,
+    *,
+    handler: Handler,
+    webbuddy: WebBuddyClient,
+    pushes: Pushes,
+    stop: Stop,
+    consumers: int,
+    abandon: Callable[[], None],
+) -> None:
+    """Claim queries, work on them and report them, until the stop is asked for.
+
+    ::
+
+        last resort                  ends the process when a handler can't be stopped
+        └── deliveries               logs and results go out last
+            └── handlers             the user's code; what swallows its cancellation is left here
+                └── clocks           ticker, second look, the stop
+                    └── consumers    end by themselves once the intake is closed
+
+    Args:
+        settings: The settings.
+        handler: The user's handler.
+        webbuddy: The door to WebBuddy.
+        pushes: Shared with the push endpoint.
+        stop: Asked for by a signal.
+        consumers: How many consumers this process has.
+        abandon: Called when the stop is over and a handler still runs: must end the process.
+
+    Raises:
+        ExceptionGroup: With `AccessDenied` in it when WebBuddy refuses the first log-in; with
+            anything else that is a bug. Running handlers were cancelled and their queries put back
+            as far as that went within two seconds.
+    """
+    language = phrases(settings.language)
+    async with (
+        last_resort(stop, abandon),
+        trio.open_nursery() as delivery_nursery,
+        trio.open_nursery() as handler_nursery,
+        trio.open_nursery() as clocks,
+    ):
+        deliveries = Deliveries(
+            webbuddy=webbuddy,
+            nursery=delivery_nursery,
+            phrases=language,
+            stop=stop,
+            most_waiting=consumers + SPARE_REPORTS,
+        )
+        intake = Intake(
+            webbuddy=webbuddy,
+            wakeups=pushes.wakeups,
+            announced=pushes.announced,
+            room=deliveries.room,
+            stop=stop,
+            claim_limit=settings.request_timeout * 2,  # the first half of it for its turn
+        )
+        execution = Execution(
+            handler=handler,
+            nursery=handler_nursery,
+            time_limit=settings.processing_timeout,
+            phrases=language,
+            worker=settings.name,
+            left_behind=LeftBehind(),
+        )
+        consumer = Consumer(
+            wakeups=pushes.wakeups,
+            intake=intake,
+            execution=execution,
+            deliveries=deliveries,
+            phrases=language,
+            worker=settings.name,
+            time_limit=settings.processing_timeout,
+            stop=stop,
+        )
+        with _hurrying_after_a_crash(stop):
+            async with trio.open_nursery() as consumer_nursery:
+                for _ in range(consumers):
+                    consumer_nursery.start_soon(consumer.run)
+                clocks.start_soon(tick, pushes.wakeups, settings.polling_interval)
+                clocks.start_soon(look_again, pushes.wakeups)
+
+                def keep_to_the_stop() -> None:
+                    intake.close()
+                    deliveries.close()
+                    handler_nursery.cancel_scope.deadline = stop.work_until
+                    consumer_nursery.cancel_scope.deadline = stop.leave_until
+                    delivery_nursery.cancel_scope.deadline = stop.end
+
+                clocks.start_soon(_when_asked, stop, keep_to_the_stop)
+        clocks.cancel_scope.cancel()
+
+
+async def _when_asked(stop: Stop, keep_to_it: Callable[[], None]) -> None:
+    await stop.asked.wait()
+    log.info("stopping: no new query is taken", grace_seconds=stop.grace)
+    keep_to_it()
+    await stop.hurried.wait()
+    log.warning("stopping now: running queries are put back")
+    keep_to_it()
+
+
+@contextmanager
+def _hurrying_after_a_crash(stop: Stop) -> Iterator[None]:
+    """Give every part its deadline when one of them has crashed, so that none holds the others up."""
+    try:
+        yield
+    except BaseException:
+        stop.hurry()
+        raise

@@ -1,0 +1,97 @@
+"""The stop: asked for once, with every deadline that follows from it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import trio
+
+__all__ = ["Stop", "last_resort"]
+
+HURRY = 2.0  # seconds that "now" leaves for putting queries back
+LAST_MOMENT = 0.1  # seconds after the end in which what has been cancelled there unwinds
+
+
+class Stop:
+    """When the service is to end, and by when each of its parts.
+
+    ::
+
+        ask()                     work_until        leave_until        end
+          │ no new query             │ handlers are    │ handlers that    │ nothing
+          │ running ones go on       │ cancelled, put  │ swallow that are │ is waited
+          │                          │ back, reported  │ left behind      │ for
+
+    Args:
+        grace: Seconds from the stop signal to the exit.
+        reserve: The last seconds of them, for putting back and reporting.
+    """
+
+    def __init__(self, *, grace: float, reserve: float) -> None:
+        self.grace = grace
+        self.reserve = reserve
+        self.asked = trio.Event()
+        self.hurried = trio.Event()
+        self.work_until = math.inf
+        self.leave_until = math.inf
+        self.end = math.inf
+
+    def ask(self) -> None:
+        """Begin the stop. Repeated calls change nothing."""
+        if self.asked.is_set():
+            return
+        now = trio.current_time()
+        self._plan(now + self.grace - self.reserve, self.reserve)
+        self.asked.set()
+
+    def hurry(self) -> None:
+        """Stop now: cancel what runs and put it back in about two seconds."""
+        if self.hurried.is_set():
+            return
+        self._plan(trio.current_time(), min(HURRY, self.reserve))
+        self.hurried.set()
+        self.asked.set()
+
+    def _plan(self, work_until: float, reserve: float) -> None:
+        # Only ever sooner: a hurry near the end of the grace must not prolong it.
+        self.work_until = min(self.work_until, work_until)
+        self.leave_until = min(self.leave_until, work_until + reserve / 4)
+        # A fifth of the reserve is for closing the server and the process itself.
+        self.end = min(self.end, work_until + reserve * 4 / 5)
+
+
+@asynccontextmanager
+async def last_resort(stop: Stop, abandon: Callable[[], None]) -> AsyncIterator[None]:
+    """Call ``abandon`` when the body is still there after the end of the stop.
+
+    A task that swallows its cancellation keeps its nursery open for ever, and Trio, rightly, gives
+    no way around that but the end of the process. Also armed when the body is cancelled or crashes.
+
+    Args:
+        stop: The stop.
+        abandon: Ends the process. When it returns (in a test), the body is waited for all the same.
+    """
+    gone = trio.Event()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_watch, stop, gone, abandon)
+        try:
+            yield
+        finally:
+            gone.set()
+            nursery.cancel_scope.cancel()
+
+
+async def _watch(stop: Stop, gone: trio.Event, abandon: Callable[[], None]) -> None:
+    try:
+        await stop.asked.wait()
+        with trio.move_on_at(stop.end):
+            await stop.hurried.wait()
+        await trio.sleep_until(stop.end + LAST_MOMENT)
+    except trio.Cancelled:
+        stop.hurry()
+        with trio.move_on_at(stop.end + LAST_MOMENT, shield=True):
+            await gone.wait()
+            raise
+    abandon()

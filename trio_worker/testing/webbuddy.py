@@ -1,0 +1,369 @@
+"""The embedded WebBuddy: its state, its counters and its knobs.
+
+It behaves as WebBuddy's servers do towards a worker, and runs inside the same Trio program::
+
+    webbuddy = WebBuddy()
+    async with webbuddy.running():
+        client = httpx.AsyncClient(transport=webbuddy.transport(), base_url=webbuddy.url)
+
+or, on a real socket, ``async with serve_webbuddy(webbuddy) as url``. It is a verified fake: one
+suite of tests runs against it and against a real Django + DRF + SimpleJWT server.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, deque
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from datetime import datetime, timedelta, timezone
+from typing import Any, Self
+
+import attrs
+import httpx
+import trio
+
+from trio_worker.testing.database import Database
+from trio_worker.testing.faults import Answer, Cut, Fault, Hang
+from trio_worker.testing.network import InProcessTransport
+from trio_worker.testing.pushing import Pusher
+from trio_worker.testing.signing import Signer
+from trio_worker.testing.state import Account, Call, Change, LogEntry, StoredQuery
+
+__all__ = ["WebBuddy", "trio_time"]
+
+MOSCOW = timezone(timedelta(hours=3))
+GARBAGE = b"<!doctype html><title>Bad gateway</title><p>\xff\xfe{"
+
+
+def trio_time(epoch: float = 1_795_000_000.0) -> Callable[[], float]:
+    """Make a clock for `WebBuddy` that follows Trio's, so that tokens expire in virtual time.
+
+    Only for runs under `trio.testing.MockClock`, whose time begins at 0; Trio's own clock begins
+    anywhere.
+
+    Args:
+        epoch: The seconds since 1970 at which Trio's clock stands at 0.
+    """
+    return lambda: epoch + trio.current_time()
+
+
+def _announce(webbuddy: WebBuddy, attribute: Any, value: Any) -> Any:
+    """Wake who waits in `until`. They run later, when the new value is in its place."""
+    webbuddy.announce()
+    return value
+
+
+def _knob(default: Any) -> Any:
+    return attrs.field(default=default, on_setattr=_announce)
+
+
+@attrs.define(kw_only=True, eq=False)
+class WebBuddy:
+    """A WebBuddy to run workers against.
+
+    State, counters and knobs; all of it may be read and set at any time, from the same Trio
+    program. It begins with the projects 1 and 2 and three accounts, all with the password
+    ``"secret"``: ``worker`` (a service account), ``member`` (of project 1) and ``stranger`` (of
+    no project).
+
+    The endpoints' names, as they are used in `calls` and in the knobs: ``login``, ``refresh``,
+    ``me``, ``claim_next``, ``patch``, ``logs`` (posting an entry), ``create``, ``list``, ``read``,
+    ``by_status``, ``query_logs`` and ``page`` (any other path).
+
+    Attributes:
+        now: Gives the time in epoch seconds. `trio_time` for virtual time.
+        access_lifetime: Seconds.
+        refresh_lifetime: Seconds.
+        rotate_refresh_tokens: Whether a refresh brings a new refresh token, too, and ends the old.
+        url: Its own address, as pushes name it.
+        push_url: Where the worker listens, or None: it pushes to nobody.
+        push_transport: What carries the pushes; None: a new connection for each.
+        allowed_hosts: The host names by which it may be called, or None: by any.
+
+        accounts: By number.
+        projects: Their names, by number.
+        queries: By number.
+
+        down: Knob. It refuses connections, and closes those that there are.
+        slow: Knob. Seconds that each call takes on its way, half of them before it does its work.
+        hang: Knob. Calls wait until this is False again.
+        pushing: Knob. Whether created queries are pushed.
+        refuse_logins: Knob. Whether every password is a wrong one.
+        sqlite: Knob. Whether overlapping writes meet as they do on SQLite: a claim that overlaps
+            another write gets 500 "database is locked".
+        write_seconds: Knob. How long a write takes on SQLite, in seconds.
+        faults: Knob. What goes wrong with the next calls; see `fail_next` and its like.
+
+        calls: How many calls were answered, by endpoint and status. Status None: cut off.
+        requests: The last 10 000 calls, in the order of their arrival.
+        under_way: How many calls are under way.
+        most_under_way: The most calls that were ever under way at once.
+        pushes: How many pushes were ``"sent"``, and of these ``"accepted"`` or ``"failed"``.
+        connections: How many connections were ever accepted; only on sockets.
+    """
+
+    now: Callable[[], float] = time.time
+    access_lifetime: float = 24 * 3600
+    refresh_lifetime: float = 7 * 24 * 3600
+    rotate_refresh_tokens: bool = False
+    url: str = "http://localhost:8000"
+    push_url: str | None = None
+    push_transport: httpx.AsyncBaseTransport | None = None
+    allowed_hosts: frozenset[str] | None = None
+
+    accounts: dict[int, Account] = attrs.field(factory=dict, init=False)
+    projects: dict[int, str] = attrs.field(factory=dict, init=False)
+    queries: dict[int, StoredQuery] = attrs.field(factory=dict, init=False)
+
+    down: bool = _knob(default=False)
+    slow: float = _knob(default=0)
+    hang: bool = _knob(default=False)
+    pushing: bool = _knob(default=True)
+    refuse_logins: bool = _knob(default=False)
+    sqlite: bool = _knob(default=False)
+    write_seconds: float = _knob(default=0.005)
+    faults: list[Fault] = attrs.field(factory=list, init=False)
+
+    calls: Counter[tuple[str, int | None]] = attrs.field(factory=Counter, init=False)
+    requests: deque[Call] = attrs.field(factory=lambda: deque(maxlen=10_000), init=False)
+    under_way: int = attrs.field(default=0, init=False)
+    most_under_way: int = attrs.field(default=0, init=False)
+    pushes: Counter[str] = attrs.field(factory=Counter, init=False)
+    connections: int = attrs.field(default=0, init=False)
+
+    signer: Signer = attrs.field(init=False, repr=False)
+    database: Database = attrs.field(init=False, repr=False)
+    nursery: trio.Nursery | None = attrs.field(default=None, init=False, repr=False)
+    _changed: trio.Event = attrs.field(factory=trio.Event, init=False, repr=False)
+    _last_query: int = attrs.field(default=0, init=False)
+    _last_entry: int = attrs.field(default=0, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.signer = Signer(self)
+        self.database = Database(self)
+        self.projects = {1: "Portal", 2: "Other"}
+        self.add_user("worker", "secret", is_service=True)
+        self.add_user("member", "secret", project=1)
+        self.add_user("stranger", "secret")
+
+    # Running it and reaching it.
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[Self]:
+        """Let it work: answer calls and send pushes. Entering it again inside is harmless.
+
+        At the end everything that is under way is cancelled; the state stays readable.
+        """
+        if self.nursery is not None:
+            yield self
+            return
+        async with trio.open_nursery() as nursery:
+            self.nursery = nursery
+            try:
+                yield self
+            finally:
+                self.nursery = None
+                nursery.cancel_scope.cancel()
+
+    def transport(self) -> httpx.AsyncBaseTransport:
+        """Give a way to it without sockets, for ``httpx.AsyncClient(transport=…)``.
+
+        It works in virtual time. As over a real network, a call goes on when the caller no longer
+        waits for it, so that a claim whose answer is lost leaves its query ``in_progress``.
+        """
+        return InProcessTransport(self)
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Wait until ``condition`` holds; it is asked again after each change.
+
+        Changes are: a call arrives or is answered, a push ends, a query changes, a knob is set.
+        """
+        await trio.lowlevel.checkpoint()
+        while not condition():
+            await self._changed.wait()
+
+    def announce(self) -> None:
+        """Say that something has changed."""
+        self._changed.set()
+        self._changed = trio.Event()
+
+    # What a test or a demo does to it.
+
+    def add_query(
+        self,
+        text: str,
+        *,
+        project: int = 1,
+        user: int = 2,
+        status: str = "queued",
+        answer_text: str = "",
+        push: bool = True,
+    ) -> StoredQuery:
+        """Create a query, as its author does on WebBuddy's page.
+
+        Args:
+            text: What the author writes.
+            project: The number of its project.
+            user: The number of its author.
+            status: The status that it begins with.
+            answer_text: The answer that it begins with.
+            push: Whether the worker is told; only when there is a `push_url`.
+        """
+        self._last_query += 1
+        query = StoredQuery(
+            id=self._last_query,
+            project=project,
+            user=user,
+            query_text=text,
+            answer_text=answer_text,
+            created=self.now(),
+        )
+        self.queries[query.id] = query
+        self.set_status(query, status, self.accounts[user])
+        if push:
+            self.push(query.id)
+        return query
+
+    def delete_query(self, query_id: int) -> None:
+        """Delete a query with its log entries."""
+        del self.queries[query_id]
+        self.announce()
+
+    def add_user(
+        self,
+        username: str,
+        password: str,
+        *,
+        project: int | None = None,
+        is_service: bool = False,
+    ) -> Account:
+        """Create an account; `Account` tells what the arguments mean."""
+        number = max(self.accounts, default=0) + 1
+        account = Account(
+            id=number, username=username, password=password, project=project, is_service=is_service
+        )
+        self.accounts[number] = account
+        return account
+
+    def push(self, query_id: int) -> None:
+        """Tell the worker of a query, once, whether there is such a query or not.
+
+        Raises:
+            RuntimeError: When there is somebody to tell, but it does not run.
+        """
+        if not self.pushing or self.push_url is None:
+            return
+        self.require_nursery().start_soon(Pusher(self, self.push_url).push, query_id)
+
+    def expire_tokens(self, *, refresh_tokens: bool = True) -> None:
+        """End all tokens that are out.
+
+        Args:
+            refresh_tokens: False: only the access tokens.
+        """
+        self.signer.expire("access")
+        if refresh_tokens:
+            self.signer.expire("refresh")
+
+    def fail_next(
+        self,
+        status: int,
+        *,
+        calls: int = 1,
+        endpoint: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        body: bytes = b"<!doctype html><title>Error</title>",
+        after_commit: bool = False,
+    ) -> None:
+        """Answer the next calls with this status.
+
+        Args:
+            status: The HTTP status.
+            calls: How many calls.
+            endpoint: Only calls of this endpoint; None: of any.
+            headers: Added to the answer, for example ``{"Retry-After": "60"}``.
+            body: The body; HTML, as proxies and Django's own error pages have it, unless
+                ``headers`` say otherwise.
+            after_commit: Whether the calls do their work nevertheless.
+        """
+        merged = {"Content-Type": "text/html; charset=utf-8", **(headers or {})}
+        self.faults.append(Fault(Answer(status, merged, body), calls, endpoint, after_commit))
+
+    def garble_next(self, *, calls: int = 1, endpoint: str | None = None, after_commit: bool = True) -> None:
+        """Answer the next calls with 200 and a body that is neither JSON nor UTF-8."""
+        headers = {"Content-Type": "application/json"}
+        self.faults.append(Fault(Answer(200, headers, GARBAGE), calls, endpoint, after_commit))
+
+    def cut_next(self, *, calls: int = 1, endpoint: str | None = None, after_commit: bool = False) -> None:
+        """Close the connection of the next calls without an answer."""
+        self.faults.append(Fault(Cut(), calls, endpoint, after_commit))
+
+    def hang_next(self, *, calls: int = 1, endpoint: str | None = None, after_commit: bool = False) -> None:
+        """Never answer the next calls."""
+        self.faults.append(Fault(Hang(), calls, endpoint, after_commit))
+
+    # What a test asks it.
+
+    def count(self, endpoint: str | None = None, status: int | None = None) -> int:
+        """Count the calls that were answered.
+
+        Args:
+            endpoint: Only calls of this endpoint.
+            status: Only calls with this status.
+        """
+        return sum(
+            number
+            for (name, answered), number in self.calls.items()
+            if endpoint in (None, name) and status in (None, answered)
+        )
+
+    def with_status(self, *statuses: str) -> list[StoredQuery]:
+        """List the queries that have one of these statuses, oldest first."""
+        return [query for query in self.queries.values() if query.status in statuses]
+
+    def all_ended(self) -> bool:
+        """Tell whether every query is ``done`` or ``failed``."""
+        return len(self.with_status("done", "failed")) == len(self.queries)
+
+    # What its API does to it.
+
+    def next_queued(self, account: Account) -> StoredQuery | None:
+        """Give the oldest queued query that the account sees."""
+        queued = (query for query in self.queries.values() if query.status == "queued")
+        return next((query for query in queued if account.sees(query)), None)
+
+    def claim(self, query: StoredQuery, account: Account) -> None:
+        """Hand a query out."""
+        query.started = self.now()
+        self.set_status(query, "in_progress", account)
+
+    def set_status(self, query: StoredQuery, status: str, account: Account) -> None:
+        """Give a query a status, whichever it had: WebBuddy knows no wrong order."""
+        query.status = status
+        query.history.append(Change(status, account.username, self.now()))
+        self.announce()
+
+    def add_entry(self, query: StoredQuery, project: int, text: str) -> LogEntry:
+        """Append a log entry."""
+        self._last_entry += 1
+        entry = LogEntry(self._last_entry, project, query.id, text, self.now())
+        query.entries.append(entry)
+        self.announce()
+        return entry
+
+    def timestamp(self, seconds: float) -> str:
+        """Write a time as WebBuddy does: ``2026-11-23T18:51:34.692859+03:00``."""
+        return datetime.fromtimestamp(seconds, MOSCOW).isoformat()
+
+    def require_nursery(self) -> trio.Nursery:
+        """Give the nursery that everything of it runs in.
+
+        Raises:
+            RuntimeError: When it does not run.
+        """
+        if self.nursery is None:
+            raise RuntimeError(
+                "the embedded WebBuddy does not run: use it inside `async with webbuddy.running()`"
+            )
+        return self.nursery

@@ -1,0 +1,133 @@
+"""The whole worker in a test: its service and its push endpoint, over an embedded WebBuddy."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import attrs
+import httpx
+import trio
+
+from trio_worker.context import Context
+from trio_worker.handlers.loading import handler_of
+from trio_worker.query import Query
+from trio_worker.service import Pushes, run_service
+from trio_worker.settings import Settings
+from trio_worker.stop import Stop
+from trio_worker.testing.state import StoredQuery
+from trio_worker.testing.webbuddy import WebBuddy, trio_time
+from trio_worker.web import make_app
+from trio_worker.webbuddy import open_webbuddy
+
+__all__ = ["RunningWorker", "open_worker"]
+
+HandlerFunction = Callable[[Query, Context], Awaitable[object]] | Callable[[Query, Context], object]
+
+
+@attrs.define
+class RunningWorker:
+    """A worker at work in the same program.
+
+    Attributes:
+        webbuddy: The WebBuddy that it works for: its state, knobs and counters.
+        settings: What it runs with.
+        stop: `Stop.ask` stops it as a signal would.
+        pushes: What its push endpoint and its consumers share.
+        ended: Set when its service has ended.
+        abandoned: Set when it would have ended its process by force: a handler can't be stopped.
+    """
+
+    webbuddy: WebBuddy
+    settings: Settings
+    stop: Stop
+    pushes: Pushes
+    ended: trio.Event = attrs.field(factory=trio.Event)
+    abandoned: trio.Event = attrs.field(factory=trio.Event)
+
+    async def ask(self, text: str, *, project: int = 1, push: bool = True) -> StoredQuery:
+        """Create a query as a user would, and wait until it is ``done`` or ``failed``.
+
+        Args:
+            text: What the user writes.
+            project: The number of the project.
+            push: Whether WebBuddy tells the worker; if not, polling finds it.
+        """
+        query = self.webbuddy.add_query(text, project=project, push=push)
+        await self.webbuddy.until(lambda: query.status in ("done", "failed"))
+        return query
+
+
+@asynccontextmanager
+async def open_worker(
+    handler: HandlerFunction, *, webbuddy: WebBuddy | None = None, **settings: Any
+) -> AsyncIterator[RunningWorker]:
+    """Run the whole worker with this handler, without sockets. Works in virtual time.
+
+    ::
+
+        async def test_my_handler(autojump_clock):
+            async with open_worker(handle) as worker:
+                query = await worker.ask("Is the login page up?")
+            assert query.status == "done"
+
+    Leaving the block stops it as a signal would, and waits for that.
+
+    Args:
+        handler: The handler, async or plain. A plain one runs in a thread, which virtual time does
+            not wait for: use it with the real clock.
+        webbuddy: The WebBuddy to work for; None makes one whose clock is Trio's.
+        **settings: Attributes of `Settings`, such as ``num_workers=1`` or ``processing_timeout=5``.
+
+    Raises:
+        ExceptionGroup: When the service has crashed.
+    """
+    webbuddy = WebBuddy(now=trio_time()) if webbuddy is None else webbuddy
+    values = {"username": "worker", "password": "secret", "handler": "test:handler", "name": "test-worker"}
+    chosen = Settings(**(values | {"webbuddy_url": webbuddy.url} | settings))
+    worker = RunningWorker(
+        webbuddy,
+        chosen,
+        Stop(grace=chosen.shutdown_grace, reserve=chosen.shutdown_reserve),
+        Pushes(),
+    )
+    async with webbuddy.running(), _pushing(worker), trio.open_nursery() as nursery:
+        nursery.start_soon(_serve, worker, handler)
+        try:
+            yield worker
+        finally:
+            worker.stop.ask()
+
+
+@asynccontextmanager
+async def _pushing(worker: RunningWorker) -> AsyncIterator[None]:
+    """Let WebBuddy's pushes arrive at the worker's own endpoint."""
+    app = make_app(pushed=worker.pushes.pushed, own_url=worker.settings.webbuddy_url)
+    before = worker.webbuddy.push_url, worker.webbuddy.push_transport
+    worker.webbuddy.push_url = worker.webbuddy.push_url or "http://worker.test:8001"
+    worker.webbuddy.push_transport = httpx.ASGITransport(app)  # type: ignore[arg-type]
+    try:
+        yield
+    finally:
+        worker.webbuddy.push_url, worker.webbuddy.push_transport = before
+
+
+async def _serve(worker: RunningWorker, handler: HandlerFunction) -> None:
+    settings = worker.settings
+    async with open_webbuddy(
+        url=settings.webbuddy_url,
+        credentials=settings.credentials(),
+        request_timeout=settings.request_timeout,
+        transport=worker.webbuddy.transport(),
+    ) as client:
+        await run_service(
+            settings,
+            handler=handler_of(handler, settings.handler),
+            webbuddy=client,
+            pushes=worker.pushes,
+            stop=worker.stop,
+            consumers=settings.num_workers,
+            abandon=worker.abandoned.set,
+        )
+    worker.ended.set()

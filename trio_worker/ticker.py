@@ -1,0 +1,32 @@
+"""Waking consumers by the clock: the poll, and the second look after a push that found nothing."""
+
+from __future__ import annotations
+
+import random
+
+import trio
+
+from trio_worker.wakeups import Wakeups
+
+__all__ = ["look_again", "tick"]
+
+JITTER = 0.1  # of the interval, so that many workers do not ask in step
+SECOND_LOOK = 1.0  # seconds
+
+
+async def tick(wakeups: Wakeups, interval: float) -> None:
+    """Wake a consumer now and then every ``interval`` seconds, give or take a tenth. Never returns."""
+    while True:
+        wakeups.tick()
+        await trio.sleep(interval * random.uniform(1 - JITTER, 1 + JITTER))  # noqa: S311
+
+
+async def look_again(wakeups: Wakeups) -> None:
+    """Wake a consumer about a second after a push has found nothing. Never returns.
+
+    WebBuddy's push may be ahead of the transaction that creates the query (Django admin).
+    """
+    while True:
+        await wakeups.doubted()
+        await trio.sleep(SECOND_LOOK * random.uniform(1 - JITTER, 1 + JITTER))  # noqa: S311
+        wakeups.tick()

@@ -1,0 +1,102 @@
+"""How many calls may be under way at once: many, until they harm each other."""
+
+from __future__ import annotations
+
+from types import TracebackType
+
+import trio
+
+__all__ = ["Turns"]
+
+MOST = 64
+PATIENCE = 64
+MOST_PATIENCE = 4096
+
+
+class Turns:
+    """Holds calls back while they get into each other's way, and only then.
+
+    ::
+
+                  overlapped                    `patience` good calls
+        most ───────────────────▶  1  ─────────────────────────────────▶  2, 4, 8, …, most
+                                   ▲                                          │
+                                   └──── overlapped: 4 times the patience ────┘
+
+    SQLite, WebBuddy's default database, answers writes that overlap a claim with 500 "database is
+    locked", at once: of five parallel claimers' calls a third failed, of the same calls one after
+    the other none, at the same throughput. PostgreSQL has no such trouble, and which of the two it
+    is can't be seen from outside: so it is tried out. Retrying alone would not do: the
+    retries of N consumers overlap as well.
+
+    The patience grows with each probe that went wrong (at most to 4096 calls), which on SQLite
+    makes the probes rare: a few failed calls in thousands. It starts afresh once ``most`` was
+    reached.
+
+    A task may hold one turn at a time (as with `trio.CapacityLimiter`, on which this is built;
+    taking a second is a `RuntimeError`, not a deadlock). Waiters come in the order of their
+    arrival, and one that is cancelled leaves nothing behind.
+
+    Args:
+        most: How many calls at once when nothing is wrong.
+        patience: After how many good calls a probe is dared.
+    """
+
+    def __init__(self, *, most: int = MOST, patience: int = PATIENCE) -> None:
+        self._most = most
+        self._first_patience = patience
+        self._patience = patience
+        self._good = 0
+        self._limiter = trio.CapacityLimiter(most)
+
+    def __repr__(self) -> str:
+        return f"<Turns: {self.under_way} of {self.at_once} under way, at most {self._most}>"
+
+    @property
+    def at_once(self) -> int:
+        """How many calls may be under way at once, now."""
+        return int(self._limiter.total_tokens)
+
+    @property
+    def under_way(self) -> int:
+        """How many calls are under way. May exceed `at_once` for a moment after it was lowered."""
+        return self._limiter.borrowed_tokens
+
+    async def __aenter__(self) -> None:
+        """Wait for a turn. Cancelled while waiting, none was taken."""
+        await self._limiter.acquire()
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Give the turn to whoever waited longest. Never waits, whatever was cancelled."""
+        self._limiter.release()
+
+    def went_well(self) -> None:
+        """A call was answered properly: after enough of them, dare more at once."""
+        if self.at_once == self._most:
+            return
+        self._good += 1
+        if self._good >= self._patience:
+            self._good = 0
+            self._limiter.total_tokens = min(self._most, self.at_once * 2)
+            if self.at_once == self._most:
+                self._patience = self._first_patience
+
+    def overlapped(self) -> None:
+        """A call failed as overlapping calls do: from now on, one at a time.
+
+        The losers of one overlap all come here, also after the first has lowered the number to
+        one; they change nothing more. Neither does a failure while calls already go one at a time:
+        it can't have been our own overlap (another process, or a mistake of the server), and to
+        count it would hold back for ever the calls to a server on which one call always fails.
+        """
+        if self.at_once == 1:
+            return
+        if self.at_once < self._most:
+            self._patience = min(MOST_PATIENCE, self._patience * 4)
+        self._good = 0
+        self._limiter.total_tokens = 1

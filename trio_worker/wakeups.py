@@ -1,0 +1,160 @@
+"""When to ask for work.
+
+A wake-up says "ask", never what for: queries are handed out by the server alone. Pushes and ticks
+ring; consumers listen. What is remembered between them is three numbers, however many pushes come.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import trio
+
+__all__ = ["Announcements", "Wakeups"]
+
+
+class Wakeups:
+    """A bounded channel of wake-ups, and how many claims are still worth sending.
+
+    Rules (each has a test):
+
+    - A full channel means that the wake-up is already there.
+    - A wake-up is spent only by a claim *sent* after it, and a claim that failed keeps it.
+    - Each successful claim wakes **two** further consumers at once, if more may wait. A chain of
+      one would be one claim a round trip.
+    - How many may wait: each push adds one, each claim of a query that a push named takes one away.
+      A claim that brings a query nobody named shows a backlog of unknown length, and a claim that
+      comes back empty with no wake-up since it was sent shows that there is none. WebBuddy hands
+      out the oldest query first, so whoever is given the query that was pushed knows that nothing
+      older waits. That is why N pushes cause about N claims, and 1 000 queries not 2 000.
+    """
+
+    def __init__(self) -> None:
+        # One place is enough: an idle consumer is handed its wake-up directly, and for busy ones
+        # the number below says whether to ask again.
+        self._bell, self._listen = trio.open_memory_channel[None](1)
+        self._rung = 0  # number of the newest wake-up
+        self._expected = 0.0  # queries that may wait; infinite: a backlog of unknown length
+        self._asking = 0  # claims under way
+        self._push_unanswered = False
+        self._doubt = trio.Event()
+
+    def tick(self) -> None:
+        """Wake one consumer: it is time to look."""
+        self._rung += 1
+        self._ring()
+
+    def push(self) -> None:
+        """Wake one consumer: WebBuddy says that one more query waits."""
+        self._expected += 1
+        self._push_unanswered = True
+        self.tick()
+
+    @contextmanager
+    def listen(self) -> Iterator[trio.MemoryReceiveChannel[None]]:
+        """Give a consumer its end of the channel."""
+        # Plain `with`: `async with` a channel swallows exceptions in a cancelled scope (trio #1559).
+        with self._listen.clone() as listener:
+            yield listener
+
+    @property
+    def newest(self) -> int:
+        """The number of the newest wake-up. Read it before a claim is sent, for `found_nothing`."""
+        return self._rung
+
+    async def wait(self, listener: trio.MemoryReceiveChannel[None]) -> None:
+        """Return when a claim is worth sending. The caller then counts as asking.
+
+        Call `found`, `found_nothing` or `failed` next, with no chance to be cancelled before that.
+        Always a checkpoint. Cancelled, it has taken nothing.
+        """
+        await trio.lowlevel.checkpoint()
+        if self._expected > self._asking:
+            self.ask()
+        else:
+            await listener.receive()
+            self._asking += 1
+
+    def ask(self) -> None:
+        """Count as asking without a wake-up of one's own; the one in the channel, if any, is taken.
+
+        Counted before the claim is sent: of many consumers that finish in the same instant only as
+        many may pass as queries are expected.
+        """
+        try:
+            self._listen.receive_nowait()
+        except trio.WouldBlock:
+            pass  # there was none
+        self._asking += 1
+
+    def found(self, *, announced: bool) -> None:
+        """A claim brought a query: wake two more consumers if more may wait.
+
+        Args:
+            announced: Whether a push had named the query.
+        """
+        self._asking -= 1
+        self._expected = max(0.0, self._expected - 1) if announced else math.inf
+        if announced and not self._expected:
+            self._push_unanswered = False
+        worth = self._expected - self._asking
+        for _ in range(2 if worth >= 2 else max(0, int(worth))):
+            self._ring()
+
+    def found_nothing(self, rung: int) -> None:
+        """A claim came back empty.
+
+        Args:
+            rung: What `newest` was before this claim was sent.
+        """
+        self._asking -= 1
+        if rung != self._rung:
+            return  # a later wake-up stands: it lies in the channel, or somebody's claim is on its way
+        self._expected = 0
+        if self._push_unanswered:
+            # The push may be ahead of the commit of its query.
+            self._push_unanswered = False
+            self._doubt.set()
+
+    def failed(self) -> None:
+        """A claim failed, or was not sent after all: its wake-up stays."""
+        self._asking -= 1
+        self._ring()
+
+    async def doubted(self) -> None:
+        """Return when a push has found nothing: somebody should look again a little later."""
+        await self._doubt.wait()
+        self._doubt = trio.Event()
+
+    def _ring(self) -> None:
+        try:
+            self._bell.send_nowait(None)
+        except trio.WouldBlock:
+            pass  # it is there already
+
+
+class Announcements:
+    """The ids that pushes have named and no claim has brought yet: a bounded memory.
+
+    Only for knowing how a query was found. It never chooses one.
+
+    Args:
+        most: How many ids are remembered; the oldest are forgotten first.
+    """
+
+    def __init__(self, most: int = 4096) -> None:
+        self._most = most
+        self._ids: OrderedDict[int, None] = OrderedDict()
+
+    def add(self, query_id: int) -> None:
+        """Remember the id that a push named."""
+        self._ids[query_id] = None
+        if len(self._ids) > self._most:
+            self._ids.popitem(last=False)
+
+    def take(self, query_id: int) -> bool:
+        """Say whether a push had named this query, and forget it."""
+        return self._ids.pop(query_id, ...) is None

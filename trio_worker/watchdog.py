@@ -1,0 +1,119 @@
+"""Names the handler that blocks the event loop.
+
+``time.sleep`` or ``requests.get`` in an async handler is the newcomer's first bug, and a quiet one:
+claims, deadlines, logs and probes all stand still together, and nothing in the loop can say so.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+import attrs
+import structlog
+import trio
+
+from trio_worker import execution
+from trio_worker.handlers.loading import Handler
+
+__all__ = ["watchdog"]
+
+log = structlog.get_logger(__name__)
+
+PAUSE = 0.25  # seconds between two questions to the loop
+TOLERANCE = 0.5  # seconds in which it has to answer; with the pause, a block is named within a second
+LONGEST_WAIT = 3600.0  # seconds for a loop that stands still; then it is named once more
+
+
+@contextmanager
+def watchdog(handler: Handler) -> Iterator[None]:
+    """Watch the event loop from a thread while the body runs.
+
+    A thread and not a Trio instrument: a loop that stands still can't report anything, and an
+    instrument costs something at every step of every task.
+
+    Args:
+        handler: The handler to name.
+    """
+    watch = _Watch(handler, trio.lowlevel.current_trio_token(), threading.get_ident())
+    thread = threading.Thread(target=watch.run, name="trio-worker watchdog", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        watch.stop()
+        thread.join(TOLERANCE)
+
+
+@attrs.define
+class _Watch:
+    handler: Handler
+    token: trio.lowlevel.TrioToken
+    loop_thread: int
+    stopping: threading.Event = attrs.field(factory=threading.Event)
+    answered: threading.Event = attrs.field(factory=threading.Event)
+
+    def stop(self) -> None:
+        self.stopping.set()
+        self.answered.set()
+
+    def run(self) -> None:
+        while not self.stopping.wait(PAUSE):
+            asked = time.monotonic()
+            self.answered.clear()
+            try:
+                self.token.run_sync_soon(self.answered.set)
+            except trio.RunFinishedError:
+                return
+            if not self.answered.wait(TOLERANCE):
+                self.name_it()
+                self.answered.wait(LONGEST_WAIT)
+                log.warning("the event loop runs again", blocked_seconds=round(time.monotonic() - asked, 1))
+
+    def name_it(self) -> None:
+        frames = _frames(self.loop_thread)
+        attempt = _attempt_in(frames)
+        if attempt is None:
+            log.warning("the event loop stands still", at=_place(frames[0]) if frames else "unknown")
+            return
+        log.error(
+            "the handler blocks the whole worker: make it a plain def, or use trio.to_thread.run_sync",
+            handler=self.handler.path,
+            at=_place(_own_frame(frames, self.handler)),
+            inside=_place(frames[0]),
+            query=attempt.query.id,
+        )
+
+
+def _frames(thread: int) -> list[FrameType]:
+    """The stack of a thread, innermost first."""
+    frames = []
+    frame = sys._current_frames().get(thread)
+    while frame is not None:
+        frames.append(frame)
+        frame = frame.f_back
+    return frames
+
+
+def _attempt_in(frames: list[FrameType]) -> execution.Attempt | None:
+    for frame in frames:
+        if frame.f_code is execution.Attempt.run.__code__:
+            attempt: execution.Attempt = frame.f_locals["self"]
+            return attempt
+    return None
+
+
+def _own_frame(frames: list[FrameType], handler: Handler) -> FrameType:
+    """The innermost line of the handler's own file: what its author has to change."""
+    for frame in frames:
+        if frame.f_code.co_filename == handler.file:
+            return frame
+    return frames[0]
+
+
+def _place(frame: FrameType) -> str:
+    return f"{frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_name}"

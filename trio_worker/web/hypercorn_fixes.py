@@ -1,0 +1,79 @@
+"""What hypercorn 0.18 and quart-trio 0.12 and 0.13 get wrong, mended from outside.
+
+Each has a test that fails without it (tests/test_hypercorn_fixes.py).
+"""
+
+from __future__ import annotations
+
+from functools import wraps
+
+import quart.wrappers
+import structlog
+import trio
+from hypercorn.trio.tcp_server import TCPServer
+from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable, ASGISendEvent
+from quart_trio.asgi import TrioASGIHTTPConnection
+
+__all__ = ["ClientGone", "FixedHTTPConnection", "install"]
+
+# What quart raises since 0.23 when the client has hung up. Before that it raised nothing.
+ClientGone: type[Exception] = getattr(quart.wrappers, "ClientDisconnectedError", ConnectionError)
+
+# For the few steps after the last byte of an answer; none of them waits for the client.
+_FINAL_SEND_SECONDS = 5.0
+
+_log = structlog.stdlib.get_logger(__name__)
+
+
+class FixedHTTPConnection(TrioASGIHTTPConnection):
+    """Lets the end of a response be processed, so that connections are closed when they should.
+
+    hypercorn answers the last part of a response with ``http.disconnect``, on which quart-trio
+    cancels everything of this request: also the very send that hypercorn is still in, before it
+    has closed the connection (``Connection: close``) or started the clock of an idle one. Both
+    then stay open for as long as the client likes, and each holds up the shutdown.
+
+    A client that hangs up before the answer is no error: quart-trio 0.13 lets one out of the app, and
+    hypercorn would log it with a traceback for each of WebBuddy's time-outs.
+
+    Use it as ``asgi_http_class`` of a `quart_trio.QuartTrio`.
+    """
+
+    async def __call__(self, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
+        async def send_all_of_it(event: ASGISendEvent) -> None:
+            if event["type"] == "http.response.body" and not event.get("more_body", False):
+                with trio.move_on_after(_FINAL_SEND_SECONDS, shield=True):
+                    await send(event)
+            else:
+                await send(event)
+
+        try:
+            await super().__call__(receive, send_all_of_it)
+        except* ClientGone:
+            pass
+
+
+def install() -> None:
+    """Make hypercorn's trio server survive every packet. Safe to call again.
+
+    A connection's error would otherwise go up through the server's nursery and end the process;
+    data behind a websocket upgrade request is enough (AttributeError, pgjones/hypercorn#225).
+    This replaces a method of a class, because hypercorn has no hook there.
+    """
+    if TCPServer.run is not _run_guarded:
+        TCPServer.run = _run_guarded  # type: ignore[method-assign]
+
+
+_run_unguarded = TCPServer.run
+
+
+@wraps(_run_unguarded)
+async def _run_guarded(self: TCPServer) -> None:
+    try:
+        await _run_unguarded(self)
+    # Whatever it is, it concerns one connection. `except*` lets a Cancelled in the group through.
+    except* Exception as errors:  # noqa: BLE001
+        _log.error("a connection broke the HTTP server's code; it is closed", exc_info=errors)
+    finally:
+        # hypercorn's own close stops half-way when it is cancelled, and leaks the socket.
+        await trio.aclose_forcefully(self.stream)
