@@ -33,7 +33,7 @@ __all__ = [
 ]
 
 
-class QueryFailed(Exception):  # noqa: N818 - a handler's word for an outcome, not for an error
+class QueryFailed(Exception):
     """Raised by a handler: end the query as ``failed`` with exactly this text.
 
     Args:

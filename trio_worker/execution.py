@@ -51,6 +51,7 @@ class Execution:
         phrases: The language of what the query's author reads.
         worker: The name of this worker.
         left_behind: Counts what could not be stopped.
+        attempts: What runs now.
     """
 
     handler: Handler
@@ -59,6 +60,7 @@ class Execution:
     phrases: Phrases
     worker: str
     left_behind: LeftBehind
+    attempts: set[Attempt] = attrs.field(factory=set, init=False)
 
     async def run(self, query: Query, ctx: Context) -> Outcome:
         """Run the handler on a query.
@@ -66,17 +68,29 @@ class Execution:
         Never raises for anything that the handler does. Returns at the latest 5 s after the time
         limit; a handler that is still there is then left behind in the nursery.
 
-        Cancelled, it leaves the handler in the nursery, whose cancellation is the caller's to ask for.
+        Cancelled, it leaves the handler in the nursery; to cancel that is the caller's.
         """
         attempt = Attempt(self, query, ctx)
-        self.nursery.start_soon(attempt.run, name=f"handler for query {query.id}")
-        while True:
-            with trio.move_on_at(attempt.scope.deadline + PATIENCE) as patience:
+        self.attempts.add(attempt)
+        try:
+            self.nursery.start_soon(attempt.run, name=f"handler for query {query.id}")
+            with attempt.patience:
                 await attempt.ended.wait()
-            if attempt.outcome is not None:
-                return attempt.outcome
-            if patience.cancelled_caught:
-                return attempt.leave()
+            return attempt.outcome or attempt.leave()
+        finally:
+            self.attempts.discard(attempt)
+
+    def interrupt(self, leave_until: float) -> None:
+        """Cancel what runs: its queries are to be put back.
+
+        Args:
+            leave_until: The time, on Trio's clock, at which a handler is left behind that has not
+                ended by then. Until then it may clean up, and its query is nobody else's.
+        """
+        for attempt in self.attempts:
+            attempt.interrupted = True
+            attempt.scope.cancel()
+            attempt.patience.deadline = min(attempt.patience.deadline, leave_until)
 
 
 class Attempt:
@@ -86,7 +100,10 @@ class Attempt:
         self.execution = execution
         self.query = query
         self.ctx = ctx
-        self.scope = trio.CancelScope(deadline=trio.current_time() + execution.time_limit)
+        deadline = trio.current_time() + execution.time_limit
+        self.scope = trio.CancelScope(deadline=deadline)
+        self.patience = trio.CancelScope(deadline=deadline + PATIENCE)
+        self.interrupted = False
         self.ended = trio.Event()
         self.outcome: Outcome | None = None
         self.left = False
@@ -99,7 +116,7 @@ class Attempt:
         try:
             with self.scope:
                 answer = await self._call()
-        except BaseException as problem:  # noqa: BLE001 - SystemExit, a stray Cancelled: the worker lives on
+        except BaseException as problem:  # noqa: BLE001, ASYNC103 - SystemExit, a stray Cancelled: live on
             error = problem
         self.outcome = self._outcome(answer, error)
         if self.left:
@@ -107,8 +124,8 @@ class Attempt:
             log.warning("a handler that was left behind has ended", query=self.query.id)
         self.ended.set()
 
-    def leave(self) -> Failed:
-        """Give the handler up: its query has failed, wherever it still is."""
+    def leave(self) -> Failed | Released:
+        """Give the handler up, wherever it still is."""
         self.left = True
         self.execution.left_behind.tasks += 1
         log.error(
@@ -116,6 +133,8 @@ class Attempt:
             query=self.query.id,
             handler=self.execution.handler.path,
         )
+        if self.interrupted:
+            return Released(self.execution.phrases.stopping)
         return Failed(self._sentence("left_behind"), "left_behind")
 
     async def _call(self) -> object:
@@ -126,7 +145,7 @@ class Attempt:
         return await trio.to_thread.run_sync(self.thread.run, abandon_on_cancel=True, limiter=_threads)
 
     def _outcome(self, answer: object, error: BaseException | None) -> Outcome:
-        if _stopping():
+        if self.interrupted or _cancelled_from_outside():
             return self._interrupted(error)
         if self.scope.cancel_called:
             return self._timed_out(error)
@@ -226,8 +245,8 @@ class _Thread:
         self._ended()
 
 
-def _stopping() -> bool:
-    """Whether the task is cancelled from outside: the service is being stopped."""
+def _cancelled_from_outside() -> bool:
+    """Whether the nursery is cancelled: another part of the service has crashed."""
     return trio.current_effective_deadline() == -math.inf
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import random
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import Literal
@@ -144,7 +142,8 @@ class Intake:
                 except WebBuddyError as again:
                     error = again
                     continue
-                log.info("WebBuddy hands out queries again", after_seconds=round(trio.current_time() - began, 1))
+                seconds = round(trio.current_time() - began, 1)
+                log.info("WebBuddy hands out queries again", after_seconds=seconds)
                 return claim
         finally:
             self._outage = None

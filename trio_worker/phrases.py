@@ -44,7 +44,8 @@ ENGLISH = Phrases(
     put_back="Put back into the queue after {seconds:.1f} s: {reason}",
     timeout="The agent ran past its time limit of {limit:g} s and was stopped.",
     left_behind="The agent ran past its time limit of {limit:g} s and could not be stopped.",
-    error="The agent ended with an error ({error}). The operator of {worker} finds the details under query {query}.",
+    error="The agent ended with an error ({error}). "
+    "The operator of {worker} finds the details under query {query}.",
     no_answer="The agent ended without an answer.",
     wrong_answer="The agent returned {type} instead of a text.",
     empty_answer="The agent returned an empty answer.",

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from datetime import datetime, timezone
+from datetime import UTC, datetime
+from functools import partial
 
 import structlog
 import trio
 
 from trio_worker.backoff import Backoff
-from trio_worker.errors import AccessDenied, Busy, NotFound, Refused, Unavailable, WebBuddyError
+from trio_worker.errors import AccessDenied, Busy, NotFound, Refused, Unavailable
 from trio_worker.phrases import Phrases
 from trio_worker.query import Done, Failed, Outcome, Query, Released
 from trio_worker.query_log import QueryLog
@@ -110,7 +111,7 @@ class Delivery:
             last_line: The last line of the query's log.
         """
         self.outcome = outcome
-        self.ended_at = datetime.now(timezone.utc)
+        self.ended_at = datetime.now(UTC)
         self._log.close(last_line)
         self._all.ended(self)
         self.shorten()
@@ -127,20 +128,17 @@ class Delivery:
         try:
             await self._deliver()
         except trio.Cancelled:
-            await self._deliver_in_time()
+            self._all.stop.hurry()
+            with trio.move_on_at(self._all.stop.end, shield=True) as scope:
+                await self._deliver()
+            if scope.cancelled_caught:
+                log.error(
+                    "stopped before WebBuddy has heard how the query ended: it stays in_progress there",
+                    outcome=type(self.outcome).__name__,
+                )
             raise
         finally:
             self._all.leave(self)
-
-    async def _deliver_in_time(self) -> None:
-        self._all.stop.hurry()
-        with trio.move_on_at(self._all.stop.end, shield=True) as scope:
-            await self._deliver()
-        if scope.cancelled_caught:
-            log.error(
-                "stopped before WebBuddy has heard how the query ended: it stays in_progress there",
-                outcome=type(self.outcome).__name__,
-            )
 
     async def _deliver(self) -> None:
         self._shipping = trio.CancelScope()
@@ -153,7 +151,7 @@ class Delivery:
 
     async def _ship(self) -> None:
         while (entry := await self._log.next_entry()) is not None:
-            await self._persist(lambda entry=entry: self._send_entry(entry))
+            await self._persist(partial(self._send_entry, entry))
             self._log.sent()
 
     async def _send_entry(self, entry: str) -> None:
@@ -167,7 +165,7 @@ class Delivery:
         outcome = self.outcome
         assert outcome is not None  # noqa: S101 - the log ends only with an outcome
         try:
-            await self._persist(lambda: self._send_outcome(outcome))
+            await self._persist(partial(self._send_outcome, outcome))
         except NotFound:
             log.warning("the query is gone from WebBuddy; its result is dropped")
         except Refused as refused:
@@ -183,7 +181,7 @@ class Delivery:
             else self._all.phrases.refused.format(detail=refused.detail or refused.status)
         )
         try:
-            await self._persist(lambda: self._send_outcome(Failed(reason, "refused")))
+            await self._persist(partial(self._send_outcome, Failed(reason, "refused")))
         except Refused as again:
             log.error("WebBuddy refused that as well: the query stays as it is there", reason=str(again))
 
@@ -191,9 +189,7 @@ class Delivery:
         report = self._all.webbuddy.report
         match outcome:
             case Done(answer):
-                await report(
-                    self._query.id, status="done", answer_text=answer, query_finished=self.ended_at
-                )
+                await report(self._query.id, status="done", answer_text=answer, query_finished=self.ended_at)
             case Failed(reason):
                 await report(
                     self._query.id, status="failed", answer_text=reason, query_finished=self.ended_at

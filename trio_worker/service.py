@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 
 import structlog
 import trio
@@ -60,9 +60,9 @@ async def run_service(
     ::
 
         last resort                  ends the process when a handler can't be stopped
-        └── deliveries               logs and results go out last
-            └── handlers             the user's code; what swallows its cancellation is left here
-                └── clocks           ticker, second look, the stop
+        └── clocks                   ticker, second look, the stop; end when all inside has ended
+            └── deliveries           logs and results go out last
+                └── handlers         the user's code; what swallows its cancellation is left here
                     └── consumers    end by themselves once the intake is closed
 
     Args:
@@ -82,9 +82,9 @@ async def run_service(
     language = phrases(settings.language)
     async with (
         last_resort(stop, abandon),
+        _cancelled_at_the_end() as clocks,
         trio.open_nursery() as delivery_nursery,
         trio.open_nursery() as handler_nursery,
-        trio.open_nursery() as clocks,
     ):
         deliveries = Deliveries(
             webbuddy=webbuddy,
@@ -119,31 +119,44 @@ async def run_service(
             time_limit=settings.processing_timeout,
             stop=stop,
         )
+        clocks.start_soon(tick, pushes.wakeups, settings.polling_interval)
+        clocks.start_soon(look_again, pushes.wakeups)
+        clocks.start_soon(_keep_to, stop, intake, execution, deliveries, delivery_nursery)
         with _hurrying_after_a_crash(stop):
             async with trio.open_nursery() as consumer_nursery:
                 for _ in range(consumers):
                     consumer_nursery.start_soon(consumer.run)
-                clocks.start_soon(tick, pushes.wakeups, settings.polling_interval)
-                clocks.start_soon(look_again, pushes.wakeups)
-
-                def keep_to_the_stop() -> None:
-                    intake.close()
-                    deliveries.close()
-                    handler_nursery.cancel_scope.deadline = stop.work_until
-                    consumer_nursery.cancel_scope.deadline = stop.leave_until
-                    delivery_nursery.cancel_scope.deadline = stop.end
-
-                clocks.start_soon(_when_asked, stop, keep_to_the_stop)
-        clocks.cancel_scope.cancel()
 
 
-async def _when_asked(stop: Stop, keep_to_it: Callable[[], None]) -> None:
+@asynccontextmanager
+async def _cancelled_at_the_end() -> AsyncIterator[trio.Nursery]:
+    """A nursery whose tasks serve the body and have no end of their own."""
+    async with trio.open_nursery() as nursery:
+        yield nursery
+        nursery.cancel_scope.cancel()
+
+
+async def _keep_to(
+    stop: Stop, intake: Intake, execution: Execution, deliveries: Deliveries, delivery_nursery: trio.Nursery
+) -> None:
+    """Take each part to its end when its time has come."""
+
+    def keep() -> None:
+        intake.close()
+        deliveries.close()
+        delivery_nursery.cancel_scope.deadline = stop.end
+
     await stop.asked.wait()
     log.info("stopping: no new query is taken", grace_seconds=stop.grace)
-    keep_to_it()
+    keep()
+    with trio.move_on_at(stop.work_until):
+        await stop.hurried.wait()
+        log.warning("stopping now: running queries are put back")
+        keep()
+    execution.interrupt(stop.leave_until)
     await stop.hurried.wait()
-    log.warning("stopping now: running queries are put back")
-    keep_to_it()
+    keep()
+    execution.interrupt(stop.leave_until)
 
 
 @contextmanager

@@ -12,8 +12,14 @@ from collections.abc import AsyncIterator, Iterator
 import httpx
 import pytest
 
-from tests.contract.servers import Backstage, Credentials, Server
-from tests.contract.servers import embedded_server, external_server, real_server
+from tests.contract.servers import (
+    Backstage,
+    Credentials,
+    Server,
+    embedded_server,
+    external_server,
+    real_server,
+)
 from tests.servers import DjangoServer, start_django
 from trio_worker.testing import WebBuddy
 

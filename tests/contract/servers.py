@@ -15,7 +15,7 @@ from tests import servers
 from trio_worker.testing import WebBuddy, serve_webbuddy
 from trio_worker.testing.signing import KEY
 
-__all__ = ["Backstage", "Credentials", "Server", "external_server", "real_server", "embedded_server"]
+__all__ = ["Backstage", "Credentials", "Server", "embedded_server", "external_server", "real_server"]
 
 SECONDS = 30  # for one call; generous, the machine may be busy
 
@@ -136,6 +136,7 @@ class DjangoBackstage:
 @asynccontextmanager
 async def embedded_server(webbuddy: WebBuddy, *, sockets: bool) -> AsyncIterator[Server]:
     """Run the embedded WebBuddy, in-process or on a socket."""
+    webbuddy.allowed_hosts = frozenset({"localhost", "127.0.0.1"})
     async with webbuddy.running():
         if sockets:
             async with serve_webbuddy(webbuddy) as url, _plain_client(url) as client:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from datetime import datetime, timedelta
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 import httpx
@@ -418,7 +419,17 @@ async def test_query_finished_is_read_only(server: Server, api: httpx.AsyncClien
 async def test_every_status_may_follow_every_other(server: Server, api: httpx.AsyncClient) -> None:
     """There is no state machine: a late report overwrites a newer one, and repeating is harmless."""
     number = await create(api, server)
-    for status in ("done", "done", "failed", "in_progress", "done", "queued", "failed", "queued", "in_progress"):
+    for status in (
+        "done",
+        "done",
+        "failed",
+        "in_progress",
+        "done",
+        "queued",
+        "failed",
+        "queued",
+        "in_progress",
+    ):
         answer = await api.patch(f"/api/queries/{number}/", json={"status": status})
         assert (answer.status_code, answer.json()["status"]) == (200, status)
 
@@ -502,7 +513,11 @@ async def test_empty_patch(server: Server, api: httpx.AsyncClient) -> None:
 async def test_unknown_query(api: httpx.AsyncClient, number: str) -> None:
     """A query that does not exist is 404 JSON with ``detail``, for every call."""
     path = f"/api/queries/{number}/"
-    calls = [await api.patch(path, json={"status": "done"}), await api.get(path), await api.get(f"{path}logs/")]
+    calls = [
+        await api.patch(path, json={"status": "done"}),
+        await api.get(path),
+        await api.get(f"{path}logs/"),
+    ]
     for answer in calls:
         assert (answer.status_code, answer.json().keys()) == (404, {"detail"})
 
@@ -544,7 +559,9 @@ async def test_log_entry_is_stripped(server: Server, api: httpx.AsyncClient) -> 
     assert await logged(api, number) == ["one\n  two"]
 
 
-@pytest.mark.parametrize("value", [*REFUSED, pytest.param(b'""', id="empty"), pytest.param(b'" \\n"', id="blank")])
+@pytest.mark.parametrize(
+    "value", [*REFUSED, pytest.param(b'""', id="empty"), pytest.param(b'" \\n"', id="blank")]
+)
 async def test_log_refused(server: Server, api: httpx.AsyncClient, value: bytes) -> None:
     """What is blank or no clean text is refused, by the field's name."""
     number = await create(api, server)
@@ -597,7 +614,9 @@ async def test_logs_are_posted(api: httpx.AsyncClient) -> None:
 @pytest.mark.usefixtures("backstage")
 async def test_create(api: httpx.AsyncClient) -> None:
     """A new query is queued, its author is the account, its text is stripped."""
-    answer = await api.post("/api/queries/", json={"project": 1, "query_text": "  x ", "user": 999, "id": 999})
+    answer = await api.post(
+        "/api/queries/", json={"project": 1, "query_text": "  x ", "user": 999, "id": 999}
+    )
     assert answer.status_code == 201
     query = answer.json()
     assert (query["status"], query["query_text"], query["query_started"]) == ("queued", "x", None)
@@ -730,7 +749,9 @@ async def test_wrong_content_type(server: Server, api: httpx.AsyncClient) -> Non
     assert (await read(api, number))["status"] == "queued"
 
 
-@pytest.mark.parametrize("body", [b"{", b'{"status": "\xff"}', b'{"status": NaN}', b'{"answer_text": "\xed\xa0\x80"}'])
+@pytest.mark.parametrize(
+    "body", [b"{", b'{"status": "\xff"}', b'{"status": NaN}', b'{"answer_text": "\xed\xa0\x80"}']
+)
 async def test_body_that_is_no_json(server: Server, api: httpx.AsyncClient, body: bytes) -> None:
     """What is not JSON, or not UTF-8, is 400 with ``detail``."""
     number = await create(api, server)
@@ -760,6 +781,19 @@ async def test_cyrillic_counts_in_utf_8(server: Server, api: httpx.AsyncClient) 
     escaped = fits.replace("ж", "\\u0436")
     answer = await api.patch(f"/api/queries/{number}/", content=escaped.encode(), headers=JSON)
     assert answer.status_code == 400
+
+
+@pytest.mark.usefixtures("backstage")
+async def test_host_that_is_not_allowed(api: httpx.AsyncClient) -> None:
+    """A host name that the server does not know is 400 with a page."""
+    answer = await api.post(CLAIM, headers={"Host": "webbuddy:8000"})
+    assert (answer.status_code, is_html(answer)) == (400, True)
+
+
+async def test_every_answer_is_dated(api: httpx.AsyncClient) -> None:
+    """The ``Date`` header tells the server's clock, to the second and in UTC."""
+    date = parsedate_to_datetime((await api.get("/api/users/me/")).headers["date"])
+    assert abs(date.timestamp() - time.time()) < 300
 
 
 # Languages.

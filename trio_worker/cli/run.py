@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import sys
 from functools import partial
 from pathlib import Path
 
@@ -72,10 +71,11 @@ async def _listen(launch: Launch, nursery: trio.Nursery, *, until: trio.Event) -
     config.graceful_timeout = 1  # seconds for requests under way at the end; a push takes milliseconds
     app = make_app(pushed=launch.pushes.pushed, own_url=launch.settings.webbuddy_url)
     try:
-        await nursery.start(partial(serve, app, config, shutdown_trigger=until.wait))  # type: ignore[arg-type]
+        await nursery.start(partial(serve, app, config, shutdown_trigger=until.wait))
     except* OSError as group:
         reason = "; ".join(str(error) for error in _leaves(group))
-        raise SettingsError([f"WORKER_BIND is {launch.settings.bind!r}: can't listen there: {reason}"]) from None
+        bind = launch.settings.bind
+        raise SettingsError([f"WORKER_BIND is {bind!r}: can't listen there: {reason}"]) from None
 
 
 def _wrong_settings(error: SettingsError) -> int:

@@ -9,6 +9,7 @@ import attrs
 from quart import Response, request
 from quart_trio import QuartTrio
 from werkzeug.exceptions import MethodNotAllowed
+from werkzeug.routing import BaseConverter
 
 from trio_worker.testing import rest_framework as drf
 from trio_worker.testing.database import DatabaseLockedError
@@ -36,7 +37,7 @@ def make_app(webbuddy: WebBuddy) -> QuartTrio:
     # A fault of our own must not look like one of WebBuddy's.
     app.config["PROPAGATE_EXCEPTIONS"] = True
     app.config["MAX_CONTENT_LENGTH"] = None  # the limit is Django's, and so is the answer
-    app.url_map.redirect_defaults = False
+    app.url_map.converters["key"] = KeyConverter
     api = Api(webbuddy)
     for name, method, path, view in api.routes():
         app.add_url_rule(path, name, view, methods=[method], provide_automatic_options=False)
@@ -46,6 +47,12 @@ def make_app(webbuddy: WebBuddy) -> QuartTrio:
     app.register_error_handler(DatabaseLockedError, api.refuse_locked)
     app.register_error_handler(BodyTooLargeError, api.refuse_body)
     return app
+
+
+class KeyConverter(BaseConverter):
+    """Takes what Django's router takes for a query's number: anything but the other paths there."""
+
+    regex = r"(?!(?:claim_next|by_status)/?$)[^/.]+"
 
 
 @attrs.frozen
@@ -64,9 +71,9 @@ class Api:
             ("create", "POST", "/api/queries/", self.create),
             ("claim_next", "POST", "/api/queries/claim_next/", self.claim_next),
             ("by_status", "GET", "/api/queries/by_status/", self.by_status),
-            ("read", "GET", "/api/queries/<number>/", self.read),
-            ("patch", "PATCH", "/api/queries/<number>/", self.patch),
-            ("query_logs", "GET", "/api/queries/<number>/logs/", self.query_logs),
+            ("read", "GET", "/api/queries/<key:number>/", self.read),
+            ("patch", "PATCH", "/api/queries/<key:number>/", self.patch),
+            ("query_logs", "GET", "/api/queries/<key:number>/logs/", self.query_logs),
             ("logs", "POST", "/api/logs/", self.logs),
         ]
 

@@ -271,13 +271,21 @@ class _SocketServer:
         return bound
 
     async def _connection(self, stream: trio.SocketStream) -> None:
-        name = stream.socket.getpeername()[:2]
-        self.webbuddy.connections += 1
+        webbuddy = self.webbuddy
+        try:
+            name = stream.socket.getpeername()[:2]
+        except OSError:
+            return  # gone already
         self.streams[name] = stream
+        webbuddy.connections += 1
+        webbuddy.open_connections += 1
+        webbuddy.most_connections = max(webbuddy.most_connections, webbuddy.open_connections)
         try:
             await self.connect(stream)
         finally:
+            webbuddy.open_connections -= 1
             del self.streams[name]
+            webbuddy.announce()
 
     async def _answer(self, scope: Message, receive: Receive, send: Send) -> None:
         try:

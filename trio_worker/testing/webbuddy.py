@@ -101,6 +101,8 @@ class WebBuddy:
         most_under_way: The most calls that were ever under way at once.
         pushes: How many pushes were ``"sent"``, and of these ``"accepted"`` or ``"failed"``.
         connections: How many connections were ever accepted; only on sockets.
+        open_connections: How many of them are open.
+        most_connections: The most that were ever open at once.
     """
 
     now: Callable[[], float] = time.time
@@ -131,10 +133,12 @@ class WebBuddy:
     most_under_way: int = attrs.field(default=0, init=False)
     pushes: Counter[str] = attrs.field(factory=Counter, init=False)
     connections: int = attrs.field(default=0, init=False)
+    open_connections: int = attrs.field(default=0, init=False)
+    most_connections: int = attrs.field(default=0, init=False)
 
     signer: Signer = attrs.field(init=False, repr=False)
     database: Database = attrs.field(init=False, repr=False)
-    nursery: trio.Nursery | None = attrs.field(default=None, init=False, repr=False)
+    _nursery: trio.Nursery | None = attrs.field(default=None, init=False, repr=False)
     _changed: trio.Event = attrs.field(factory=trio.Event, init=False, repr=False)
     _last_query: int = attrs.field(default=0, init=False)
     _last_entry: int = attrs.field(default=0, init=False)
@@ -155,15 +159,15 @@ class WebBuddy:
 
         At the end everything that is under way is cancelled; the state stays readable.
         """
-        if self.nursery is not None:
+        if self._nursery is not None:
             yield self
             return
         async with trio.open_nursery() as nursery:
-            self.nursery = nursery
+            self._nursery = nursery
             try:
                 yield self
             finally:
-                self.nursery = None
+                self._nursery = None
                 nursery.cancel_scope.cancel()
 
     def transport(self) -> httpx.AsyncBaseTransport:
@@ -362,8 +366,8 @@ class WebBuddy:
         Raises:
             RuntimeError: When it does not run.
         """
-        if self.nursery is None:
+        if self._nursery is None:
             raise RuntimeError(
                 "the embedded WebBuddy does not run: use it inside `async with webbuddy.running()`"
             )
-        return self.nursery
+        return self._nursery

@@ -9,6 +9,7 @@ from typing import Any
 import attrs
 import httpx
 import trio
+import trio.testing
 
 from trio_worker.context import Context
 from trio_worker.handlers.loading import handler_of
@@ -75,15 +76,15 @@ async def open_worker(
     Leaving the block stops it as a signal would, and waits for that.
 
     Args:
-        handler: The handler, async or plain. A plain one runs in a thread, which virtual time does
-            not wait for: use it with the real clock.
-        webbuddy: The WebBuddy to work for; None makes one whose clock is Trio's.
+        handler: The handler, async or plain. Virtual time waits neither for threads nor for the
+            network: where a handler is plain, or uses real sockets, use the real clock.
+        webbuddy: The WebBuddy to work for; None makes one that keeps the test's time.
         **settings: Attributes of `Settings`, such as ``num_workers=1`` or ``processing_timeout=5``.
 
     Raises:
         ExceptionGroup: When the service has crashed.
     """
-    webbuddy = WebBuddy(now=trio_time()) if webbuddy is None else webbuddy
+    webbuddy = _new_webbuddy() if webbuddy is None else webbuddy
     values = {"username": "worker", "password": "secret", "handler": "test:handler", "name": "test-worker"}
     chosen = Settings(**(values | {"webbuddy_url": webbuddy.url} | settings))
     worker = RunningWorker(
@@ -98,6 +99,12 @@ async def open_worker(
             yield worker
         finally:
             worker.stop.ask()
+
+
+def _new_webbuddy() -> WebBuddy:
+    """A WebBuddy whose tokens expire in the test's time, virtual or real."""
+    virtual = isinstance(trio.lowlevel.current_clock(), trio.testing.MockClock)
+    return WebBuddy(now=trio_time()) if virtual else WebBuddy()
 
 
 @asynccontextmanager

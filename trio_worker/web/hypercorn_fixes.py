@@ -6,7 +6,9 @@ Each has a test that fails without it (tests/test_hypercorn_fixes.py).
 from __future__ import annotations
 
 from functools import wraps
+from typing import Any
 
+import attrs
 import quart.wrappers
 import structlog
 import trio
@@ -19,8 +21,13 @@ __all__ = ["ClientGone", "FixedHTTPConnection", "install"]
 # What quart raises since 0.23 when the client has hung up. Before that it raised nothing.
 ClientGone: type[Exception] = getattr(quart.wrappers, "ClientDisconnectedError", ConnectionError)
 
-# For the few steps after the last byte of an answer; none of them waits for the client.
-_FINAL_SEND_SECONDS = 5.0
+# For the few steps behind the last byte of an answer. Longer than _SEND_SECONDS, on which they may wait.
+_FINAL_SEND_SECONDS = 15.0
+# For a client to take what is sent to it.
+_SEND_SECONDS = 10.0
+# Without a byte from the client. Idle connections have hypercorn's `keep_alive_timeout`; this is for
+# those of which hypercorn has lost count.
+_RECEIVE_SECONDS = 60.0
 
 _log = structlog.stdlib.get_logger(__name__)
 
@@ -54,10 +61,16 @@ class FixedHTTPConnection(TrioASGIHTTPConnection):
 
 
 def install() -> None:
-    """Make hypercorn's trio server survive every packet. Safe to call again.
+    """Make hypercorn's trio server survive every packet and every client. Safe to call again.
 
-    A connection's error would otherwise go up through the server's nursery and end the process;
-    data behind a websocket upgrade request is enough (AttributeError, pgjones/hypercorn#225).
+    - A connection's error would go up through the server's nursery and end the process; data behind
+      a websocket upgrade request is enough (AttributeError, pgjones/hypercorn#225). Now it is logged
+      and ends that connection alone.
+    - hypercorn shields what it sends, without a deadline: a client that asks and never reads would
+      hold up the shutdown for ever.
+    - After some packets (the same upgrade; an HTTP/2 preface with rubbish behind it) no clock of
+      hypercorn's watches the connection any more.
+
     This replaces a method of a class, because hypercorn has no hook there.
     """
     if TCPServer.run is not _run_guarded:
@@ -69,11 +82,37 @@ _run_unguarded = TCPServer.run
 
 @wraps(_run_unguarded)
 async def _run_guarded(self: TCPServer) -> None:
+    self.stream = _ImpatientStream(self.stream, self.config.read_timeout or _RECEIVE_SECONDS)  # type: ignore[assignment]
     try:
         await _run_unguarded(self)
-    # Whatever it is, it concerns one connection. `except*` lets a Cancelled in the group through.
+    # Whatever it is, it concerns one connection, and trio.serve_listeners closes that behind us.
+    # `except*` lets a Cancelled in the same group through.
     except* Exception as errors:  # noqa: BLE001
-        _log.error("a connection broke the HTTP server's code; it is closed", exc_info=errors)
-    finally:
-        # hypercorn's own close stops half-way when it is cancelled, and leaks the socket.
+        _log.error("a connection broke the HTTP server's code and was closed", exc_info=errors)
+
+
+@attrs.frozen
+class _ImpatientStream:
+    """A connection whose every wait for the client has an end. All else is the stream's own."""
+
+    stream: Any  # trio.SocketStream, or trio.SSLStream around one
+    receive_seconds: float
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+    async def send_all(self, data: bytes) -> None:
+        with trio.move_on_after(_SEND_SECONDS):
+            await self.stream.send_all(data)
+            return
+        await self._give_up()
+
+    async def receive_some(self, max_bytes: int) -> bytes:
+        with trio.move_on_after(self.receive_seconds):
+            return bytes(await self.stream.receive_some(max_bytes))
+        await self._give_up()
+        return b""
+
+    async def _give_up(self) -> None:
         await trio.aclose_forcefully(self.stream)
+        raise trio.BrokenResourceError("the client neither reads nor writes")

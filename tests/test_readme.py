@@ -1,0 +1,47 @@
+"""What the README shows works as it stands there."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"(?ms)^```{language}\n(.*?)^```", README)
+
+
+def test_the_handler_and_its_test(tmp_path: Path) -> None:
+    """The README's handler passes the README's test."""
+    handler, test = blocks("python")
+    (tmp_path / "agent.py").write_text(handler, encoding="utf-8")
+    (tmp_path / "test_agent.py").write_text(test, encoding="utf-8")
+    (tmp_path / "pytest.ini").write_text("[pytest]\ntrio_mode = true\n", encoding="utf-8")
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert "1 passed" in result.stdout, result.stdout + result.stderr
+
+
+def test_every_command_exists() -> None:
+    """Each `trio-worker …` in the README's shell blocks is a command with those options."""
+    from click.testing import CliRunner
+
+    from trio_worker.cli import main
+
+    shown = re.findall(r"trio-worker ([a-z]+)", "\n".join(blocks("sh")))
+    assert {"demo", "check", "run", "submit"} <= set(shown)
+    for command in set(shown):
+        assert CliRunner().invoke(main, [command, "--help"]).exit_code == 0
+
+
+def test_the_version_is_in_the_changelog() -> None:
+    """The changelog's newest entry is the version of the package."""
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
+    newest = re.search(r"(?m)^## \[(.+?)\]", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"))
+    assert newest is not None
+    assert newest[1] == version

@@ -1,0 +1,235 @@
+"""`trio-worker run` as its operator meets it: a real process, real sockets, real signals."""
+
+from __future__ import annotations
+
+import signal
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import httpx
+import trio
+
+from tests.processes import TOO_LONG, WorkerProcess, start_worker
+from trio_worker.testing import StoredQuery, WebBuddy, serve_webbuddy
+
+HELD = """
+import os, pathlib, trio
+
+async def handle(query, ctx):
+    ctx.log("at work")
+    while not pathlib.Path("go").exists():
+        await trio.sleep(0.02)
+    return "let go"
+"""
+
+STUBBORN = """
+import trio
+
+async def handle(query, ctx):
+    ctx.log("at work")
+    while True:
+        try:
+            await trio.sleep(0.2)
+        except trio.Cancelled:
+            pass
+"""
+
+BLOCKING = """
+import time
+
+async def handle(query, ctx):
+    time.sleep(2)
+    return "at last"
+"""
+
+
+@asynccontextmanager
+async def running(tmp_path: Path, webbuddy: WebBuddy, **environ: str) -> AsyncIterator[WorkerProcess]:
+    """A WebBuddy on a socket, and a worker that it pushes to."""
+    async with (
+        serve_webbuddy(webbuddy) as url,
+        start_worker(tmp_path, webbuddy_url=url, **environ) as worker,
+    ):
+        await worker.until(lambda line: "Running on" in line)
+        webbuddy.push_url = worker.url
+        yield worker
+
+
+async def ended(webbuddy: WebBuddy) -> None:
+    with trio.fail_after(TOO_LONG):
+        await webbuddy.until(webbuddy.all_ended)
+
+
+async def at_work(webbuddy: WebBuddy, query: StoredQuery) -> None:
+    """Wait until the handler has said so."""
+    with trio.fail_after(TOO_LONG):
+        await webbuddy.until(lambda: any("at work" in entry for entry in query.logs))
+
+
+async def test_200_queries_pushed_and_polled_while_tokens_expire(tmp_path: Path) -> None:
+    """200 queries, half pushed, half found by polling: each gets its own answer exactly once."""
+    webbuddy = WebBuddy(access_lifetime=2, refresh_lifetime=5)
+    handler = (
+        "import trio\n"
+        "async def handle(query, ctx):\n"
+        "    ctx.log('one'); await trio.sleep(query.id % 7 / 10); ctx.log('two')\n"
+        "    return 'answer to ' + query.query_text\n"
+    )
+    async with running(tmp_path, webbuddy, handler=handler, POLLING_INTERVAL="0.5") as worker:
+        for number in range(20):
+            for each in range(10):
+                webbuddy.add_query(f"question {number}.{each}", push=each % 2 == 0)
+            half = (number + 1) * 5
+            with trio.fail_after(TOO_LONG):
+                await webbuddy.until(lambda half=half: len(webbuddy.with_status("done")) >= half)
+        await ended(webbuddy)
+        worker.process.send_signal(signal.SIGTERM)
+        assert await worker.wait() == 0, worker.output
+    for query in webbuddy.queries.values():
+        assert query.statuses == ["queued", "in_progress", "done"]
+        assert query.answer_text == f"answer to {query.query_text}"
+        log = " · ".join(query.logs)
+        assert log.index("Claimed by") < log.index("one") < log.index("two") < log.index("Done after")
+    assert webbuddy.calls["refresh", 200] + webbuddy.calls["login", 200] >= 3
+    assert webbuddy.pushes["accepted"] == 100
+    assert webbuddy.calls["claim_next", 200] == 200
+    assert '"push"' in worker.output
+    assert '"poll"' in worker.output
+
+
+async def test_sigterm_lets_a_running_query_finish(tmp_path: Path) -> None:
+    """SIGTERM in the middle of a query: it ends as done, a new one is left alone, exit 0."""
+    webbuddy = WebBuddy()
+    async with running(tmp_path, webbuddy, handler=HELD) as worker:
+        first = webbuddy.add_query("first")
+        await at_work(webbuddy, first)
+        worker.process.send_signal(signal.SIGTERM)
+        await worker.until(lambda line: "stopping" in line)
+        second = webbuddy.add_query("second")
+        (tmp_path / "go").touch()
+        assert await worker.wait() == 0, worker.output
+    assert (first.status, first.answer_text) == ("done", "let go"), worker.output
+    assert second.status == "queued"
+
+
+async def test_a_second_signal_puts_the_query_back_at_once(tmp_path: Path) -> None:
+    """A second Ctrl-C does not wait for the grace: the query is queued again, exit 0."""
+    webbuddy = WebBuddy()
+    async with running(tmp_path, webbuddy, handler=HELD, WORKER_SHUTDOWN_GRACE="3600") as worker:
+        query = webbuddy.add_query("first")
+        await at_work(webbuddy, query)
+        worker.process.send_signal(signal.SIGINT)
+        await worker.until(lambda line: "stopping" in line)
+        worker.process.send_signal(signal.SIGINT)
+        assert await worker.wait() == 0, worker.output
+    assert query.statuses == ["queued", "in_progress", "queued"]
+    assert "Put back" in query.logs[-1]
+
+
+async def test_the_end_of_the_grace_puts_the_query_back(tmp_path: Path) -> None:
+    """What still runs at the end of the grace is cancelled and queued again, exit 0."""
+    webbuddy = WebBuddy()
+    async with running(tmp_path, webbuddy, handler=HELD, WORKER_SHUTDOWN_GRACE="3") as worker:
+        query = webbuddy.add_query("first")
+        await at_work(webbuddy, query)
+        worker.process.send_signal(signal.SIGTERM)
+        assert await worker.wait() == 0, worker.output
+    assert query.statuses == ["queued", "in_progress", "queued"]
+
+
+async def test_a_handler_that_can_not_be_stopped(tmp_path: Path) -> None:
+    """A handler that swallows its cancellation does not keep the process alive; its query is put back."""
+    webbuddy = WebBuddy()
+    async with running(tmp_path, webbuddy, handler=STUBBORN, WORKER_SHUTDOWN_GRACE="3") as worker:
+        query = webbuddy.add_query("first")
+        await at_work(webbuddy, query)
+        worker.process.send_signal(signal.SIGTERM)
+        assert await worker.wait() == 1, worker.output
+    assert query.statuses == ["queued", "in_progress", "queued"]
+    assert "could not be stopped" in worker.output
+
+
+async def test_a_blocking_call_is_named(tmp_path: Path) -> None:
+    """A blocking call in an async handler is named with handler, file and line while it blocks."""
+    webbuddy = WebBuddy()
+    async with running(tmp_path, webbuddy, handler=BLOCKING) as worker:
+        query = webbuddy.add_query("first")
+        line = await worker.until(lambda line: "blocks the whole worker" in line)
+        assert "agent:handle" in line
+        assert f"{tmp_path / 'agent.py'}:5 in handle" in line
+        assert f'"query": {query.id}' in line
+        await ended(webbuddy)
+    assert query.answer_text == "at last"
+
+
+async def test_wrong_password_at_the_start(tmp_path: Path) -> None:
+    """A log-in refused at the start: one sentence, exit 3, no traceback, no password."""
+    async with (
+        serve_webbuddy(WebBuddy()) as url,
+        start_worker(tmp_path, webbuddy_url=url, WORKER_PASSWORD="not-this-one") as worker,
+    ):
+        assert await worker.wait() == 3, worker.output
+    assert "refused the log-in of user 'worker'" in worker.output
+    assert "Traceback" not in worker.output
+    assert "not-this-one" not in worker.output
+
+
+async def test_wrong_settings(tmp_path: Path) -> None:
+    """Everything that is wrong is said at once: exit 2, no traceback, nothing sent."""
+    webbuddy = WebBuddy()
+    async with (
+        serve_webbuddy(webbuddy) as url,
+        start_worker(tmp_path, webbuddy_url=url, NUM_WORKERS="many", POLLING_INTERVAL="-1") as worker,
+    ):
+        assert await worker.wait() == 2, worker.output
+    assert "NUM_WORKERS" in worker.output
+    assert "POLLING_INTERVAL" in worker.output
+    assert "Traceback" not in worker.output
+    assert not webbuddy.requests
+
+
+async def test_a_port_that_is_taken(tmp_path: Path) -> None:
+    """A port in use is the operator's matter: one sentence with the variable, exit 2."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        bind = "127.0.0.1:%d" % taken.getsockname()[1]
+        async with (
+            serve_webbuddy(WebBuddy()) as url,
+            start_worker(tmp_path, webbuddy_url=url, WORKER_BIND=bind) as worker,
+        ):
+            assert await worker.wait() == 2, worker.output
+    assert "WORKER_BIND" in worker.output
+    assert "Traceback" not in worker.output
+
+
+async def test_webbuddy_down_at_the_start(tmp_path: Path) -> None:
+    """WebBuddy unreachable at the start: the worker waits for it, says so once, and works then."""
+    webbuddy = WebBuddy(down=True)
+    async with running(tmp_path, webbuddy) as worker:
+        await worker.until(lambda line: "no query can be claimed" in line)
+        query = webbuddy.add_query("late")
+        webbuddy.down = False
+        await ended(webbuddy)
+    assert query.status == "done"
+    assert worker.output.count("no query can be claimed") == 1
+    assert worker.output.count("hands out queries again") == 1
+
+
+async def test_a_unix_socket(tmp_path: Path) -> None:
+    """WORKER_BIND may be a unix socket."""
+    webbuddy = WebBuddy()
+    async with (
+        serve_webbuddy(webbuddy) as url,
+        start_worker(tmp_path, webbuddy_url=url, WORKER_BIND=f"unix:{tmp_path}/worker.sock") as worker,
+    ):
+        await worker.until(lambda line: "Running on" in line)
+        transport = httpx.AsyncHTTPTransport(uds=str(tmp_path / "worker.sock"))
+        query = webbuddy.add_query("over a unix socket")
+        async with httpx.AsyncClient(transport=transport) as client:
+            answer = await client.post(
+                "http://worker/api/process-query", json={"query_id": query.id, "webbuddy_url": url}
+            )
+        assert (answer.status_code, answer.text) == (200, '{"status": "accepted"}')
+        await ended(webbuddy)
+    assert query.status == "done"

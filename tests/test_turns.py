@@ -1,0 +1,176 @@
+"""How many calls go at once: many, one after an overlap, and many again by probing."""
+
+from __future__ import annotations
+
+import pytest
+import trio
+from trio.testing import wait_all_tasks_blocked
+
+from trio_worker.turns import Turns
+
+
+def good(turns: Turns, calls: int) -> int:
+    for _ in range(calls):
+        turns.went_well()
+    return turns.at_once
+
+
+async def hold(turns: Turns, until: trio.Event, log: list[str], name: str) -> None:
+    async with turns:
+        log.append(name)
+        await until.wait()
+
+
+def test_nothing_is_held_back_while_nothing_is_wrong() -> None:
+    """64 at once from the start, and good calls change nothing (PostgreSQL)."""
+    turns = Turns()
+    assert turns.at_once == 64
+    assert good(turns, 10_000) == 64
+
+
+def test_an_overlap_lets_one_call_go_at_a_time() -> None:
+    """After a plain 500 the calls take turns, until patience is over."""
+    turns = Turns()
+    turns.overlapped()
+    assert turns.at_once == 1
+    assert good(turns, 63) == 1
+
+
+def test_probing_doubles_with_every_patience_good_calls() -> None:
+    """1, then 2, 4, 8, …, 64, one step for each 64 good calls."""
+    turns = Turns()
+    turns.overlapped()
+    assert [good(turns, 64) for _ in range(7)] == [2, 4, 8, 16, 32, 64, 64]
+
+
+def test_an_overlap_while_probing_makes_the_patience_four_times_longer() -> None:
+    """A probe that fails is not repeated soon: after 64, 256, 1024, 4096, 4096 good calls."""
+    turns = Turns()
+    turns.overlapped()
+    for patience in (64, 256, 1024, 4096, 4096):
+        assert good(turns, patience - 1) == 1
+        assert good(turns, 1) == 2
+        turns.overlapped()
+        assert turns.at_once == 1
+
+
+def test_once_at_the_most_again_the_patience_is_as_at_first() -> None:
+    """A failed probe of long ago does not count."""
+    turns = Turns(most=4, patience=8)
+    turns.overlapped()
+    good(turns, 8)
+    turns.overlapped()  # at 2, while probing: patience 32
+    assert good(turns, 32 + 32) == 4
+    turns.overlapped()
+    assert good(turns, 8) == 2
+
+
+def test_the_losers_of_one_overlap_count_once() -> None:
+    """Five calls that failed together are one reason, not five: patience stays."""
+    turns = Turns()
+    for _ in range(5):
+        turns.overlapped()
+    assert good(turns, 64) == 2
+    for _ in range(5):
+        turns.overlapped()
+    assert good(turns, 255) == 1
+    assert good(turns, 1) == 2
+
+
+def test_a_failure_of_a_lone_call_does_not_hold_the_others_back_for_ever() -> None:
+    """A server on which one call in ten fails for another reason gets parallel calls again."""
+    turns = Turns()
+    turns.overlapped()
+    for _ in range(7):
+        good(turns, 9)
+        turns.overlapped()
+    assert good(turns, 1) == 2
+
+
+async def test_no_more_calls_at_once_than_allowed(nursery: trio.Nursery) -> None:
+    """The third of two waits, first come first served, and the number can be raised in the middle."""
+    turns = Turns(most=2, patience=1)
+    done, log = trio.Event(), list[str]()
+    for name in "abcd":
+        nursery.start_soon(hold, turns, done, log, name)
+        await wait_all_tasks_blocked()
+    assert log == ["a", "b"]
+    assert turns.under_way == 2
+    turns.overlapped()
+    done.set()
+    await wait_all_tasks_blocked()
+    assert log == ["a", "b", "c", "d"]
+    assert turns.under_way == 0
+
+
+async def test_after_an_overlap_the_next_waits_for_all_that_are_under_way(nursery: trio.Nursery) -> None:
+    """Lowering the number lets running calls finish, and none beside them."""
+    turns = Turns(most=3)
+    first, second = trio.Event(), trio.Event()
+    log = list[str]()
+    nursery.start_soon(hold, turns, first, log, "a")
+    nursery.start_soon(hold, turns, second, log, "b")
+    await wait_all_tasks_blocked()
+    turns.overlapped()
+    nursery.start_soon(hold, turns, second, log, "c")
+    nursery.start_soon(hold, turns, second, log, "d")
+    first.set()
+    await wait_all_tasks_blocked()
+    assert sorted(log) == ["a", "b"]
+    second.set()
+    await wait_all_tasks_blocked()
+    assert len(log) == 4
+
+
+async def test_a_probe_wakes_whoever_waits(nursery: trio.Nursery) -> None:
+    """A raised number is used at once."""
+    turns = Turns(patience=1)
+    turns.overlapped()
+    done, log = trio.Event(), list[str]()
+    for name in "abc":
+        nursery.start_soon(hold, turns, done, log, name)
+    await wait_all_tasks_blocked()
+    assert len(log) == 1
+    turns.went_well()
+    await wait_all_tasks_blocked()
+    assert len(log) == 2
+    done.set()
+
+
+async def test_a_cancelled_waiter_leaves_nothing_behind(nursery: trio.Nursery) -> None:
+    """Its turn goes to the next, and nothing is lost however often that happens."""
+    turns = Turns(most=1)
+    done, log = trio.Event(), list[str]()
+    nursery.start_soon(hold, turns, done, log, "first")
+    await wait_all_tasks_blocked()
+    for _ in range(100):
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            async with turns:
+                pytest.fail("it was not its turn")
+    async with trio.open_nursery() as waiters:
+        for name in "ab":
+            waiters.start_soon(hold, turns, done, log, name)
+        await wait_all_tasks_blocked()
+        waiters.cancel_scope.cancel()
+    done.set()
+    await wait_all_tasks_blocked()
+    assert log == ["first"]
+    async with turns:
+        assert turns.under_way == 1
+    assert turns.under_way == 0
+
+
+async def test_a_second_turn_for_one_task_is_an_error_not_a_deadlock() -> None:
+    """Whoever nests calls learns of it at once."""
+    turns = Turns(most=1)
+    async with turns:
+        with pytest.raises(RuntimeError):
+            await turns.__aenter__()
+
+
+def test_its_repr_says_how_it_stands() -> None:
+    """For a debugger."""
+    turns = Turns()
+    turns.overlapped()
+    assert repr(turns) == "<Turns: 0 of 1 under way, at most 64>"
