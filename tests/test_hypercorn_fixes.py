@@ -16,6 +16,7 @@ import pytest
 import trio
 from hypercorn.config import Config
 from hypercorn.trio import serve
+from trio.testing import MockClock
 
 from trio_worker.web import make_app
 from trio_worker.web.hypercorn_fixes import install
@@ -57,14 +58,14 @@ async def read_all(stream: trio.SocketStream) -> bytes:
     return bytes(received)
 
 
-@pytest.fixture(autouse=True)
-async def impatient_clock(mock_clock: trio.testing.MockClock) -> None:
+@pytest.fixture
+def clock() -> MockClock:
     """Let time jump to the next deadline as soon as nothing moves any more.
 
     Both ends of each connection are in this process: what one has sent the other has, so that a
     hundredth of a second without work means that everybody waits for a clock.
     """
-    mock_clock.autojump_threshold = 0.01
+    return MockClock(autojump_threshold=0.01)
 
 
 @asynccontextmanager
@@ -75,17 +76,17 @@ async def serving(app: Any = None, **options: Any) -> AsyncIterator[Server]:
     app = app or make_app(pushed=send.send_nowait, own_url="http://localhost:8000")
     config = Config.from_mapping(bind=["127.0.0.1:0"], errorlog=None, **options)
     stop = trio.Event()
-    async with trio.open_nursery() as nursery:
-        [url] = await nursery.start(partial(serve, app, config, shutdown_trigger=stop.wait))
-        with trio.fail_after(3_600):
+    with trio.fail_after(3_600):
+        async with trio.open_nursery() as nursery:
+            [url] = await nursery.start(partial(serve, app, config, shutdown_trigger=stop.wait))
             yield Server(int(url.rpartition(":")[2]), receive)
-        stop.set()
+            stop.set()
 
 
 # --- Connections are closed when they should be --------------------------------------------------
 
 
-async def test_connection_close_is_obeyed() -> None:
+async def test_connection_close_is_obeyed(clock: MockClock) -> None:
     """The server closes such a connection right behind its answer."""
     async with serving() as server, await server.connect() as stream:
         start = trio.current_time()
@@ -94,7 +95,7 @@ async def test_connection_close_is_obeyed() -> None:
         assert trio.current_time() - start < 1
 
 
-async def test_an_http_1_0_client_is_not_kept_waiting() -> None:
+async def test_an_http_1_0_client_is_not_kept_waiting(clock: MockClock) -> None:
     """Without a length to go by, the end of the connection is the end of the answer."""
     async with serving() as server, await server.connect() as stream:
         start = trio.current_time()
@@ -104,7 +105,7 @@ async def test_an_http_1_0_client_is_not_kept_waiting() -> None:
 
 
 @pytest.mark.parametrize("requests", [b"", KEEP, KEEP * 3])
-async def test_an_idle_connection_is_closed(requests: bytes) -> None:
+async def test_an_idle_connection_is_closed(requests: bytes, clock: MockClock) -> None:
     """… after hypercorn's `keep_alive_timeout`, whether it has had an answer or not."""
     async with serving(keep_alive_timeout=7) as server, await server.connect() as stream:
         start = trio.current_time()
@@ -113,7 +114,7 @@ async def test_an_idle_connection_is_closed(requests: bytes) -> None:
         assert trio.current_time() - start == pytest.approx(7, abs=1)
 
 
-async def test_an_idle_connection_does_not_hold_up_the_shutdown() -> None:
+async def test_an_idle_connection_does_not_hold_up_the_shutdown(clock: MockClock) -> None:
     """The server ends at once although a client keeps its connection."""
     async with serving(keep_alive_timeout=3_600, graceful_timeout=1_000) as server:
         stream = await server.connect()
@@ -125,9 +126,9 @@ async def test_an_idle_connection_does_not_hold_up_the_shutdown() -> None:
         await read_all(stream)
 
 
-async def test_a_client_that_never_reads_does_not_hold_up_the_shutdown() -> None:
+async def test_a_client_that_never_reads_does_not_hold_up_the_shutdown(clock: MockClock) -> None:
     """It asks and asks until no buffer takes its answers any more; the server ends all the same."""
-    async with serving() as server:
+    async with serving(keep_alive_max_requests=10**6) as server:
         stream = await server.connect()
         with trio.move_on_after(1):  # it is stuck: nobody moves any more, and so the time does
             while True:
@@ -137,7 +138,7 @@ async def test_a_client_that_never_reads_does_not_hold_up_the_shutdown() -> None
     await trio.aclose_forcefully(stream)
 
 
-async def test_a_connection_is_used_again() -> None:
+async def test_a_connection_is_used_again(clock: MockClock) -> None:
     """One after the other, and several at a time (pipelined): each gets its own answer, in order."""
     async with serving() as server, await server.connect() as stream:
         await stream.send_all(KEEP)
@@ -148,7 +149,7 @@ async def test_a_connection_is_used_again() -> None:
         assert [await server.pushed.receive() for _ in range(3)] == [7, 7, 7]
 
 
-async def test_a_slow_body_is_answered_and_closed() -> None:
+async def test_a_slow_body_is_answered_and_closed(clock: MockClock) -> None:
     """Half a body, then silence: 408 and the end of the connection, after two seconds."""
     async with serving() as server, await server.connect() as stream:
         start = trio.current_time()
@@ -157,7 +158,7 @@ async def test_a_slow_body_is_answered_and_closed() -> None:
         assert trio.current_time() - start == pytest.approx(2, abs=1)
 
 
-async def test_a_client_that_hangs_up_behind_its_push_is_heard() -> None:
+async def test_a_client_that_hangs_up_behind_its_push_is_heard(clock: MockClock) -> None:
     """WebBuddy's client has given up and closed before the answer: the worker is told all the same."""
     async with serving() as server:
         for _ in range(20):
@@ -167,7 +168,7 @@ async def test_a_client_that_hangs_up_behind_its_push_is_heard() -> None:
 
 
 @pytest.mark.parametrize("target", ["//api/process-query", "/prefix//api/process-query/"])
-async def test_a_joined_path_arrives_over_the_wire(target: str) -> None:
+async def test_a_joined_path_arrives_over_the_wire(target: str, clock: MockClock) -> None:
     """hypercorn's `--root-path` and FASTAPI_URL's trailing slash, as python-requests sends them."""
     request = (
         f"POST {target} HTTP/1.1\r\nHost: localhost:8001\r\nUser-Agent: python-requests/2.32.5\r\n"
@@ -251,7 +252,7 @@ PACKETS = {
 @pytest.mark.parametrize("act", [send_and_reset, send_and_close, send_and_read, send_half_close_and_read])
 @pytest.mark.parametrize("packet", PACKETS.values(), ids=PACKETS.keys())
 async def test_no_packet_kills_the_server(
-    packet: bytes, act: Callable[[trio.SocketStream, bytes], Awaitable[None]]
+    packet: bytes, act: Callable[[trio.SocketStream, bytes], Awaitable[None]], clock: MockClock
 ) -> None:
     """Whatever a client sends and however it leaves or stays: the next push is answered."""
     async with serving() as server:
@@ -261,7 +262,7 @@ async def test_no_packet_kills_the_server(
 
 
 @pytest.mark.parametrize("packet", PACKETS.values(), ids=PACKETS.keys())
-async def test_no_packet_keeps_a_connection_open(packet: bytes) -> None:
+async def test_no_packet_keeps_a_connection_open(packet: bytes, clock: MockClock) -> None:
     """Whatever a client sends, if it then keeps silent its connection is closed."""
     async with serving() as server, await server.connect() as stream:
         start = trio.current_time()

@@ -7,10 +7,12 @@ import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
+from importlib.metadata import PackageNotFoundError
 
 import httpx
 import pytest
 import trio
+import trio.lowlevel
 
 from trio_worker import transport as transport_module
 from trio_worker.transport import ConnectionStack, open_client
@@ -28,6 +30,7 @@ class Server:
         self.answer = answer
         self.connections = 0
         self.open_now = 0
+        self.changed = trio.Event()
         self.heads: list[bytes] = []
         self.url = ""
 
@@ -40,11 +43,21 @@ class Server:
             pass  # the client cancelled its request, or the answer was to hang up
         finally:
             self.open_now -= 1
+            self.changed.set()
+            self.changed = trio.Event()
+            await trio.aclose_forcefully(stream)
+
+    async def until_open(self, at_most: int) -> None:
+        with trio.fail_after(60):
+            while self.open_now > at_most:
+                await self.changed.wait()
 
     async def _serve(self, stream: trio.SocketStream) -> None:
         data = b""
         async for chunk in stream:
             data += chunk
+            if data.startswith(b"\x16"):  # TLS, of which this server knows nothing
+                return
             while b"\r\n\r\n" in data:
                 head, _, data = data.partition(b"\r\n\r\n")
                 self.heads.append(head)
@@ -58,7 +71,7 @@ async def serve(answer: Answer) -> AsyncIterator[Server]:
         listeners: list[trio.SocketListener] = await nursery.start(
             partial(trio.serve_tcp, server.connection, 0, host="127.0.0.1")
         )
-        server.url = "http://127.0.0.1:%d" % listeners[0].socket.getsockname()[1]
+        server.url = f"http://127.0.0.1:{listeners[0].socket.getsockname()[1]}"
         yield server
         nursery.cancel_scope.cancel()
 
@@ -179,9 +192,42 @@ async def test_a_connection_that_was_idle_for_long_is_not_used_again(
             await client.get("/")
         assert server.connections == 3
         assert stack_of(client).idle == 1
-        with trio.fail_after(60):
-            while server.open_now > 1:
-                await trio.sleep(0)
+        await server.until_open(1)
+
+
+async def test_idle_connections_that_nobody_needs_any_more_are_closed(autojump_clock: object) -> None:
+    """After a burst, those at the bottom of the stack do not stay for ever."""
+
+    class Connection(httpx.MockTransport):
+        def __init__(self) -> None:
+            super().__init__(lambda request: httpx.Response(200))
+            opened.append(self)
+
+        async def aclose(self) -> None:
+            await trio.lowlevel.checkpoint()
+            closed.append(self)
+
+    opened: list[Connection] = []
+    closed: list[Connection] = []
+
+    async def ask() -> httpx.Response:
+        return await stack.handle_async_request(httpx.Request("GET", "http://webbuddy/"))
+
+    async def read(response: httpx.Response) -> None:
+        assert isinstance(response.stream, httpx.AsyncByteStream)
+        async for chunk in response.stream:
+            assert chunk == b""
+        await response.stream.aclose()
+
+    stack = ConnectionStack(Connection)
+    for response in [await ask() for _ in range(5)]:
+        await read(response)
+    for _ in range(3):  # one call each two seconds needs one of the five
+        await trio.sleep(2)
+        await read(await ask())
+    assert len(opened) == 5
+    assert closed == opened[:4]
+    assert stack.idle == 1
 
 
 def test_connections_are_kept_for_less_than_servers_keep_them() -> None:
@@ -213,7 +259,7 @@ async def test_churn_with_cancel_scopes_loses_no_connection() -> None:
 
     The same with httpx's own pool of ten connections leaves it unusable for good.
     """
-    rng = random.Random(7)
+    rng = random.Random(7)  # noqa: S311 - when to cancel, no secret
     turns = Turns(most=10)
 
     async def answer_slowly(head: bytes, stream: trio.SocketStream) -> None:
@@ -286,9 +332,7 @@ async def test_closing_the_client_closes_its_connections() -> None:
                 await stack_of(client).aclose()
                 await response.aread()
             assert stack_of(client).idle == 0
-        with trio.fail_after(60):
-            while server.open_now:
-                await trio.sleep(0)
+        await server.until_open(0)
 
 
 async def test_an_answer_without_an_end_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -306,6 +350,44 @@ async def test_an_answer_without_an_end_is_given_up(monkeypatch: pytest.MonkeyPa
         assert stack_of(client).idle == 0
         server.answer = answer_ok
         assert (await client.get("/")).json() == {}
+
+
+async def test_a_connection_is_given_back_once() -> None:
+    """However often its answer is closed, it waits for one request, not for two."""
+    stack = ConnectionStack(lambda: httpx.MockTransport(lambda request: httpx.Response(200)))
+    response = await stack.handle_async_request(httpx.Request("GET", "http://webbuddy/"))
+    assert isinstance(response.stream, httpx.AsyncByteStream)
+    assert b"".join([chunk async for chunk in response.stream]) == b""
+    assert stack.idle == 0
+    await response.stream.aclose()
+    await response.stream.aclose()
+    assert stack.idle == 1
+
+
+async def test_an_answer_that_breaks_off_leaves_no_connection() -> None:
+    """The error comes through as it is."""
+
+    class Broken(httpx.AsyncByteStream):
+        async def __aiter__(self) -> AsyncIterator[bytes]:
+            yield b"{"
+            raise httpx.ReadError("reset by peer")
+
+    stack = ConnectionStack(lambda: httpx.MockTransport(lambda request: httpx.Response(200, stream=Broken())))
+    async with httpx.AsyncClient(transport=stack) as client:
+        with pytest.raises(httpx.ReadError, match="reset by peer"):
+            await client.get("http://webbuddy/")
+    assert stack.idle == 0
+
+
+async def test_a_checkout_that_was_not_installed_can_call_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a version, the user agent goes without."""
+
+    def unknown(name: str) -> str:
+        raise PackageNotFoundError
+
+    monkeypatch.setattr(transport_module, "version", unknown)
+    async with open_client("http://webbuddy") as client:
+        assert client.headers["User-Agent"] == "trio-worker"
 
 
 async def test_a_broken_answer_is_said_as_such() -> None:

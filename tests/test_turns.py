@@ -54,6 +54,16 @@ def test_an_overlap_while_probing_makes_the_patience_four_times_longer() -> None
         assert turns.at_once == 1
 
 
+def test_an_overlap_starts_the_count_afresh() -> None:
+    """Good calls from before it do not count towards the next probe."""
+    turns = Turns()
+    turns.overlapped()
+    good(turns, 64 + 63)
+    turns.overlapped()  # at 2: patience 256
+    assert good(turns, 255) == 1
+    assert good(turns, 1) == 2
+
+
 def test_once_at_the_most_again_the_patience_is_as_at_first() -> None:
     """A failed probe of long ago does not count."""
     turns = Turns(most=4, patience=8)

@@ -47,7 +47,7 @@ class Consumer:
 
     async def run(self) -> None:
         """Work on queries, one at a time, until the intake is closed."""
-        with self.wakeups.listen() as listener:
+        with self.stop.after_a_crash(), self.wakeups.listen() as listener:
             while (claim := await self.intake.next(listener)) is not None:
                 with structlog.contextvars.bound_contextvars(query=claim.query.id):
                     await self.work(claim)

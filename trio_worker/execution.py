@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable
 from functools import partial
@@ -118,7 +119,7 @@ class Attempt:
                 answer = await self._call()
         except BaseException as problem:  # noqa: BLE001, ASYNC103 - SystemExit, a stray Cancelled: live on
             error = problem
-        self.outcome = self._outcome(answer, error)
+        self.outcome = self._outcome_of(answer, error)
         if self.left:
             self.execution.left_behind.tasks -= 1
             log.warning("a handler that was left behind has ended", query=self.query.id)
@@ -142,7 +143,14 @@ class Attempt:
         if handler.is_async:
             return await handler.function(self.query, self.ctx)
         self.thread = _Thread(partial(handler.function, self.query, self.ctx), self._thread_ended)
-        return await trio.to_thread.run_sync(self.thread.run, abandon_on_cancel=True, limiter=_threads)
+        (answer,) = await trio.to_thread.run_sync(self.thread.run, abandon_on_cancel=True, limiter=_threads)
+        return answer
+
+    def _outcome_of(self, answer: object, error: BaseException | None) -> Outcome:
+        try:
+            return self._outcome(answer, error)
+        except Exception as problem:  # noqa: BLE001 - its __str__ or __class__ is the handler's code, too
+            return self._raised(problem)
 
     def _outcome(self, answer: object, error: BaseException | None) -> Outcome:
         if self.interrupted or _cancelled_from_outside():
@@ -187,6 +195,8 @@ class Attempt:
         if answer is None:
             return self._bad_answer("no_answer")
         if not isinstance(answer, str):
+            if inspect.iscoroutine(answer):
+                answer.close()  # somebody forgot to await; no warning beside our own line
             return self._bad_answer("wrong_answer", type=type(answer).__name__)
         text = clean(answer)
         return Done(self._fit(text)) if text else self._bad_answer("empty_answer")
@@ -231,9 +241,10 @@ class _Thread:
         self.running = True
         self.left = False
 
-    def run(self) -> object:
+    def run(self) -> tuple[object]:
         try:
-            return self._function()
+            # In a tuple: for a coroutine, Trio would raise a TypeError of its own.
+            return (self._function(),)
         finally:
             try:
                 self._token.run_sync_soon(self._note_end)

@@ -77,6 +77,7 @@ class Intake:
         self._waits: set[trio.CancelScope] = set()
         self._claims: set[trio.CancelScope] = set()
         self._outage: WebBuddyError | None = None
+        self._told: set[type[WebBuddyError]] = set()
         self._over = trio.Event()
         self._closed = False
 
@@ -91,7 +92,9 @@ class Intake:
         for scope in self._waits:
             scope.cancel()
         for scope in self._claims:
-            scope.deadline = min(scope.deadline, self._stop.work_until)
+            # Not `work_until`: that is now when the stop is hurried, and the query of a claim whose
+            # answer nobody waits for is lost.
+            scope.deadline = min(scope.deadline, self._stop.leave_until)
 
     async def next(self, listener: trio.MemoryReceiveChannel[None]) -> Claim | None:
         """Wait for the next query and claim it.
@@ -147,13 +150,17 @@ class Intake:
                 return claim
         finally:
             self._outage = None
+            self._told.clear()
             self._over.set()
 
     def _note(self, error: WebBuddyError) -> None:
-        """Say it once on the way down, and again only when the reason is of another kind."""
+        """Say it once on the way down, and again only when there is something else to do about it."""
         if isinstance(error, AccessDenied) and not self._webbuddy.logged_in:
             raise error
-        if type(self._outage) is not type(error):
+        # A proxy's 502 and a plain 500 take turns while a server comes up: that is one outage.
+        kind = Unavailable if isinstance(error, Unavailable) else type(error)
+        if kind not in self._told:
+            self._told.add(kind)
             log.warning("no query can be claimed; trying again", reason=str(error))
         if self._outage is None:
             self._over = trio.Event()
@@ -166,35 +173,39 @@ class Intake:
 
     async def _claim(self) -> Claim | None:
         try:
-            query, rung = await self._through_busy()
+            return await self._through_busy()
         except BaseException:
             self._wakeups.failed()
             raise
-        if query is None:
-            self._wakeups.found_nothing(rung)
-            return None
-        announced = self._announced.take(query.id)
-        self._wakeups.found(announced=announced)
-        return Claim(query=query, source="push" if announced else "poll", at=trio.current_time())
 
-    async def _through_busy(self) -> tuple[Query | None, int]:
+    async def _through_busy(self) -> Claim | None:
         """Claim; the plain 500s of a busy SQLite are no outage: repeat shortly, and quietly."""
         pauses = Backoff(first=0.05, most=1.0)
         for _ in range(BUSY_TRIES - 1):
-            rung = self._wakeups.newest
             try:
-                return await self._seen_through(), rung
+                return await self._ask()
             except Busy as busy:
                 log.debug("claim met a plain 500", reason=str(busy))
             await trio.sleep(pauses.next())
-        rung = self._wakeups.newest
-        return await self._seen_through(), rung
+        return await self._ask()
+
+    async def _ask(self) -> Claim | None:
+        """Send one claim, and draw from its answer what there is to know of the queue."""
+        rung, times_empty = self._wakeups.newest, self._announced.times_empty
+        query = await self._seen_through()
+        if query is None:
+            if self._wakeups.found_nothing(rung):
+                self._announced.found_empty()
+            return None
+        named, up_to_date = self._announced.take(query.id, times_empty)
+        self._wakeups.found(announced=up_to_date)
+        return Claim(query=query, source="push" if named else "poll", at=trio.current_time())
 
     async def _seen_through(self) -> Query | None:
         # A claim that is cancelled half-way may have been carried out: its query would be nobody's.
         with trio.move_on_after(self._claim_limit, shield=True) as scope:
             if self._closed:
-                scope.deadline = min(scope.deadline, self._stop.work_until)
+                scope.deadline = min(scope.deadline, self._stop.leave_until)
             self._claims.add(scope)
             try:
                 return await self._webbuddy.claim_next()

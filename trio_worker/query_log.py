@@ -30,7 +30,8 @@ GATHER = 0.25  # seconds
 GROWTH = 1.5
 
 MOST_LINE = 4_000  # characters of one line
-MOST_HALF = 16_000  # characters of the first, and of the last, lines of one entry
+MOST_HALF = 16_000  # characters of the first, and of the last, lines of one entry, with their times
+SEPARATOR = " · "  # not a newline: WebBuddy's page collapses those
 
 
 class QueryLog:
@@ -58,6 +59,7 @@ class QueryLog:
         self._closed = trio.Event()
         self._closed_at: float | None = None
         self._entry: str | None = None  # given out and not yet known to have arrived
+        self._entry_lines = 0
         self._count = 0
         self._not_before = began
         self._open = True
@@ -107,9 +109,15 @@ class QueryLog:
             self._entry = self._take()
         return self._entry
 
+    @property
+    def unsent_lines(self) -> int:
+        """How many lines have not arrived, or are not known to have."""
+        return self._entry_lines + self._lines.count
+
     def sent(self) -> None:
         """The entry given out last has arrived, or never will."""
         self._entry = None
+        self._entry_lines = 0
         self._count += 1
         late = self._count - PROMPT_ENTRIES
         self._not_before = trio.current_time() + (GATHER if late < 0 else GROWTH**late)
@@ -128,6 +136,7 @@ class QueryLog:
     def _take(self) -> str | None:
         with self._lock:
             lines, self._lines = self._lines, _Lines()
+        self._entry_lines = lines.count
         return lines.joined(self._phrases) if lines else None
 
     def _wake(self) -> None:
@@ -156,18 +165,23 @@ class _Lines:
     def __bool__(self) -> bool:
         return bool(self.first)
 
+    @property
+    def count(self) -> int:
+        """How many lines were added."""
+        return len(self.first) + len(self.last) + self.left_out
+
     def add(self, time: str, line: str) -> None:
         """Append a line; when there are too many, the middle ones go."""
         if len(line) > MOST_LINE:
             line = line[:MOST_LINE] + "…"
-        if not self.last and self.first_size + len(line) <= MOST_HALF:
+        if not self.last and self.first_size + _size(time, line) <= MOST_HALF:
             self.first.append((time, line))
-            self.first_size += len(line)
+            self.first_size += _size(time, line)
             return
         self.last.append((time, line))
-        self.last_size += len(line)
+        self.last_size += _size(time, line)
         while self.last_size > MOST_HALF:
-            self.last_size -= len(self.last.popleft()[1])
+            self.last_size -= _size(*self.last.popleft())
             self.left_out += 1
 
     def joined(self, phrases: Phrases) -> str:
@@ -178,5 +192,8 @@ class _Lines:
         if self.left_out:
             parts.append(phrases.left_out.format(count=self.left_out))
         parts += [f"{time} {line}" for time, line in self.last]
-        # Not by newlines: WebBuddy's page collapses them.
-        return " · ".join(parts)
+        return SEPARATOR.join(parts)
+
+
+def _size(time: str, line: str) -> int:
+    return len(time) + 1 + len(line) + len(SEPARATOR)

@@ -118,27 +118,33 @@ class Delivery:
 
     def shorten(self) -> None:
         """Set the time by which the log must be through."""
-        deadline = self._all.stop.end - (self._all.stop.end - self._all.stop.work_until) / 3
+        stop = self._all.stop
+        if stop.asked.is_set():
+            leave_for_report = (stop.end - stop.work_until) / 3
+            self._ship_until(stop.end - leave_for_report)
         if self._log.closed_at is not None:
-            deadline = min(deadline, self._log.closed_at + LOG_PATIENCE)
+            self._ship_until(self._log.closed_at + LOG_PATIENCE)
+
+    def _ship_until(self, deadline: float) -> None:
         self._shipping.deadline = min(self._shipping.deadline, deadline)
 
     async def run(self) -> None:
         """Ship and report. Cancelled, it still tries to the end of the stop, then gives up loudly."""
-        try:
-            await self._deliver()
-        except trio.Cancelled:
-            self._all.stop.hurry()
-            with trio.move_on_at(self._all.stop.end, shield=True) as scope:
+        with self._all.stop.after_a_crash():
+            try:
                 await self._deliver()
-            if scope.cancelled_caught:
-                log.error(
-                    "stopped before WebBuddy has heard how the query ended: it stays in_progress there",
-                    outcome=type(self.outcome).__name__,
-                )
-            raise
-        finally:
-            self._all.leave(self)
+            except trio.Cancelled:
+                self._all.stop.hurry()
+                with trio.move_on_at(self._all.stop.end, shield=True) as scope:
+                    await self._deliver()
+                if scope.cancelled_caught:
+                    log.error(
+                        "stopped before WebBuddy has heard how the query ended: it stays in_progress there",
+                        outcome=type(self.outcome).__name__,
+                    )
+                raise
+            finally:
+                self._all.leave(self)
 
     async def _deliver(self) -> None:
         self._shipping = trio.CancelScope()
@@ -146,7 +152,9 @@ class Delivery:
         with self._shipping:
             await self._ship()
         if self._shipping.cancelled_caught:
-            log.warning("log entries were dropped: WebBuddy did not take them in time")
+            log.warning(
+                "log entries were dropped: WebBuddy did not take them in time", lines=self._log.unsent_lines
+            )
         await self._report()
 
     async def _ship(self) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 
 import structlog
 import trio
@@ -24,6 +24,7 @@ __all__ = ["Pushes", "run_service"]
 
 log = structlog.get_logger(__name__)
 
+CLAIM_MARGIN = 1.0  # seconds; a call ends by itself after twice the limit, one half of it for its turn
 SPARE_REPORTS = 64  # ended queries that may wait to be reported, beside one for each consumer
 
 
@@ -99,7 +100,7 @@ async def run_service(
             announced=pushes.announced,
             room=deliveries.room,
             stop=stop,
-            claim_limit=settings.request_timeout * 2,  # the first half of it for its turn
+            claim_limit=settings.request_timeout * 2 + CLAIM_MARGIN,
         )
         execution = Execution(
             handler=handler,
@@ -122,10 +123,9 @@ async def run_service(
         clocks.start_soon(tick, pushes.wakeups, settings.polling_interval)
         clocks.start_soon(look_again, pushes.wakeups)
         clocks.start_soon(_keep_to, stop, intake, execution, deliveries, delivery_nursery)
-        with _hurrying_after_a_crash(stop):
-            async with trio.open_nursery() as consumer_nursery:
-                for _ in range(consumers):
-                    consumer_nursery.start_soon(consumer.run)
+        async with trio.open_nursery() as consumer_nursery:
+            for _ in range(consumers):
+                consumer_nursery.start_soon(consumer.run)
 
 
 @asynccontextmanager
@@ -146,7 +146,14 @@ async def _keep_to(
         deliveries.close()
         delivery_nursery.cancel_scope.deadline = stop.end
 
-    await stop.asked.wait()
+    try:
+        await stop.asked.wait()
+    except trio.Cancelled:
+        # From outside, or after a crash. Everybody else is being cancelled as well, but a claim under
+        # its shield has to learn that its time has become short.
+        stop.hurry()
+        keep()
+        raise
     log.info("stopping: no new query is taken", grace_seconds=stop.grace)
     keep()
     with trio.move_on_at(stop.work_until):
@@ -157,13 +164,3 @@ async def _keep_to(
     await stop.hurried.wait()
     keep()
     execution.interrupt(stop.leave_until)
-
-
-@contextmanager
-def _hurrying_after_a_crash(stop: Stop) -> Iterator[None]:
-    """Give every part its deadline when one of them has crashed, so that none holds the others up."""
-    try:
-        yield
-    except BaseException:
-        stop.hurry()
-        raise

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 
+import structlog
 import trio
 
+from trio_worker.errors import WorkerError
+
 __all__ = ["Stop", "last_resort"]
+
+log = structlog.get_logger(__name__)
 
 HURRY = 2.0  # seconds that "now" leaves for putting queries back
 LAST_MOMENT = 0.1  # seconds after the end in which what has been cancelled there unwinds
@@ -23,6 +28,8 @@ class Stop:
           │ no new query             │ handlers are    │ handlers that    │ nothing
           │ running ones go on       │ cancelled, put  │ swallow that are │ is waited
           │                          │ back, reported  │ left behind      │ for
+
+    A claim under way at ``ask()`` is seen through, at the longest until ``leave_until``.
 
     Args:
         grace: Seconds from the stop signal to the exit.
@@ -53,6 +60,25 @@ class Stop:
         self._plan(trio.current_time(), min(HURRY, self.reserve))
         self.hurried.set()
         self.asked.set()
+
+    @contextmanager
+    def after_a_crash(self) -> Iterator[None]:
+        """Around the whole of a task: when that crashes, every other part has to end at once.
+
+        Not around the nursery of the tasks: an exception leaves that only when the last of them is
+        gone, and one that sees a claim through takes its time.
+        """
+        try:
+            yield
+        except trio.Cancelled:
+            raise
+        except BaseException as error:
+            if not isinstance(error, WorkerError):
+                # Here already: a handler that can't be stopped would keep the traceback in this
+                # process until that is ended by force.
+                log.critical("a part of the service has crashed: this is a bug", exc_info=error)
+            self.hurry()
+            raise
 
     def _plan(self, work_until: float, reserve: float) -> None:
         # Only ever sooner: a hurry near the end of the grace must not prolong it.

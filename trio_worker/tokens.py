@@ -205,7 +205,6 @@ class TokenAuth(httpx.Auth):
         if status == 401 or (status in (400, 403) and is_json(answer)):
             raise self._remembered(_refusal_message(answer, username, password), status)
         _raise_if_for_later(answer)
-        self._refresh = None  # of the log-in before, perhaps of another account
         token = self._take(answer, asked, longest_life=math.inf)
         if token is None:
             raise Unavailable(

@@ -10,6 +10,7 @@ import ssl
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from importlib.metadata import PackageNotFoundError, version
 from urllib.request import getproxies, proxy_bypass
@@ -193,22 +194,15 @@ async def _close(connection: httpx.AsyncBaseTransport) -> None:
 
 async def _connection_maker(url: httpx.URL) -> Callable[[], httpx.AsyncBaseTransport]:
     """Find out once, for all connections, by which proxy and with which certificates."""
-    proxy = _environment_proxy(url)
+    address = _environment_proxy(url)
+    through_tls = address is not None and httpx.URL(address).scheme == "https"
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # trusts nobody
-    if "https" in (url.scheme, httpx.URL(proxy or "").scheme):
+    if url.scheme == "https" or through_tls:
         # Reads the certificate authorities' file: 20 ms. `SSL_CERT_FILE` is heeded.
         context = await trio.to_thread.run_sync(httpx.create_ssl_context)
-
-    def open_connection() -> httpx.AsyncBaseTransport:
-        return httpx.AsyncHTTPTransport(
-            verify=context,
-            proxy=None if proxy is None else httpx.Proxy(proxy, ssl_context=context),
-            limits=httpx.Limits(
-                max_connections=1, max_keepalive_connections=1, keepalive_expiry=KEEP_ALIVE_SECONDS
-            ),
-        )
-
-    return open_connection
+    proxy = httpx.Proxy(address, ssl_context=context if through_tls else None) if address else None
+    limits = httpx.Limits(max_connections=1, max_keepalive_connections=1, keepalive_expiry=KEEP_ALIVE_SECONDS)
+    return partial(httpx.AsyncHTTPTransport, verify=context, proxy=proxy, limits=limits)
 
 
 def _environment_proxy(url: httpx.URL) -> str | None:

@@ -65,27 +65,32 @@ class _Watch:
         while not self.stopping.wait(PAUSE):
             asked = time.monotonic()
             self.answered.clear()
+            if self.stopping.is_set():
+                return  # else `stop` may have come just before `clear`, and the loop waits for us
             try:
                 self.token.run_sync_soon(self.answered.set)
             except trio.RunFinishedError:
                 return
             if not self.answered.wait(TOLERANCE):
                 self.name_it()
-                self.answered.wait(LONGEST_WAIT)
-                log.warning("the event loop runs again", blocked_seconds=round(time.monotonic() - asked, 1))
+                if self.answered.wait(LONGEST_WAIT):
+                    seconds = round(time.monotonic() - asked, 1)
+                    log.warning("the event loop runs again", blocked_seconds=seconds)
 
     def name_it(self) -> None:
         frames = _frames(self.loop_thread)
         attempt = _attempt_in(frames)
-        if attempt is None:
+        own = _own_frame(frames, self.handler)
+        if attempt is None and own is None:
             log.warning("the event loop stands still", at=_place(frames[0]) if frames else "unknown")
             return
         log.error(
             "the handler blocks the whole worker: make it a plain def, or use trio.to_thread.run_sync",
             handler=self.handler.path,
-            at=_place(_own_frame(frames, self.handler)),
+            at=_place(own or frames[0]),
             inside=_place(frames[0]),
-            query=attempt.query.id,
+            # Not known in a task of the handler's own nursery.
+            query=attempt.query.id if attempt is not None else None,
         )
 
 
@@ -107,12 +112,9 @@ def _attempt_in(frames: list[FrameType]) -> execution.Attempt | None:
     return None
 
 
-def _own_frame(frames: list[FrameType], handler: Handler) -> FrameType:
+def _own_frame(frames: list[FrameType], handler: Handler) -> FrameType | None:
     """The innermost line of the handler's own file: what its author has to change."""
-    for frame in frames:
-        if frame.f_code.co_filename == handler.file:
-            return frame
-    return frames[0]
+    return next((frame for frame in frames if frame.f_code.co_filename == handler.file), None)
 
 
 def _place(frame: FrameType) -> str:

@@ -308,10 +308,12 @@ class WebBuddyClient:
 
     async def _judged(self, request: httpx.Request) -> Any:
         try:
-            response = await self._answer(request)
-            data = judge(response)
+            data = judge(await self._answer(request))
         except Busy:
             self.turns.overlapped()
+            raise
+        except Refused:  # an answer like any other; an empty queue's 404 is one
+            self.turns.went_well()
             raise
         self.turns.went_well()
         return data

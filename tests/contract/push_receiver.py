@@ -50,8 +50,9 @@ class PushReceiver:
     )
 
     async def next(self) -> Push:
-        """Wait for the next push."""
-        return await self._arrived[1].receive()
+        """Wait for the next push, a minute at most."""
+        with trio.fail_after(60):
+            return await self._arrived[1].receive()
 
     async def answer(self, stream: trio.SocketStream) -> None:
         """Answer the requests of one connection."""
@@ -90,6 +91,6 @@ async def receive_pushes() -> AsyncIterator[PushReceiver]:
     (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
     receiver.url = f"http://127.0.0.1:{listener.socket.getsockname()[1]}"
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(trio.serve_listeners, receiver.answer, [listener])
+        await nursery.start(trio.serve_listeners, receiver.answer, [listener])
         yield receiver
         nursery.cancel_scope.cancel()

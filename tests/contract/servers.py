@@ -175,7 +175,8 @@ async def external_server() -> AsyncIterator[Server]:
         async with server.client(account) as api:
             await _empty_queue(api)
             me = (await api.get("/api/users/me/")).json()
-        yield attrs.evolve(server, project=me.get("project") or 1)
+            yield attrs.evolve(server, project=me.get("project") or 1)
+            await _empty_queue(api)
 
 
 async def _empty_queue(api: httpx.AsyncClient) -> None:

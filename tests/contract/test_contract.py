@@ -91,7 +91,7 @@ async def test_tokens_say_when_they_end(server: Server) -> None:
     assert jwt.get_unverified_header(tokens["access"])["alg"] == "HS256"
 
 
-@pytest.mark.usefixtures("backstage")
+@pytest.mark.usefixtures("ours_only")
 async def test_tokens_live_a_day_and_a_week(server: Server) -> None:
     """Access tokens live 24 h and refresh tokens 7 days."""
     tokens = await server.log_in(server.service)
@@ -131,7 +131,7 @@ async def test_refresh(server: Server, anonymous: httpx.AsyncClient) -> None:
     assert (await anonymous.get("/api/users/me/", headers=bearer(access))).status_code == 200
 
 
-@pytest.mark.usefixtures("backstage")
+@pytest.mark.usefixtures("ours_only")
 async def test_refresh_token_stays_good(server: Server, anonymous: httpx.AsyncClient) -> None:
     """Without rotation the answer has no ``refresh``, and the old one is good for more."""
     body = {"refresh": (await server.log_in(server.service))["refresh"]}
@@ -155,7 +155,7 @@ async def test_refresh_with_access_token(server: Server, anonymous: httpx.AsyncC
     assert (answer.status_code, answer.json()["code"]) == (401, "token_not_valid")
 
 
-@pytest.mark.usefixtures("backstage")
+@pytest.mark.usefixtures("ours_only")
 async def test_refresh_with_expired_token(server: Server, anonymous: httpx.AsyncClient) -> None:
     """An expired refresh token is 401 and says so."""
     claims = claims_of((await server.log_in(server.service))["refresh"])
@@ -165,7 +165,7 @@ async def test_refresh_with_expired_token(server: Server, anonymous: httpx.Async
     assert answer.json() == {"detail": "Token is expired", "code": "token_not_valid"}
 
 
-@pytest.mark.usefixtures("backstage")
+@pytest.mark.usefixtures("ours_only")
 async def test_refresh_for_a_deleted_account(server: Server, anonymous: httpx.AsyncClient) -> None:
     """The server breaks: 500 with a page."""
     claims = claims_of((await server.log_in(server.service))["refresh"])
@@ -237,7 +237,7 @@ async def test_token_signed_by_somebody_else(server: Server, anonymous: httpx.As
     assert_token_not_valid(await anonymous.post(CLAIM, headers=bearer(forged)))
 
 
-@pytest.mark.usefixtures("backstage")
+@pytest.mark.usefixtures("ours_only")
 async def test_expired_access_token(server: Server, anonymous: httpx.AsyncClient) -> None:
     """An expired token is 401 ``token_not_valid``."""
     claims = claims_of((await server.log_in(server.service))["access"])
@@ -247,7 +247,7 @@ async def test_expired_access_token(server: Server, anonymous: httpx.AsyncClient
     assert answer.json()["messages"][0]["message"] == "Token is expired"
 
 
-@pytest.mark.usefixtures("backstage")
+@pytest.mark.usefixtures("ours_only")
 async def test_token_of_a_deleted_account(server: Server, anonymous: httpx.AsyncClient) -> None:
     """The account is gone: 401 ``user_not_found``."""
     claims = claims_of((await server.log_in(server.service))["access"])
@@ -291,7 +291,7 @@ async def test_claim(server: Server, api: httpx.AsyncClient) -> None:
     assert (await read(api, number))["status"] == "in_progress"
 
 
-@pytest.mark.usefixtures("backstage")
+@pytest.mark.usefixtures("ours_only")
 async def test_claim_has_more_keys(server: Server, api: httpx.AsyncClient) -> None:
     """Current servers send more than is documented, and times with their offset."""
     await create(api, server)
@@ -384,7 +384,7 @@ async def test_ordinary_account_sees_its_own_project(
     assert (foreign.status_code, foreign.json().keys()) == (404, {"detail"})
 
 
-@pytest.mark.usefixtures("backstage")
+@pytest.mark.usefixtures("ours_only")
 async def test_service_account_sees_all_projects(api: httpx.AsyncClient) -> None:
     """It gets every project's queries."""
     for project in (2, 1):
@@ -407,7 +407,7 @@ async def test_report(server: Server, api: httpx.AsyncClient, status: str) -> No
         assert (query["id"], query["status"], query["answer_text"]) == (number, status, "Готово\nвсё")
 
 
-@pytest.mark.usefixtures("backstage")
+@pytest.mark.usefixtures("ours_only")
 @pytest.mark.parametrize("value", ["2025-11-11T12:05:00Z", "nonsense", None])
 async def test_query_finished_is_read_only(server: Server, api: httpx.AsyncClient, value: object) -> None:
     """``query_finished`` is accepted, whatever it is, and ignored."""
@@ -611,7 +611,7 @@ async def test_logs_are_posted(api: httpx.AsyncClient) -> None:
 # Creating.
 
 
-@pytest.mark.usefixtures("backstage")
+@pytest.mark.usefixtures("ours_only")
 async def test_create(api: httpx.AsyncClient) -> None:
     """A new query is queued, its author is the account, its text is stripped."""
     answer = await api.post(
@@ -658,6 +658,7 @@ async def test_list_has_pages_of_50(server: Server, api: httpx.AsyncClient) -> N
     second = (await api.get(first["next"])).json()
     assert (second["count"], second["next"]) == (51, None)
     assert [entry["log_data"] for entry in second["results"]] == ["entry 50"]
+    assert second["previous"].endswith("/logs/")
     assert (await api.get(second["previous"])).json() == first
 
 
@@ -694,7 +695,7 @@ async def test_by_status(server: Server, api: httpx.AsyncClient) -> None:
         assert {query["status"] for query in answer["results"]} == {status}
 
 
-@pytest.mark.usefixtures("backstage")
+@pytest.mark.usefixtures("ours_only")
 async def test_by_status_keeps_its_status_over_pages(api: httpx.AsyncClient) -> None:
     """The address of the next page carries the status along."""
     for _ in range(51):
@@ -709,7 +710,7 @@ async def test_by_status_keeps_its_status_over_pages(api: httpx.AsyncClient) -> 
 # What is not the API, or not as the API wants it.
 
 
-@pytest.mark.usefixtures("backstage")
+@pytest.mark.usefixtures("ours_only")
 @pytest.mark.parametrize("path", ["/api/nothing/", "/nothing", "/api/queries/claim_next", "/api/users/me"])
 async def test_paths_that_are_not_there(api: httpx.AsyncClient, path: str) -> None:
     """An unknown path, or a missing slash, is a matter of the page: 200 HTML, or 405 and empty."""
@@ -725,7 +726,7 @@ async def test_the_page_needs_no_token(anonymous: httpx.AsyncClient) -> None:
     assert is_html(await anonymous.get("/"))
 
 
-@pytest.mark.usefixtures("backstage")
+@pytest.mark.usefixtures("ours_only")
 async def test_html_is_not_acceptable(api: httpx.AsyncClient, anonymous: httpx.AsyncClient) -> None:
     """Who accepts HTML only gets 406, as JSON, before the token is looked at."""
     for client in (api, anonymous):
@@ -759,7 +760,7 @@ async def test_body_that_is_no_json(server: Server, api: httpx.AsyncClient, body
     assert (answer.status_code, answer.json().keys()) == (400, {"detail"})
 
 
-@pytest.mark.usefixtures("backstage")
+@pytest.mark.usefixtures("ours_only")
 @pytest.mark.parametrize(("size", "status"), [(BODY_LIMIT, 200), (BODY_LIMIT + 1, 400)])
 async def test_body_limit(server: Server, api: httpx.AsyncClient, size: int, status: int) -> None:
     """2 621 440 bytes are taken; one more is 400 with a page, not JSON."""
@@ -770,7 +771,7 @@ async def test_body_limit(server: Server, api: httpx.AsyncClient, size: int, sta
     assert (answer.status_code, is_html(answer)) == (status, status == 400)
 
 
-@pytest.mark.usefixtures("backstage")
+@pytest.mark.usefixtures("ours_only")
 async def test_cyrillic_counts_in_utf_8(server: Server, api: httpx.AsyncClient) -> None:
     """UTF-8 takes 2 bytes a letter: a text fits that would not as ``\\uXXXX`` escapes."""
     number = await create(api, server)
@@ -783,7 +784,7 @@ async def test_cyrillic_counts_in_utf_8(server: Server, api: httpx.AsyncClient) 
     assert answer.status_code == 400
 
 
-@pytest.mark.usefixtures("backstage")
+@pytest.mark.usefixtures("ours_only")
 async def test_host_that_is_not_allowed(api: httpx.AsyncClient) -> None:
     """A host name that the server does not know is 400 with a page."""
     answer = await api.post(CLAIM, headers={"Host": "webbuddy:8000"})
@@ -799,7 +800,7 @@ async def test_every_answer_is_dated(api: httpx.AsyncClient) -> None:
 # Languages.
 
 
-@pytest.mark.usefixtures("backstage")
+@pytest.mark.usefixtures("ours_only")
 @pytest.mark.parametrize(
     ("wish", "text"),
     [
@@ -818,7 +819,7 @@ async def test_language(anonymous: httpx.AsyncClient, wish: str | None, text: st
     assert (await anonymous.post(CLAIM, headers=headers)).json() == {"detail": text}
 
 
-@pytest.mark.usefixtures("backstage")
+@pytest.mark.usefixtures("ours_only")
 @pytest.mark.parametrize(
     ("method", "path", "body", "russian", "english"),
     [

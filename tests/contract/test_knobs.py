@@ -22,17 +22,19 @@ LOGIN = {"username": "worker", "password": "secret"}
 @asynccontextmanager
 async def in_process(webbuddy: WebBuddy) -> AsyncIterator[httpx.AsyncClient]:
     """Run it, and reach it without a socket."""
-    async with webbuddy.running():
-        async with httpx.AsyncClient(transport=webbuddy.transport(), base_url=webbuddy.url) as client:
-            yield client
+    client = httpx.AsyncClient(transport=webbuddy.transport(), base_url=webbuddy.url)
+    async with webbuddy.running(), client:
+        yield client
 
 
 @asynccontextmanager
 async def on_a_socket(webbuddy: WebBuddy) -> AsyncIterator[httpx.AsyncClient]:
     """Run it, and reach it through a socket."""
-    async with serve_webbuddy(webbuddy) as url:
-        async with httpx.AsyncClient(base_url=url, timeout=30, verify=False, trust_env=False) as client:
-            yield client
+    async with (
+        serve_webbuddy(webbuddy) as url,
+        httpx.AsyncClient(base_url=url, trust_env=False, timeout=60) as client,
+    ):
+        yield client
 
 
 @pytest.fixture
@@ -50,8 +52,11 @@ async def client(request: pytest.FixtureRequest, webbuddy: WebBuddy) -> AsyncIte
 
 
 @pytest.fixture
-async def virtual(autojump_clock: trio.testing.MockClock) -> AsyncIterator[Virtual]:
-    """A WebBuddy in virtual time, and a client that is logged in there."""
+async def virtual() -> AsyncIterator[Virtual]:
+    """A WebBuddy in virtual time, and a client that is logged in there.
+
+    The test has to name `autojump_clock` itself: pytest-trio looks nowhere else for a clock.
+    """
     webbuddy = WebBuddy(now=trio_time())
     async with in_process(webbuddy) as client:
         await log_in(client)
@@ -73,13 +78,19 @@ async def status(client: httpx.AsyncClient, path: str = ME, method: str = "GET")
     return (await client.request(method, path)).status_code
 
 
+async def eventually(webbuddy: WebBuddy, condition: Callable[[], bool]) -> None:
+    """Wait for it, but not for ever: what fails should not hang."""
+    with trio.fail_after(60):
+        await webbuddy.until(condition)
+
+
 # The network.
 
 
 async def test_down(webbuddy: WebBuddy, client: httpx.AsyncClient) -> None:
     """While it is down, connections are refused; then it is back at the same address."""
     webbuddy.down = True
-    await webbuddy.until(lambda: webbuddy.open_connections == 0)
+    await eventually(webbuddy, lambda: webbuddy.open_connections == 0)
     for _ in range(2):
         with pytest.raises(httpx.ConnectError):
             await client.get(ME)
@@ -106,7 +117,7 @@ async def test_going_down_ends_calls_under_way(
     webbuddy.hang = True
 
     async def go_down() -> None:
-        await webbuddy.until(lambda: webbuddy.under_way == 1)
+        await eventually(webbuddy, lambda: webbuddy.under_way == 1)
         webbuddy.down = True
         webbuddy.hang = False
 
@@ -137,11 +148,11 @@ async def test_hang(webbuddy: WebBuddy, client: httpx.AsyncClient, nursery: trio
     assert caller.cancelled_caught
     assert query.status == "queued"
     webbuddy.hang = False
-    await webbuddy.until(lambda: query.status == "in_progress")
+    await eventually(webbuddy, lambda: query.status == "in_progress")
 
 
 async def _cancel_when(webbuddy: WebBuddy, condition: Callable[[], bool], scope: trio.CancelScope) -> None:
-    await webbuddy.until(condition)
+    await eventually(webbuddy, condition)
     scope.cancel()
 
 
@@ -156,7 +167,7 @@ async def test_hang_next(webbuddy: WebBuddy, client: httpx.AsyncClient, nursery:
     assert await status(client) == 200
 
 
-async def test_slow(virtual: Virtual) -> None:
+async def test_slow(virtual: Virtual, autojump_clock: trio.testing.MockClock) -> None:
     """A call takes that many seconds, half of them before it does its work."""
     webbuddy, client = virtual
     webbuddy.slow = 10
@@ -167,7 +178,9 @@ async def test_slow(virtual: Virtual) -> None:
     assert query.started == webbuddy.now() - 5
 
 
-async def test_call_goes_on_without_its_caller(virtual: Virtual) -> None:
+async def test_call_goes_on_without_its_caller(
+    virtual: Virtual, autojump_clock: trio.testing.MockClock
+) -> None:
     """Who hangs up does not undo a claim: it stays in progress, as at a real WebBuddy."""
     webbuddy, client = virtual
     webbuddy.slow = 10
@@ -175,7 +188,7 @@ async def test_call_goes_on_without_its_caller(virtual: Virtual) -> None:
     with trio.move_on_after(1):
         await client.post(CLAIM)
     assert query.status == "queued"
-    await webbuddy.until(lambda: query.status == "in_progress")
+    await eventually(webbuddy, lambda: query.status == "in_progress")
     assert trio.current_time() == 5
 
 
@@ -216,7 +229,7 @@ async def test_garbage(webbuddy: WebBuddy, client: httpx.AsyncClient) -> None:
     webbuddy.garble_next(endpoint="claim_next")
     answer = await client.post(CLAIM)
     assert answer.status_code == 200
-    with pytest.raises(ValueError, match=""):
+    with pytest.raises(UnicodeDecodeError):
         answer.json()
     assert query.status == "in_progress"
 
@@ -251,7 +264,9 @@ async def test_refuse_logins(webbuddy: WebBuddy, client: httpx.AsyncClient) -> N
     assert await status(client) == 200
 
 
-async def test_tokens_expire_in_virtual_time(virtual: Virtual) -> None:
+async def test_tokens_expire_in_virtual_time(
+    virtual: Virtual, autojump_clock: trio.testing.MockClock
+) -> None:
     """With `trio_time`, a day passes at once, and everything that tells the time agrees."""
     webbuddy, client = virtual
     await trio.sleep(24 * 3600 - 2)
@@ -263,7 +278,7 @@ async def test_tokens_expire_in_virtual_time(virtual: Virtual) -> None:
     assert await status(client) == 401
 
 
-async def test_short_lifetimes(virtual: Virtual) -> None:
+async def test_short_lifetimes(virtual: Virtual, autojump_clock: trio.testing.MockClock) -> None:
     """Lifetimes may be changed at any time, for the tokens issued from then on."""
     webbuddy, client = virtual
     webbuddy.access_lifetime, webbuddy.refresh_lifetime = 3, 6
@@ -297,7 +312,7 @@ async def test_pushes_through_a_transport() -> None:
     async with webbuddy.running():
         for number in (1, 2):
             webbuddy.add_query("x")
-            await webbuddy.until(lambda number=number: webbuddy.pushes["accepted"] == number)
+            await eventually(webbuddy, lambda number=number: webbuddy.pushes["accepted"] == number)
     assert webbuddy.pushes == {"sent": 2, "accepted": 2}
     assert b'"query_id": 2' in worker.bodies[1]
 
@@ -312,7 +327,7 @@ async def test_pushing_off() -> None:
         webbuddy.add_query("x")
         webbuddy.pushing = True
         webbuddy.push(99)  # ahead of its query
-        await webbuddy.until(lambda: webbuddy.pushes["accepted"] > 0)
+        await eventually(webbuddy, lambda: webbuddy.pushes["accepted"] > 0)
     assert webbuddy.pushes["sent"] == 1
     assert b'"query_id": 99' in worker.bodies[0]
 
@@ -363,7 +378,7 @@ async def test_calls_under_way(webbuddy: WebBuddy, client: httpx.AsyncClient) ->
     async with trio.open_nursery() as nursery:
         for _ in range(7):
             nursery.start_soon(client.get, ME)
-        await webbuddy.until(lambda: webbuddy.under_way == 7)
+        await eventually(webbuddy, lambda: webbuddy.under_way == 7)
         webbuddy.hang = False
     assert (webbuddy.under_way, webbuddy.most_under_way) == (0, 7)
 
@@ -403,7 +418,7 @@ async def test_until_sees_deletion(webbuddy: WebBuddy, nursery: trio.Nursery) ->
         webbuddy.delete_query(query.id)
 
     nursery.start_soon(delete)
-    await webbuddy.until(lambda: len(webbuddy.queries) == 1)
+    await eventually(webbuddy, lambda: len(webbuddy.queries) == 1)
 
 
 async def test_add_user(webbuddy: WebBuddy, client: httpx.AsyncClient) -> None:

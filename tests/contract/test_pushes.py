@@ -34,8 +34,9 @@ class Pushing:
 
     async def outcome(self) -> tuple[int, int]:
         """Wait for the end of the first push; give how many were accepted and how many failed."""
-        while self.outcomes() == (0, 0):
-            await self.api.get("/api/users/me/")  # Django tells nobody but its log
+        with trio.fail_after(60):
+            while self.outcomes() == (0, 0):
+                await self.api.get("/api/users/me/")  # Django tells nobody but its log
         return self.outcomes()
 
 

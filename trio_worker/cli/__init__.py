@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import io
+import signal
+import sys
+
 import click
 
 __all__ = ["main"]
@@ -25,3 +29,59 @@ def run() -> None:
     from trio_worker.cli.run import run_worker
 
     raise SystemExit(run_worker())
+
+
+@main.command()
+@click.option("--queries", default=12, show_default=True, type=click.IntRange(min=1), help="How many.")
+@click.option("--keep", is_flag=True, help="Leave WebBuddy and the worker running until Ctrl-C.")
+def demo(queries: int, keep: bool) -> None:
+    """Show a WebBuddy and a worker at work, with no server at hand.
+
+    Exit codes: 0 every query ended as it should, 1 one did not, 130 Ctrl-C.
+    """
+    _begin()
+    click.echo("Starting a WebBuddy and a worker.")
+    from trio_worker.cli.demo import run_demo
+
+    raise SystemExit(run_demo(queries=queries, keep=keep))
+
+
+@main.command()
+def check() -> None:
+    """Say whether the worker would work: settings, handler, WebBuddy, log-in, account, clock, port.
+
+    Nothing is claimed. Exit codes: 0 all is well, 1 a problem, 2 wrong settings or handler, 3 log-in
+    refused, 130 Ctrl-C.
+    """
+    _begin()
+    from trio_worker.cli.check import check_setup
+
+    raise SystemExit(check_setup())
+
+
+@main.command()
+@click.argument("text")
+@click.option("--project", type=click.IntRange(min=1), help="The project's number.  [default: the account's]")
+@click.option("--wait", is_flag=True, help="Show its log as it comes, and its answer.")
+def submit(text: str, project: int | None, wait: bool) -> None:
+    """Create a query, as a user of WebBuddy does.
+
+    The result goes to stdout: the query's number or, with --wait, its answer; all else to stderr. Exit
+    codes: 0 created or done, 1 failed or not reached, 2 wrong settings, 3 log-in refused, 130 Ctrl-C.
+    """
+    _begin()
+    from trio_worker.cli.submit import submit_query
+
+    raise SystemExit(submit_query(text, project=project, wait=wait))
+
+
+def _begin() -> None:
+    """Make the process ready for whatever the operator and the terminal do to it.
+
+    Ctrl-C ends it on the spot until the command proper has begun, and after it has ended: there is
+    nothing to clean up then, while Python's KeyboardInterrupt would show a traceback out of some
+    import. A letter that the terminal's encoding lacks is printed as "?", and is no reason to crash.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")

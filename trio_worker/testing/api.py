@@ -240,7 +240,7 @@ class Api:
         """``PATCH /api/queries/{id}/``."""
         account = self._account()
         query = self._query(account, number)
-        values = drf.Checks(self._query_fields()).run(await drf.read_json(), partial=True)
+        values = drf.Checks(self._query_fields()).run(await drf.read_json())
         async with self.webbuddy.database.write():
             status = values.pop("status", None)
             for name, value in values.items():

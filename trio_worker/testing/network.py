@@ -240,6 +240,9 @@ class _SocketServer:
         config = Config()
         config.include_date_header = False  # it would be the real time, whatever `now` says
         config.errorlog = None
+        # As nginx has it. Hypercorn's 5 s are just the age at which httpx gives its own idle
+        # connections up, and calls would now and then meet a connection that is being closed.
+        config.keep_alive_timeout = 75
         app = ASGIWrapper(self._answer)  # type: ignore[arg-type]
         self.connect = partial(TCPServer, app, config, WorkerContext(None), ConnectionState({}))
 

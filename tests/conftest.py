@@ -1,0 +1,23 @@
+"""What all tests share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import structlog
+from structlog.testing import LogCapture
+from structlog.typing import EventDict
+
+
+@pytest.fixture(autouse=True)
+def events() -> Iterator[list[EventDict]]:
+    """The worker's own log as a list, with what is bound to each event; nothing goes to the screen."""
+    before = structlog.get_config()
+    capture = LogCapture()
+    structlog.configure(
+        processors=[structlog.contextvars.merge_contextvars, capture],
+        wrapper_class=structlog.make_filtering_bound_logger(0),
+    )
+    yield capture.entries
+    structlog.configure(**before)

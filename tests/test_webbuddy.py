@@ -1,0 +1,746 @@
+"""The calls to WebBuddy: what is sent, what comes back, and every way in which they can fail."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager
+from datetime import UTC, datetime, timedelta, timezone
+from functools import partial
+from typing import Any
+
+import attrs
+import httpx
+import pytest
+import trio
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from trio_worker import webbuddy
+from trio_worker.errors import AccessDenied, Busy, NotFound, Refused, Unavailable, WebBuddyError
+from trio_worker.query import Query
+from trio_worker.testing import WebBuddy, serve_webbuddy, trio_time
+from trio_worker.webbuddy import Account, LogEntry, WebBuddyClient, open_webbuddy
+
+TIMEOUT = 30.0
+QUERY = {"id": 123, "project": 1, "user": 2, "query_text": "Проверить", "status": "in_progress"}
+
+
+@attrs.frozen
+class Credentials:
+    username: str = "worker"
+    password: str = "secret"
+
+    async def read(self) -> tuple[str, str]:
+        await trio.lowlevel.checkpoint()
+        return self.username, self.password
+
+
+@attrs.define(eq=False)
+class App:
+    """A WebBuddy that gives every call the same answer, and keeps what it was sent."""
+
+    answer: Callable[[httpx.Request], Any] = lambda request: httpx.Response(200, json=QUERY)
+    login: Callable[[httpx.Request], Any] = lambda request: httpx.Response(200, json={"access": "t"})
+    requests: list[httpx.Request] = attrs.field(factory=list)
+
+    async def __call__(self, request: httpx.Request) -> httpx.Response:
+        if request.url.path.endswith("/login/"):
+            answer = self.login(request)
+        else:
+            self.requests.append(request)
+            answer = self.answer(request)
+        if not isinstance(answer, httpx.Response):
+            answer = await answer
+        assert isinstance(answer, httpx.Response)
+        return answer
+
+    def answers(self, status: int, **body: Any) -> None:
+        self.answer = lambda request: httpx.Response(status, **body)
+
+    @property
+    def last_body(self) -> Any:
+        return json.loads(self.requests[-1].content)
+
+
+def connect(app: Any, url: str = "http://webbuddy") -> AbstractAsyncContextManager[WebBuddyClient]:
+    transport = app if isinstance(app, httpx.AsyncBaseTransport) else httpx.MockTransport(app)
+    return open_webbuddy(url=url, credentials=Credentials(), request_timeout=TIMEOUT, transport=transport)
+
+
+@pytest.fixture
+def app() -> App:
+    return App()
+
+
+@pytest.fixture
+async def client(app: App) -> AsyncIterator[WebBuddyClient]:
+    async with connect(app) as client:
+        yield client
+
+
+# --- What is sent --------------------------------------------------------------------------------
+
+
+async def test_a_claim(app: App, client: WebBuddyClient) -> None:
+    """A POST without a body; the query comes back typed."""
+    assert await client.claim_next() == Query.from_json(QUERY)
+    request = app.requests[0]
+    assert (request.method, request.url.path, request.content) == ("POST", "/api/queries/claim_next/", b"")
+    assert request.headers["Authorization"] == "Bearer t"
+
+
+async def test_an_empty_queue_is_none(app: App, client: WebBuddyClient) -> None:
+    """404 from the API itself, in whatever language."""
+    app.answers(404, json={"detail": "Нет запросов"})
+    assert await client.claim_next() is None
+
+
+async def test_a_log_entry_is_sent_as_utf8(app: App, client: WebBuddyClient) -> None:
+    """A Cyrillic letter takes two bytes, not six."""
+    app.answers(201, json={})
+    await client.add_log(Query(id=123, project=1), "Начало")
+    assert app.requests[0].url.path == "/api/logs/"
+    assert app.last_body == {"project": 1, "query": 123, "log_data": "Начало"}
+    assert "Начало".encode() in app.requests[0].content
+    assert app.requests[0].headers["Content-Type"] == "application/json"
+
+
+async def test_a_project_that_is_not_known_is_left_out(app: App, client: WebBuddyClient) -> None:
+    """WebBuddy says what it thinks of that; null it would refuse for certain."""
+    await client.add_log(Query(id=123), "x")
+    assert app.last_body == {"query": 123, "log_data": "x"}
+
+
+async def test_a_report(app: App, client: WebBuddyClient) -> None:
+    """A PATCH with what there is, the time in UTC."""
+    finished = datetime(2026, 11, 23, 21, 5, tzinfo=timezone(timedelta(hours=3)))
+    await client.report(123, status="done", answer_text="", query_finished=finished)
+    assert (app.requests[0].method, app.requests[0].url.path) == ("PATCH", "/api/queries/123/")
+    assert app.last_body == {
+        "status": "done",
+        "answer_text": "",
+        "query_finished": "2026-11-23T18:05:00+00:00",
+    }
+    await client.report(123, status="queued")
+    assert app.last_body == {"status": "queued"}
+
+
+async def test_a_lone_surrogate_does_not_lose_a_result(app: App, client: WebBuddyClient) -> None:
+    """It arrives as a question mark."""
+    await client.report(123, status="done", answer_text="a\ud800b")
+    assert app.last_body["answer_text"] == "a?b"
+
+
+async def test_a_query_is_created_as_a_user_does(app: App, client: WebBuddyClient) -> None:
+    """With project and text."""
+    app.answers(201, json=QUERY)
+    assert (await client.create_query(1, "Проверить")).id == 123
+    assert (app.requests[0].method, app.requests[0].url.path) == ("POST", "/api/queries/")
+    assert app.last_body == {"project": 1, "query_text": "Проверить"}
+
+
+@pytest.mark.parametrize("url", ["http://webbuddy/portal", "http://webbuddy/portal/"])
+async def test_every_path_ends_with_a_slash_and_keeps_the_prefix(app: App, url: str) -> None:
+    """Django redirects a path without it, and a POST would become a GET."""
+    logins: list[str] = []
+
+    def login(request: httpx.Request) -> httpx.Response:
+        logins.append(request.url.path)
+        return httpx.Response(200, json={"access": "t", "refresh": "r"})
+
+    app.login = login
+    async with connect(app, url) as client:
+        await client.claim_next()
+        await client.add_log(Query(id=1), "x")
+        await client.report(1, status="done")
+        await client.me()
+        await client.get_query(1)
+        await client.by_status("queued")
+        await client.log_entries(1)
+        await client.create_query(1, "x")
+    assert len(app.requests) == 8
+    for path in [*logins, *(request.url.path for request in app.requests)]:
+        assert path.startswith("/portal/api/")
+        assert path.endswith("/")
+
+
+# --- Failures ------------------------------------------------------------------------------------
+
+CALLS = {
+    "claim_next": lambda client: client.claim_next(),
+    "add_log": lambda client: client.add_log(Query(id=1, project=1), "x"),
+    "report": lambda client: client.report(1, status="done"),
+    "create_query": lambda client: client.create_query(1, "x"),
+    "me": lambda client: client.me(),
+    "get_query": lambda client: client.get_query(1),
+    "by_status": lambda client: client.by_status("queued"),
+    "log_entries": lambda client: client.log_entries(1),
+    "log_in": lambda client: client.log_in(),
+}
+
+
+@pytest.fixture(params=list(CALLS))
+def make_call(request: pytest.FixtureRequest) -> Callable[[WebBuddyClient], Any]:
+    return CALLS[request.param]
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [(400, Refused), (429, Unavailable), (500, Busy), (502, Unavailable), (503, Unavailable)],
+)
+async def test_every_call_is_judged(
+    app: App, client: WebBuddyClient, make_call: Any, status: int, kind: type[WebBuddyError]
+) -> None:
+    """By the one table of `trio_worker.answers`."""
+    app.answers(status, html="<html>")
+    with pytest.raises(kind) as caught:
+        await make_call(client)
+    assert caught.value.status == status
+
+
+@pytest.mark.parametrize(
+    ("error", "maybe"),
+    [
+        (httpx.ConnectError("refused"), False),
+        (httpx.ConnectTimeout("slow"), False),
+        (httpx.PoolTimeout("full"), False),
+        (httpx.ProxyError("407"), False),
+        (httpx.ReadError("reset"), True),
+        (httpx.WriteError("reset"), True),
+        (httpx.CloseError("reset"), True),
+        (httpx.ReadTimeout("slow"), True),
+        (httpx.WriteTimeout("slow"), True),
+        (httpx.RemoteProtocolError("Server disconnected without sending a response."), True),
+        (httpx.LocalProtocolError("strange"), True),
+        (httpx.DecodingError("not gzip"), True),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+async def test_no_answer_is_unavailable(
+    app: App, client: WebBuddyClient, make_call: Any, error: httpx.RequestError, maybe: bool
+) -> None:
+    """Perhaps done, unless there was no connection at all; the message says to whom."""
+
+    def fail(request: httpx.Request) -> httpx.Response:
+        raise error
+
+    app.answer = fail
+    with pytest.raises(Unavailable, match=f"http://webbuddy .*{error}") as caught:
+        await make_call(client)
+    assert caught.value.maybe_done is maybe
+    assert caught.value.status is None
+
+
+async def test_a_bug_is_loud(app: App, client: WebBuddyClient) -> None:
+    """What is not the network's is no `WebBuddyError`."""
+
+    def fail(request: httpx.Request) -> httpx.Response:
+        raise ZeroDivisionError
+
+    app.answer = fail
+    with pytest.raises(ZeroDivisionError):
+        await client.claim_next()
+
+
+@pytest.mark.parametrize(
+    "error", [httpx.ReadError("gone"), httpx.ReadTimeout("slow"), httpx.RemoteProtocolError("gone")]
+)
+async def test_without_a_token_a_claim_was_not_sent(
+    app: App, client: WebBuddyClient, error: Exception
+) -> None:
+    """A log-in that fails half-way leaves no query behind."""
+
+    def fail(request: httpx.Request) -> httpx.Response:
+        raise error
+
+    app.login = fail
+    with pytest.raises(Unavailable, match="POST /api/login/") as caught:
+        await client.claim_next()
+    assert not caught.value.maybe_done
+    assert app.requests == []
+
+
+async def test_the_words_behind_an_error_are_found(app: App, client: WebBuddyClient) -> None:
+    """A certificate that is refused comes three deep, and without words on top."""
+
+    def fail(request: httpx.Request) -> httpx.Response:
+        broken = trio.BrokenResourceError()
+        broken.__cause__ = OSError("certificate verify failed")
+        raise httpx.ConnectError("") from broken
+
+    app.answer = fail
+    with pytest.raises(Unavailable, match="certificate verify failed"):
+        await client.claim_next()
+
+
+@pytest.mark.parametrize("body", [{"json": {}}, {"json": []}, {"json": {"id": "1"}}, {"html": "<html>"}])
+async def test_a_claim_whose_answer_cannot_be_read_was_perhaps_done(
+    app: App, client: WebBuddyClient, body: dict[str, Any]
+) -> None:
+    """200 with something else than a query."""
+    app.answers(200, **body)
+    with pytest.raises(Unavailable) as caught:
+        await client.claim_next()
+    assert caught.value.maybe_done
+
+
+async def test_a_404_of_a_web_server_is_not_an_empty_queue(app: App, client: WebBuddyClient) -> None:
+    """Only the API itself can say that the queue is empty."""
+    app.answers(404, html="<html>404</html>")
+    with pytest.raises(Unavailable, match="is WEBBUDDY_URL right"):
+        await client.claim_next()
+
+
+async def test_a_report_on_a_query_that_is_gone(app: App, client: WebBuddyClient) -> None:
+    """Told apart from everything else that is refused."""
+    app.answers(404, json={"detail": "Not found."})
+    with pytest.raises(NotFound):
+        await client.report(123, status="done")
+
+
+async def test_a_refused_log_in_can_be_forgotten(app: App, client: WebBuddyClient) -> None:
+    """`AccessDenied`, also for those who only wait; then another try."""
+    app.login = lambda request: httpx.Response(401, json={"error": "Invalid credentials"})
+    for _ in range(2):
+        with pytest.raises(AccessDenied):
+            await client.claim_next()
+    assert not client.logged_in
+    app.login = lambda request: httpx.Response(200, json={"access": "t"})
+    client.forget_refusal()
+    assert await client.claim_next() is not None
+    assert client.logged_in
+
+
+# --- Time ----------------------------------------------------------------------------------------
+
+
+async def hang(request: httpx.Request) -> httpx.Response:
+    await trio.sleep_forever()
+    raise AssertionError
+
+
+async def test_every_call_ends_in_time(
+    app: App, client: WebBuddyClient, make_call: Any, autojump_clock: object
+) -> None:
+    """Whatever the server does, after `request_timeout` seconds; perhaps it was done."""
+    app.answer = hang
+    began = trio.current_time()
+    with pytest.raises(Unavailable, match="no answer within 30 s") as caught:
+        await make_call(client)
+    assert trio.current_time() - began == pytest.approx(TIMEOUT)
+    assert caught.value.maybe_done
+    assert client.turns.under_way == 0
+
+
+async def test_the_time_is_for_the_whole_call(
+    app: App, client: WebBuddyClient, autojump_clock: object
+) -> None:
+    """A body that trickles in does not go on for ever: each byte comes in time, the end does not."""
+
+    class Trickle(httpx.AsyncByteStream):
+        async def __aiter__(self) -> AsyncIterator[bytes]:
+            while True:
+                await trio.sleep(1)
+                yield b" "
+
+    app.answers(200, stream=Trickle())
+    began = trio.current_time()
+    with pytest.raises(Unavailable) as caught:
+        await client.claim_next()
+    assert trio.current_time() - began == pytest.approx(TIMEOUT)
+    assert caught.value.maybe_done
+
+
+async def test_a_log_in_that_hangs_leaves_the_claim_unsent(
+    app: App, client: WebBuddyClient, autojump_clock: object
+) -> None:
+    """It takes the call's time, and nothing was claimed."""
+    app.login = hang
+    with pytest.raises(Unavailable, match="no answer within 30 s") as caught:
+        await client.claim_next()
+    assert not caught.value.maybe_done
+
+
+async def test_a_renewal_that_hangs_leaves_the_claim_unsent(
+    app: App, client: WebBuddyClient, autojump_clock: object
+) -> None:
+    """Refused for its token, then out of time: WebBuddy has not carried it out."""
+    await client.log_in()
+    app.answers(401, json={"detail": "No.", "code": "token_not_valid"})
+    app.login = hang
+    with pytest.raises(Unavailable, match="no answer within 30 s") as caught:
+        await client.claim_next()
+    assert not caught.value.maybe_done
+
+
+async def test_a_turn_that_comes_as_the_time_ends_sends_nothing(
+    app: App, client: WebBuddyClient, mock_clock: MockClock
+) -> None:
+    """In the same instant; the message says "not sent", so it must not have been."""
+    await client.log_in()
+    app.requests.clear()
+    client.turns.overlapped()
+
+    async def claim() -> None:
+        with pytest.raises(Unavailable, match="not sent") as caught:
+            await client.claim_next()
+        assert not caught.value.maybe_done
+
+    async with trio.open_nursery() as nursery:
+        async with client.turns:
+            nursery.start_soon(claim)
+            await wait_all_tasks_blocked()
+        mock_clock.jump(TIMEOUT + 1)
+    assert app.requests == []
+    assert client.turns.under_way == 0
+
+
+async def test_waiting_for_a_turn_has_an_end_and_sends_nothing(
+    app: App, client: WebBuddyClient, autojump_clock: object
+) -> None:
+    """Behind calls that hang: after `request_timeout` seconds, and certainly not done."""
+    app.answer = hang
+    client.turns.overlapped()
+    errors: list[Unavailable] = []
+
+    async def one() -> None:
+        try:
+            await client.claim_next()
+        except Unavailable as error:
+            errors.append(error)
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(3):
+            nursery.start_soon(one)
+    # The first had its turn at once. As its time ended, so did the others' waiting.
+    sent = len(app.requests)
+    assert sum(error.maybe_done for error in errors) == sent < 3
+    assert all("other calls" in str(error) for error in errors if not error.maybe_done)
+    assert client.turns.under_way == 0
+
+
+async def test_the_time_for_the_turn_is_not_taken_from_the_call(
+    app: App, client: WebBuddyClient, autojump_clock: object
+) -> None:
+    """Two calls of 20 s one after the other: the second has its whole 30 s."""
+    client.turns.overlapped()
+
+    async def slow(request: httpx.Request) -> httpx.Response:
+        await trio.sleep(20)
+        return httpx.Response(200, json=QUERY)
+
+    app.answer = slow
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(client.claim_next)
+        nursery.start_soon(client.claim_next)
+    assert trio.current_time() == pytest.approx(40)
+
+
+# --- Turns ---------------------------------------------------------------------------------------
+
+
+async def test_a_plain_500_makes_calls_take_turns_and_good_ones_end_it(
+    app: App, client: WebBuddyClient
+) -> None:
+    """64 good answers later two go at once; an empty queue is a good answer, a 502 is not."""
+    app.answers(500, html="<html>database is locked</html>")
+    with pytest.raises(Busy):
+        await client.claim_next()
+    assert client.turns.at_once == 1
+    app.answers(502)
+    for _ in range(100):
+        with pytest.raises(Unavailable):
+            await client.claim_next()
+    app.answers(404, json={"detail": "No queued queries available"})
+    for _ in range(63):
+        await client.claim_next()
+    assert client.turns.at_once == 1
+    await client.claim_next()
+    assert client.turns.at_once == 2
+
+
+async def test_a_500_on_the_log_in_counts_as_well(app: App, client: WebBuddyClient) -> None:
+    """It writes, too."""
+    app.login = lambda request: httpx.Response(500, html="<html>")
+    with pytest.raises(Busy) as caught:
+        await client.claim_next()
+    assert not caught.value.maybe_done
+    assert client.turns.at_once == 1
+
+
+async def test_no_more_than_64_calls_at_once(app: App, client: WebBuddyClient, nursery: trio.Nursery) -> None:
+    """Whatever the number of consumers; the others wait, and come."""
+    go = trio.Event()
+    here = most = 0
+
+    async def wait(request: httpx.Request) -> httpx.Response:
+        nonlocal here, most
+        here += 1
+        most = max(most, here)
+        await go.wait()
+        here -= 1
+        return httpx.Response(200, json=QUERY)
+
+    app.answer = wait
+    async with trio.open_nursery() as callers:
+        for _ in range(200):
+            callers.start_soon(client.claim_next)
+        await wait_all_tasks_blocked()
+        assert here == 64
+        go.set()
+    assert most == 64
+    assert len(app.requests) == 200
+
+
+# --- Reads ---------------------------------------------------------------------------------------
+
+
+async def test_the_account(app: App, client: WebBuddyClient) -> None:
+    """Whatever shape the project has."""
+    for project in (7, {"id": 7, "name": "Portal"}):
+        data = {"id": 1, "username": "worker", "project": project, "is_staff": True}
+        app.answers(200, json=data)
+        assert await client.me() == Account(1, "worker", 7, data)
+    app.answers(200, json={"id": 1, "username": "worker", "project": None})
+    account = await client.me()
+    assert account is not None
+    assert account.project is None
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        (200, {"html": "<html>"}),
+        (200, {"json": []}),
+        (404, {"html": "<html>"}),
+        (404, {"json": {"detail": "Not found."}}),
+        (405, {}),
+        (403, {"json": {"detail": "No."}}),
+    ],
+)
+async def test_a_webbuddy_that_does_not_show_the_account(
+    app: App, client: WebBuddyClient, status: int, body: dict[str, Any]
+) -> None:
+    """None, and logging in works all the same."""
+    app.answers(status, **body)
+    assert await client.me() is None
+    await client.log_in()
+    assert client.logged_in
+
+
+@pytest.mark.parametrize("call", ["get_query", "by_status", "log_entries"])
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        (200, {"html": "<html>"}),
+        (404, {"html": "<html>"}),
+        (404, {"json": {"detail": "Not found."}}),
+        (405, {}),
+    ],
+)
+async def test_a_read_that_a_webbuddy_does_not_have_is_not_found(
+    app: App, client: WebBuddyClient, call: str, status: int, body: dict[str, Any]
+) -> None:
+    """In whichever way it says so."""
+    app.answers(status, **body)
+    with pytest.raises(NotFound) as caught:
+        await CALLS[call](client)
+    assert caught.value.status == status
+
+
+def pages(*results: list[Any], next_url: str = "http://inside:8000/api/x/?page={}") -> Any:
+    def answer(request: httpx.Request) -> httpx.Response:
+        page = int(request.url.params.get("page", "1"))
+        following = next_url.format(page + 1) if page < len(results) else None
+        return httpx.Response(200, json={"count": 9, "next": following, "results": results[page - 1]})
+
+    return answer
+
+
+async def test_all_pages_are_read_from_our_own_url(app: App, client: WebBuddyClient) -> None:
+    """`next` often names a host behind the proxy; our token does not go there."""
+    app.answer = pages([{"id": 1}, {"id": 2}], [{"id": 3}], [])
+    assert [query.id for query in await client.by_status("in_progress")] == [1, 2, 3]
+    for request in app.requests:
+        assert (request.url.host, request.url.path) == ("webbuddy", "/api/queries/by_status/")
+        assert request.url.params["status"] == "in_progress"
+
+
+async def test_pages_without_an_end_end(
+    app: App, client: WebBuddyClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that always has another page holds nobody for ever."""
+    monkeypatch.setattr(webbuddy, "MOST_PAGES", 5)
+    app.answers(200, json={"next": "http://x/?page=2", "results": [{"id": 1}]})
+    assert len(await client.by_status("queued")) == 5
+
+
+@pytest.mark.parametrize("data", [[{"id": 1}], {"results": [{"id": 1}]}, {"results": [{"id": 1}], "next": 5}])
+async def test_a_list_without_pages(app: App, client: WebBuddyClient, data: object) -> None:
+    """A server without pagination."""
+    app.answers(200, json=data)
+    assert [query.id for query in await client.by_status("queued")] == [1]
+
+
+@pytest.mark.parametrize("data", ["text", {}, {"results": None}])
+async def test_a_list_of_another_shape_is_empty(app: App, client: WebBuddyClient, data: object) -> None:
+    """It is only for information."""
+    app.answers(200, json=data)
+    assert await client.log_entries(1) == []
+
+
+async def test_log_entries_after_one_that_is_known(app: App, client: WebBuddyClient) -> None:
+    """In the server's order, times aware, what can't be told apart left out."""
+    app.answer = pages(
+        [
+            {
+                "id": 5,
+                "user_name": "ann",
+                "log_data": "2026-01-01",
+                "log_created": "2026-11-23T18:51:34.692859+03:00",
+            },
+            {"id": 6, "query": 1, "log_data": "b", "created": "2026-11-23T15:57:01.967805"},
+        ],
+        [{"id": 7, "log_data": None}, {"log_data": "no number"}, "nonsense", {"id": 8, "log_data": "d"}],
+    )
+    entries = await client.log_entries(1)
+    assert [(entry.id, entry.text) for entry in entries] == [(5, "2026-01-01"), (6, "b"), (7, ""), (8, "d")]
+    assert entries[0].created == datetime(2026, 11, 23, 15, 51, 34, 692859, tzinfo=UTC)
+    assert entries[1].created == datetime(2026, 11, 23, 15, 57, 1, 967805, tzinfo=UTC)
+    assert entries[2].created is None
+    assert await client.log_entries(1, after=7) == [LogEntry(8, "d")]
+
+
+async def test_the_servers_clock(app: App, client: WebBuddyClient) -> None:
+    """As of the last answer that showed it, errors included."""
+    assert client.server_date is None
+    app.answers(502, headers={"Date": "Mon, 23 Nov 2026 12:00:00 GMT"})
+    with pytest.raises(Unavailable):
+        await client.claim_next()
+    assert client.server_date == datetime(2026, 11, 23, 12, tzinfo=UTC)
+    app.answers(200, json=QUERY)
+    await client.claim_next()
+    assert client.server_date is not None
+
+
+# --- Against the embedded WebBuddy ---------------------------------------------------------------
+
+
+async def test_the_life_of_a_query(autojump_clock: object) -> None:
+    """Created, claimed, logged, reported, read back; tokens expire every few seconds meanwhile."""
+    server = WebBuddy(now=trio_time(), access_lifetime=3)
+    async with server.running(), connect(server.transport()) as client:
+        await client.log_in()
+        account = await client.me()
+        assert account is not None
+        assert account.username == "worker"
+        assert await client.claim_next() is None
+        for number in range(20):
+            created = await client.create_query(1, f"Запрос {number}")
+            await trio.sleep(1)
+            query = await client.claim_next()
+            assert query is not None
+            assert query.id == created.id
+            assert query.query_text == f"Запрос {number}"
+            await client.add_log(query, "Начало")
+            assert [query.id for query in await client.by_status("in_progress")] == [created.id]
+            assert [entry.text for entry in await client.log_entries(query.id)] == ["Начало"]
+            await client.report(query.id, status="done", answer_text="готово")
+            assert (await client.get_query(query.id)).answer_text == "готово"
+        assert server.count(status=401) == 0
+        assert server.count("login") == 1
+        assert server.count("refresh") >= 5
+
+
+async def test_all_pages_of_a_real_pagination(autojump_clock: object) -> None:
+    """120 queries are three pages."""
+    server = WebBuddy(now=trio_time())
+    for number in range(120):
+        server.add_query(str(number))
+    async with server.running(), connect(server.transport()) as client:
+        assert len(await client.by_status("queued")) == 120
+
+
+async def test_on_sqlite_turns_end_the_overlaps(autojump_clock: object) -> None:
+    """Five consumers: a few calls fail until they take turns, then next to none do."""
+    server = WebBuddy(now=trio_time(), sqlite=True)
+    for number in range(200):
+        server.add_query(str(number))
+
+    async def repeat(call: Callable[[], Any]) -> Any:
+        rng = random.Random(1)  # noqa: S311 - jitter, no secret
+        while True:
+            try:
+                return await call()
+            except Busy:
+                await trio.sleep(rng.random() / 10)
+
+    async def consume(client: WebBuddyClient) -> None:
+        while (query := await repeat(client.claim_next)) is not None:
+            await repeat(partial(client.add_log, query, "x"))
+            await repeat(partial(client.report, query.id, status="done"))
+
+    async with server.running(), connect(server.transport()) as client:
+        await client.log_in()
+        async with trio.open_nursery() as nursery:
+            for _ in range(5):
+                nursery.start_soon(consume, client)
+    assert server.all_ended()
+    assert 1 <= server.count(status=500) <= 30
+
+
+async def test_over_a_real_socket() -> None:
+    """The same client on sockets: fifty calls at once, cut connections, a restart."""
+    server = WebBuddy()
+    async with serve_webbuddy(server) as url:
+        for number in range(100):
+            server.add_query(str(number))
+        async with open_webbuddy(url=url, credentials=Credentials(), request_timeout=60) as client:
+            found: list[int] = []
+
+            async def claim() -> None:
+                query = await client.claim_next()
+                assert query is not None
+                found.append(query.id)
+
+            async with trio.open_nursery() as nursery:
+                for _ in range(50):
+                    nursery.start_soon(claim)
+            assert len(set(found)) == 50
+            assert server.count("login") == 1
+
+            server.cut_next()
+            with pytest.raises(Unavailable) as caught:
+                await client.claim_next()
+            assert caught.value.maybe_done
+
+            server.down = True
+            # Idle connections are closed by the server; whatever the calls in that moment meet, soon
+            # they meet nobody.
+            with trio.fail_after(60):
+                while True:
+                    with pytest.raises(Unavailable) as caught:
+                        await client.claim_next()
+                    if not caught.value.maybe_done:
+                        break
+            server.down = False
+            with trio.fail_after(60):
+                while True:
+                    try:
+                        assert await client.claim_next() is not None
+                        break
+                    except Unavailable:
+                        await trio.sleep(0.01)
+
+
+async def test_a_connection_refused_says_where() -> None:
+    """The operator reads the URL and the reason."""
+    server = WebBuddy()
+    async with serve_webbuddy(server) as url:
+        server.down = True
+        await wait_all_tasks_blocked()
+        async with open_webbuddy(url=url, credentials=Credentials(), request_timeout=60) as client:
+            with pytest.raises(Unavailable, match=f"no connection to {url} ") as caught:
+                await client.claim_next()
+            assert not caught.value.maybe_done

@@ -1,0 +1,181 @@
+"""``hypercorn -k trio -b 127.0.0.1:8001 trio_worker.asgi:app``: the service inside hypercorn.
+
+Hypercorn runs this in each of its processes. By itself it would serve on when the service has crashed, and
+stop gracefully only when SIGTERM goes to its parent alone; so the service looks after its process here:
+
+- SIGTERM and SIGINT are received here as well, whoever else got them, and so is the parent's death.
+- When the service has ended and hypercorn has not been told to stop, the process is ended.
+
+Importing this module reads the environment and imports the handler. What is wrong with them is said in
+plain sentences, and the process exits with 2.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+import structlog
+import trio
+from hypercorn.config import Config
+from quart_trio import QuartTrio
+
+from trio_worker.errors import AccessDenied, SettingsError
+from trio_worker.launch import Launch, leave_by_force
+from trio_worker.stop import Stop
+from trio_worker.web import hypercorn_fixes, make_app
+
+__all__ = ["app"]
+
+log = structlog.get_logger(__name__)
+
+HYPERCORNS_DEFAULT = ["127.0.0.1:8000"]
+LISTEN_ELSEWHERE = "start hypercorn with -b 127.0.0.1:8001"
+MARGIN = 5.0  # seconds beyond the grace before hypercorn or Quart may lose patience
+BUG, LOGIN_REFUSED = 1, 3
+
+
+class Host:
+    """The service as hypercorn's guest: begun and ended by its lifespan.
+
+    Args:
+        launch: What to run.
+    """
+
+    def __init__(self, launch: Launch) -> None:
+        self._launch = launch
+        self._stop: Stop | None = None
+        self._last_signal = signal.SIGTERM
+        self._told = trio.Event()
+        self._ended = trio.Event()
+
+    async def begin(self) -> None:
+        """Start the service. Hypercorn listens once this has returned."""
+        self._stop = self._launch.stop()
+        await app.nursery.start(self._run)
+
+    async def end(self) -> None:
+        """Hypercorn stops: let the service come to its end first."""
+        self._told.set()
+        assert self._stop is not None  # noqa: S101 - `begin` came first
+        self._stop.ask()
+        await self._ended.wait()
+
+    async def _run(self, task_status: trio.TaskStatus[None]) -> None:
+        assert self._stop is not None  # noqa: S101 - `begin` has set it
+        try:
+            async with trio.open_nursery() as nursery:
+                await nursery.start(self._obey_signals, self._stop)
+                nursery.start_soon(_watch_parent, self._stop)
+                task_status.started()
+                await self._launch.serve(self._stop, leave_by_force)
+                nursery.cancel_scope.cancel()
+        except BaseExceptionGroup as group:
+            _end_after_crash(group)
+            raise
+        finally:
+            self._ended.set()
+        # Both hypercorn and we may have been told; it asks itself every tenth of a second.
+        with trio.move_on_after(1):
+            await self._told.wait()
+            return
+        # By the signal's own default, so that hypercorn's parent does not start another in its place.
+        signal.signal(self._last_signal, signal.SIG_DFL)
+        os.kill(os.getpid(), self._last_signal)
+
+    async def _obey_signals(self, stop: Stop, task_status: trio.TaskStatus[None]) -> None:
+        # Each of them stops; hypercorn's parent repeats signals by itself, so a second one says nothing.
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+            task_status.started()
+            async for number in signals:
+                self._last_signal = signal.Signals(number)
+                stop.ask()
+
+
+async def _watch_parent(stop: Stop) -> None:
+    """Stop when hypercorn's parent is gone: nobody would ever tell us to."""
+    parent = multiprocessing.parent_process()
+    if parent is None:  # --workers 0
+        return
+    await trio.lowlevel.wait_readable(parent.sentinel)
+    log.warning("hypercorn's parent process is gone")
+    stop.ask()
+
+
+def _end_after_crash(group: BaseExceptionGroup) -> None:
+    """End the process; hypercorn would log the exception and serve on, with no service behind it.
+
+    Returns only when the service was merely cancelled.
+    """
+    crash = group.split(trio.Cancelled)[1]
+    if crash is None:
+        return
+    refused = crash.subgroup(AccessDenied)
+    if refused is not None:
+        _say(f"{_first(refused)}. Check WORKER_USERNAME and WORKER_PASSWORD.")
+        code = LOGIN_REFUSED
+    else:
+        log.critical("the worker has crashed: this is a bug", exc_info=crash)
+        code = BUG
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def _first(error: BaseException) -> BaseException:
+    return _first(error.exceptions[0]) if isinstance(error, BaseExceptionGroup) else error
+
+
+def _compose() -> QuartTrio:
+    config = _hypercorn_config()
+    if config is not None and config.worker_class != "trio":
+        _refuse(f"hypercorn runs with -k {config.worker_class}; this app needs Trio: start it with -k trio")
+    if config is not None and config.bind == HYPERCORNS_DEFAULT:
+        _refuse(f"hypercorn would listen on 127.0.0.1:8000, WebBuddy's own port: {LISTEN_ELSEWHERE}")
+    try:
+        launch = Launch.prepare(Path.cwd(), processes=max(1, config.workers) if config is not None else 1)
+    except SettingsError as error:
+        _refuse(*error.problems)
+    if config is not None:
+        # Hypercorn has no flag for this one.
+        config.shutdown_timeout = max(config.shutdown_timeout, launch.settings.shutdown_grace + MARGIN)
+    hypercorn_fixes.install()
+    composed = make_app(pushed=launch.pushes.pushed, own_url=launch.settings.webbuddy_url)
+    # Quart cancels everything when it is over, `after_serving` itself included.
+    composed.config["BACKGROUND_TASK_SHUTDOWN_TIMEOUT"] = launch.settings.shutdown_grace + MARGIN
+    host = Host(launch)
+    composed.before_serving(host.begin)
+    composed.after_serving(host.end)
+    return composed
+
+
+def _hypercorn_config() -> Config | None:
+    """Find the configuration of the hypercorn that imports us; None when somebody else does.
+
+    Hypercorn tells an app nothing of itself. Its own frames are exact; reading `sys.argv` again
+    would miss what came from a file.
+    """
+    frame = sys._getframe()
+    while frame.f_back is not None:
+        frame = frame.f_back
+        config = frame.f_locals.get("config")
+        if isinstance(config, Config):
+            return config
+    return None
+
+
+def _refuse(*sentences: str) -> NoReturn:
+    for sentence in sentences:
+        _say(sentence)
+    raise SystemExit(2)
+
+
+def _say(sentence: str) -> None:
+    print(f"trio-worker: {sentence}", file=sys.stderr)
+
+
+app = _compose()

@@ -1,0 +1,449 @@
+"""``trio-worker check``: whether a worker that was started now would work, line by line."""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import os
+import signal
+import socket
+import stat
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from types import FrameType
+from typing import Literal, NoReturn
+
+import attrs
+import click
+import httpx
+import trio
+
+from trio_worker import event_log
+from trio_worker.cli.ending import Interruption, run_command
+from trio_worker.errors import AccessDenied, SettingsError, Unavailable, WebBuddyError
+from trio_worker.handlers.loading import Handler, load_handler
+from trio_worker.settings import VARIABLES, Settings, read_environment, unknown_variables
+from trio_worker.webbuddy import Account, WebBuddyClient, open_webbuddy
+
+__all__ = ["check_setup"]
+
+FINE, PROBLEM, WRONG_SETTINGS, LOGIN_REFUSED = 0, 1, 2, 3
+
+IMPORT_SECONDS = 30  # for the handler's module
+CALL_SECONDS = 10.0  # for one call to WebBuddy, whatever WORKER_REQUEST_TIMEOUT allows
+NETWORK_SECONDS = 30.0  # for all that goes over the network
+LOOK_SECONDS = 3.0  # for looking whether the account sees any query
+SKEW_SECONDS = 30.0  # between the two clocks, before it is worth a word
+
+Mark = Literal["fine", "problem", "note", "skipped"]
+
+_SIGNS = {"fine": "✓", "problem": "✗", "note": "!", "skipped": "-"}
+_PLAIN_SIGNS = {"fine": "ok", "problem": "NO", "note": "! ", "skipped": "- "}
+_COLOURS = {"fine": "green", "problem": "red", "note": "yellow", "skipped": None}
+
+
+def check_setup() -> int:
+    """Check what a worker needs, and say so. Nothing is claimed, nothing is written.
+
+    Returns:
+        The exit code: 0 all is well, 1 there is a problem, 2 a setting or the handler is wrong, 3
+        the log-in is refused. The first in the order 2, 3, 1 that is the case.
+    """
+    event_log.configure("error", "pretty")
+    report = Report()
+    settings = _check_settings(report)
+    if settings is None:
+        report.say("skipped", "WebBuddy", "not asked: the settings first")
+        return report.exit_code()
+    return run_command(Network(settings, report).check)
+
+
+# --- What is said --------------------------------------------------------------------------------
+
+
+def _signs() -> dict[str, str]:
+    try:
+        "".join(_SIGNS.values()).encode(sys.stdout.encoding or "ascii")
+    except UnicodeEncodeError:
+        return _PLAIN_SIGNS
+    return _SIGNS
+
+
+@attrs.define
+class Report:
+    """Prints a line for each check, and remembers the worst.
+
+    Attributes:
+        codes: The exit codes that the problems call for.
+    """
+
+    codes: set[int] = attrs.field(factory=set)
+    _signs: dict[str, str] = attrs.field(factory=_signs)
+
+    def say(self, mark: Mark, what: str, sentence: str) -> None:
+        """Print one line."""
+        click.echo(f"{click.style(self._signs[mark], fg=_COLOURS[mark])} {what:<14} {sentence}")
+
+    def fail(self, what: str, sentence: str, code: int = PROBLEM) -> None:
+        """Print the line of a problem."""
+        self.codes.add(code)
+        self.say("problem", what, sentence)
+
+    def exit_code(self) -> int:
+        """What to end with."""
+        for code in (WRONG_SETTINGS, LOGIN_REFUSED, PROBLEM):
+            if code in self.codes:
+                return code
+        return FINE
+
+
+# --- Settings and handler ------------------------------------------------------------------------
+
+
+def _check_settings(report: Report) -> Settings | None:
+    """Check the environment and the handler that it names; the handler also when the rest is wrong."""
+    directory = Path.cwd()
+    try:
+        environ = read_environment(directory)
+    except SettingsError as error:
+        _blame(report, "settings", error)
+        return None
+    settings = None
+    try:
+        settings = Settings.from_environ(environ)
+    except SettingsError as error:
+        _blame(report, "settings", error)
+    else:
+        report.say("fine", "settings", _summary(settings))
+    for warning in unknown_variables(environ):
+        report.say("note", "settings", warning)
+    _check_handler(report, environ.get("WORKER_HANDLER"), directory)
+    return settings
+
+
+def _summary(settings: Settings) -> str:
+    return (
+        f"{settings.num_workers} consumers, polling every {settings.polling_interval:g} s, "
+        f"{settings.processing_timeout:g} s for one query"
+    )
+
+
+def _blame(report: Report, what: str, error: SettingsError) -> None:
+    for problem in error.problems:
+        report.fail(what, problem, WRONG_SETTINGS)
+
+
+def _check_handler(report: Report, value: str | None, directory: Path) -> None:
+    variable = next(variable for variable in VARIABLES if variable.name == "WORKER_HANDLER")
+    try:
+        path = variable.read(value or "")
+    except ValueError:
+        report.say("skipped", "handler", "not imported: WORKER_HANDLER first")
+        return
+    try:
+        with _alarm(IMPORT_SECONDS):
+            handler = load_handler(path, directory)
+    except SettingsError as error:
+        _blame(report, "handler", error)
+    except _TooLong:
+        report.fail("handler", f"importing {path} takes longer than {IMPORT_SECONDS} s", WRONG_SETTINGS)
+    else:
+        report.say("fine", "handler", _described(handler))
+
+
+def _described(handler: Handler) -> str:
+    kind = "an async function" if handler.is_async else "a plain function, run in a thread"
+    place = f" at {handler.file}:{handler.line}" if handler.file is not None else ""
+    return f"{handler.path}, {kind}{place}"
+
+
+class _TooLong(BaseException):
+    """Not an Exception: the import of a module catches those, and calls them the module's own."""
+
+
+@contextmanager
+def _alarm(seconds: int) -> Iterator[None]:
+    """Raise `_TooLong` in the body after so many seconds.
+
+    The import is not done in a thread with a time limit, since the worker does it in the main thread,
+    too, and some modules can't be imported elsewhere.
+    """
+
+    def ring(_number: int, _frame: FrameType | None) -> NoReturn:
+        raise _TooLong
+
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+# --- WebBuddy and the push endpoint --------------------------------------------------------------
+
+
+@attrs.frozen
+class Network:
+    """The checks that need the network.
+
+    Attributes:
+        settings: The settings.
+        report: Where to say what was found.
+    """
+
+    settings: Settings
+    report: Report
+
+    async def check(self, interruption: Interruption) -> int:
+        """Run them all.
+
+        Returns:
+            The exit code.
+        """
+        with interruption.scope:
+            with trio.move_on_after(NETWORK_SECONDS) as patience:
+                await self._ask_webbuddy()
+            if patience.cancelled_caught:
+                self.report.fail("WebBuddy", f"not done with it within {NETWORK_SECONDS:g} s")
+            with trio.move_on_after(CALL_SECONDS) as patience:
+                await self._check_bind()
+            if patience.cancelled_caught:
+                self.report.fail("push endpoint", f"{self.settings.bind}: its host name can't be resolved")
+            return self.report.exit_code()
+        return interruption.exit_code
+
+    async def _ask_webbuddy(self) -> None:
+        async with open_webbuddy(
+            url=self.settings.webbuddy_url,
+            credentials=self.settings.credentials(),
+            request_timeout=min(self.settings.request_timeout, CALL_SECONDS),
+        ) as webbuddy:
+            try:
+                account = await webbuddy.me()
+            except WebBuddyError as error:
+                self._explain(webbuddy, error)
+            else:
+                await self._welcome(webbuddy, account)
+            self._check_clock(webbuddy)
+
+    async def _welcome(self, webbuddy: WebBuddyClient, account: Account | None) -> None:
+        if webbuddy.logged_in:
+            self._reached()
+            self._logged_in()
+            await self._check_account(webbuddy, account)
+        else:
+            # `me` takes any page for a WebBuddy that does not show accounts, also a log-in's.
+            url = self.settings.webbuddy_url
+            self.report.fail(
+                "WebBuddy", f"{url} answers, but there is no log-in of WebBuddy's. Is WEBBUDDY_URL right?"
+            )
+            self.report.say("skipped", "log-in", "not tried")
+
+    def _reached(self) -> None:
+        self.report.say("fine", "WebBuddy", f"{self.settings.webbuddy_url} answers")
+
+    def _logged_in(self) -> None:
+        self.report.say("fine", "log-in", f"as {self.settings.username!r}")
+
+    def _explain(self, webbuddy: WebBuddyClient, error: WebBuddyError) -> None:
+        """Say how far it went before it went wrong."""
+        if isinstance(error, AccessDenied):
+            self._reached()
+            self.report.fail("log-in", f"{error}. Check WORKER_USERNAME and WORKER_PASSWORD.", LOGIN_REFUSED)
+        elif webbuddy.logged_in:
+            self._reached()
+            self._logged_in()
+            self.report.fail("account", f"can't be read: {error}")
+        else:
+            self.report.fail("WebBuddy", f"{error}. {_remedy(error)}")
+            self.report.say("skipped", "log-in", "not tried")
+
+    async def _check_account(self, webbuddy: WebBuddyClient, account: Account | None) -> None:
+        say = self.report.say
+        if account is None:
+            say("skipped", "account", "can't be checked: this WebBuddy does not show it")
+        elif account.project is not None:
+            say("fine", "account", f"sees project {account.project}")
+        elif any(
+            account.raw.get(key) is True for key in ("is_service", "is_service_account", "is_superuser")
+        ):
+            say("fine", "account", "sees all projects")
+        elif await _sees_queries(webbuddy):
+            say("fine", "account", "has no project of its own, but sees queries: a service account")
+        else:
+            self.report.fail(
+                "account",
+                "has no project, and sees no query: an ordinary user without a project sees an empty queue"
+                " for ever, so give it one. (A service account sees all: create a query, and check again.)",
+            )
+
+    def _check_clock(self, webbuddy: WebBuddyClient) -> None:
+        date = webbuddy.server_date
+        if date is None:
+            return
+        ahead = (datetime.now(UTC) - date).total_seconds()
+        if abs(ahead) < SKEW_SECONDS:
+            self.report.say("fine", "clock", "agrees with WebBuddy's")
+            return
+        side = "ahead of" if ahead > 0 else "behind"
+        # Not a problem: the life of a token is measured, not read off a clock.
+        self.report.say(
+            "note",
+            "clock",
+            f"{abs(ahead):.0f} s {side} WebBuddy's: the worker does not mind, but the times in its log and"
+            " in its reports will not fit WebBuddy's. Set the clock (NTP).",
+        )
+
+    async def _check_bind(self) -> None:
+        bind = self.settings.bind
+        problem = await trio.to_thread.run_sync(_why_not_bind, bind, abandon_on_cancel=True)
+        url = self.settings.webbuddy_url
+        if await trio.to_thread.run_sync(_same_place, bind, url, abandon_on_cancel=True):
+            problem = "that is where WEBBUDDY_URL says WebBuddy is: choose another port, as in 127.0.0.1:8001"
+        if problem is not None:
+            self.report.fail("push endpoint", f"WORKER_BIND is {bind!r}: {problem}")
+        elif _is_out_of_reach(bind, url):
+            self.report.say(
+                "note",
+                "push endpoint",
+                f"{bind} is free, but only this machine reaches it: unless WebBuddy runs here or behind a"
+                " proxy, no push arrives, and polling has to find all. 0.0.0.0 is every interface.",
+            )
+        else:
+            self.report.say("fine", "push endpoint", _endpoint(bind))
+
+
+def _remedy(error: WebBuddyError) -> str:
+    if error.status is None:
+        return "Is it running, and is WEBBUDDY_URL right?"
+    if isinstance(error, Unavailable) and error.status >= 500:
+        return "Something is there, but WebBuddy is not well."
+    return "Something is there, but it does not answer as WebBuddy does."
+
+
+async def _sees_queries(webbuddy: WebBuddyClient) -> bool:
+    """Whether the account sees any query at all; that changes nothing."""
+    with trio.move_on_after(LOOK_SECONDS):
+        for status in ("queued", "in_progress", "failed", "done"):
+            try:
+                if await webbuddy.by_status(status):
+                    return True
+            except WebBuddyError:
+                return False
+        return False
+    return True  # so many that they were not all read in that time
+
+
+# --- Sockets; these block ------------------------------------------------------------------------
+
+
+def _why_not_bind(bind: str) -> str | None:
+    """Try to listen where the worker would.
+
+    Returns:
+        Why that does not go, or None.
+    """
+    try:
+        if bind.startswith("unix:"):
+            return _try_path(bind.removeprefix("unix:"))
+        _try_port(*_host_and_port(bind))
+    except OSError as error:
+        return _bind_problem(error)
+    return None
+
+
+def _host_and_port(bind: str) -> tuple[str, int]:
+    host, _, port = bind.rpartition(":")
+    return host.strip("[]"), int(port)
+
+
+def _try_port(host: str, port: int) -> None:
+    # As hypercorn does it, or this would find other things than the worker does.
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as tried:
+        tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        tried.bind((host, port))
+
+
+def _try_path(path: str) -> str | None:
+    try:
+        mode = os.stat(path).st_mode
+    except FileNotFoundError:
+        mode = None
+    if mode is None:
+        with socket.socket(socket.AF_UNIX) as tried:
+            tried.bind(path)
+        os.unlink(path)
+        return None
+    if not stat.S_ISSOCK(mode):
+        return "there is a file of that name, which is not a socket"
+    return "something listens there already" if _answers(path) else None
+
+
+def _answers(path: str) -> bool:
+    """Whether somebody listens on a unix socket. One that was left over is replaced by the worker."""
+    with socket.socket(socket.AF_UNIX) as tried:
+        tried.settimeout(1)
+        try:
+            tried.connect(path)
+        except ConnectionRefusedError:
+            return False
+    return True
+
+
+def _bind_problem(error: OSError) -> str:
+    if error.errno == errno.EADDRINUSE:
+        return "something listens there already: this worker, if it runs; else choose another port"
+    if error.errno == errno.EACCES:
+        return "not permitted: ports below 1024 are for root, and a path's directory must be writable"
+    if error.errno == errno.EADDRNOTAVAIL:
+        return "this machine has no such address; 0.0.0.0 is every interface"
+    return f"can't listen there: {error.strerror or error}"
+
+
+def _same_place(bind: str, url: str) -> bool:
+    """Whether WEBBUDDY_URL leads to WORKER_BIND."""
+    if bind.startswith("unix:"):
+        return False
+    host, port = _host_and_port(bind)
+    target = httpx.URL(url)
+    if port == 0 or port != (target.port or {"http": 80, "https": 443}[target.scheme]):
+        return False
+    theirs = _addresses(target.host)
+    if host in ("0.0.0.0", "::"):  # noqa: S104 - compared, not bound
+        return any(ipaddress.ip_address(address).is_loopback for address in theirs)
+    return bool(theirs & _addresses(host))
+
+
+def _addresses(host: str) -> set[str]:
+    try:
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except OSError:
+        return set()
+    return {str(info[4][0]).partition("%")[0] for info in found}
+
+
+def _is_out_of_reach(bind: str, url: str) -> bool:
+    """Whether only this machine reaches the endpoint, while WebBuddy seems to be on another."""
+    if bind.startswith("unix:"):
+        return False
+    return _is_loopback(_host_and_port(bind)[0]) and not _is_loopback(httpx.URL(url).host)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _endpoint(bind: str) -> str:
+    if bind.startswith("unix:"):
+        return f"{bind} is free; WebBuddy, which speaks TCP, needs a proxy before it"
+    if _host_and_port(bind)[1] == 0:
+        return f"{bind} is any free port, which WebBuddy can't know: good for tests"
+    return f"{bind} is free; WebBuddy's FASTAPI_URL must lead there"
