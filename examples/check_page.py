@@ -1,6 +1,6 @@
 """An agent that looks whether a page is up: "Проверь http://localhost:8000/login".
 
-    WORKER_HANDLER=check_page:handle trio-worker run
+WORKER_HANDLER=check_page:handle trio-worker run
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """A plain function: it runs in a thread, so that blocking calls are fine.
 
-    WORKER_HANDLER=plain:handle trio-worker run
+WORKER_HANDLER=plain:handle trio-worker run
 """
 
 from __future__ import annotations

@@ -16,6 +16,7 @@ import pytest
 import trio
 from hypercorn.config import Config
 from hypercorn.trio import serve
+from structlog.typing import EventDict
 from trio.testing import MockClock
 
 from trio_worker.web import make_app
@@ -268,3 +269,30 @@ async def test_no_packet_keeps_a_connection_open(packet: bytes, clock: MockClock
         start = trio.current_time()
         await send_and_read(stream, packet)
         assert trio.current_time() - start < 100
+
+
+async def test_a_crash_in_a_connection_ends_that_connection_alone(
+    clock: MockClock, events: list[EventDict]
+) -> None:
+    """What hypercorn's own code raises is logged with its traceback, and the others are served on."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        if scope["type"] == "websocket":
+            return  # at once: hypercorn then answers this upgrade twice, and h11 raises
+        if scope["type"] == "lifespan":
+            await send({"type": "lifespan.startup.complete"})
+            await receive()
+            await send({"type": "lifespan.shutdown.complete"})
+        else:
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await send({"type": "http.response.body", "body": b"alive"})
+
+    async with serving(app) as server, await server.connect() as other:
+        async with await server.connect() as stream:
+            await send_and_read(stream, PACKETS["data behind a websocket upgrade"])
+        await other.send_all(CLOSE)
+        assert b"alive" in await read_all(other)
+    [event] = events
+    assert event["log_level"] == "error"
+    assert isinstance(event["exc_info"], ExceptionGroup)

@@ -549,6 +549,16 @@ async def test_a_read_that_a_webbuddy_does_not_have_is_not_found(
     assert caught.value.status == status
 
 
+@pytest.mark.parametrize("status", [200, 404, 405])
+async def test_a_wrong_url_is_not_a_missing_read(app: App, client: WebBuddyClient, status: int) -> None:
+    """Where the log-in itself is not there, WEBBUDDY_URL is wrong, and no read says "not here"."""
+    app.login = lambda request: httpx.Response(status, text="<!doctype html>")
+    with pytest.raises(Unavailable, match="is WEBBUDDY_URL right"):
+        await client.me()
+    with pytest.raises(Unavailable, match="is WEBBUDDY_URL right"):
+        await client.log_in()
+
+
 def pages(*results: list[Any], next_url: str = "http://inside:8000/api/x/?page={}") -> Any:
     def answer(request: httpx.Request) -> httpx.Response:
         page = int(request.url.params.get("page", "1"))

@@ -56,7 +56,7 @@ class Host:
     async def begin(self) -> None:
         """Start the service. Hypercorn listens once this has returned."""
         self._stop = self._launch.stop()
-        await app.nursery.start(self._run)
+        await app.nursery.start(self._serve)
 
     async def end(self) -> None:
         """Hypercorn stops: let the service come to its end first."""
@@ -65,7 +65,7 @@ class Host:
         self._stop.ask()
         await self._ended.wait()
 
-    async def _run(self, task_status: trio.TaskStatus[None]) -> None:
+    async def _serve(self, task_status: trio.TaskStatus[None]) -> None:
         assert self._stop is not None  # noqa: S101 - `begin` has set it
         try:
             async with trio.open_nursery() as nursery:

@@ -23,6 +23,7 @@ __all__ = ["Deliveries", "Delivery"]
 log = structlog.get_logger(__name__)
 
 LOG_PATIENCE = 30.0  # seconds after the end of a query in which its log is still tried
+BUSY_TRIES = 6  # plain 500s that are answered by a short pause, as in the intake
 LAST_PAUSE = 0.5  # seconds between two tries while the service stops
 
 
@@ -209,11 +210,14 @@ class Delivery:
         """Repeat a call until it got through; only what WebBuddy will never take comes out."""
         pauses = Backoff(first=0.5, most=60.0)
         short_pauses = Backoff(first=0.05, most=1.0)
+        short_tries = BUSY_TRIES
         while True:
             try:
                 return await send()
-            except Busy:
-                pause = short_pauses.next()
+            except Busy as error:
+                short_tries -= 1
+                # When it goes on it is an outage, and each ended query would ask twice a second.
+                pause = short_pauses.next() if short_tries > 0 else pauses.next(error.retry_after)
             except Unavailable as error:
                 pause = pauses.next(error.retry_after)
             except AccessDenied:

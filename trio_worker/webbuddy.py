@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any
@@ -260,19 +260,8 @@ class WebBuddyClient:
         return entries
 
     async def _read(self, path: str, parameters: Mapping[str, str] | None = None) -> Any:
-        """Make a call that a WebBuddy may not know.
-
-        Raises:
-            NotFound: Also for the ways in which WebBuddy's catch-all route and other web servers say
-                that they do not know a path: 200 with HTML, 404 or 405 without JSON. A proxy may do
-                the same in passing: "not at this moment" is all that is certain.
-        """
-        try:
-            return await self._call("GET", path, parameters=parameters)
-        except Unavailable as error:
-            if error.status not in (200, 404, 405):
-                raise
-            raise NotFound(str(error), status=error.status) from None
+        """Make a call that a WebBuddy may not know; see `_judge_read`."""
+        return await self._call("GET", path, parameters=parameters, judged_by=_judge_read)
 
     async def _call(
         self,
@@ -281,6 +270,7 @@ class WebBuddyClient:
         body: Mapping[str, object] | None = None,
         *,
         parameters: Mapping[str, str] | None = None,
+        judged_by: Callable[[httpx.Response], Any] = judge,
     ) -> Any:
         """Make a call when it is its turn, and judge the answer.
 
@@ -300,15 +290,15 @@ class WebBuddyClient:
                 # Had the time ended in the moment in which the turn came, this is where it shows:
                 # before anything is sent.
                 await trio.lowlevel.checkpoint_if_cancelled()
-                return await self._judged(request)
+                return await self._judged(request, judged_by)
         raise Unavailable(
             f"{call_name(request)}: not sent, other calls took longer than {self._request_timeout:g} s",
             maybe_done=False,
         )
 
-    async def _judged(self, request: httpx.Request) -> Any:
+    async def _judged(self, request: httpx.Request, judged_by: Callable[[httpx.Response], Any]) -> Any:
         try:
-            data = judge(await self._answer(request))
+            data = judged_by(await self._answer(request))
         except Busy:
             self.turns.overlapped()
             raise
@@ -341,6 +331,25 @@ class WebBuddyClient:
             f"{call_name(error.request)}: {what} {base.scheme}://{base.netloc.decode('ascii')} ({reason})",
             maybe_done=not nothing_sent,
         )
+
+
+def _judge_read(response: httpx.Response) -> Any:
+    """Judge the answer to a call that a WebBuddy may not know.
+
+    Of this call's own answer only: a log-in before it that was answered like that says that
+    WEBBUDDY_URL is wrong.
+
+    Raises:
+        NotFound: Also for the ways in which WebBuddy's catch-all route and other web servers say
+            that they do not know a path: 200 with HTML, 404 or 405 without JSON. A proxy may do
+            the same in passing: "not at this moment" is all that is certain.
+    """
+    try:
+        return judge(response)
+    except Unavailable as error:
+        if error.status not in (200, 404, 405):
+            raise
+        raise NotFound(str(error), status=error.status) from None
 
 
 def _was_sent(request: httpx.Request) -> bool:

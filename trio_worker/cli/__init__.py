@@ -32,7 +32,9 @@ def run() -> None:
 
 
 @main.command()
-@click.option("--queries", default=12, show_default=True, type=click.IntRange(min=1), help="How many.")
+@click.option(
+    "--queries", default=12, show_default=True, type=click.IntRange(min=1), metavar="N", help="How many."
+)
 @click.option("--keep", is_flag=True, help="Leave WebBuddy and the worker running until Ctrl-C.")
 def demo(queries: int, keep: bool) -> None:
     """Show a WebBuddy and a worker at work, with no server at hand.
@@ -48,10 +50,10 @@ def demo(queries: int, keep: bool) -> None:
 
 @main.command()
 def check() -> None:
-    """Say whether the worker would work: settings, handler, WebBuddy, log-in, account, clock, port.
+    """Say whether the worker would work, and what to do.
 
-    Nothing is claimed. Exit codes: 0 all is well, 1 a problem, 2 wrong settings or handler, 3 log-in
-    refused, 130 Ctrl-C.
+    Looks at settings, handler, WebBuddy, log-in, account, clock and port. Nothing is claimed. Exit
+    codes: 0 all is well, 1 a problem, 2 wrong settings or handler, 3 log-in refused, 130 Ctrl-C.
     """
     _begin()
     from trio_worker.cli.check import check_setup
@@ -61,7 +63,12 @@ def check() -> None:
 
 @main.command()
 @click.argument("text")
-@click.option("--project", type=click.IntRange(min=1), help="The project's number.  [default: the account's]")
+@click.option(
+    "--project",
+    type=click.IntRange(min=1),
+    metavar="NUMBER",
+    help="The project's number.  [default: the account's]",
+)
 @click.option("--wait", is_flag=True, help="Show its log as it comes, and its answer.")
 def submit(text: str, project: int | None, wait: bool) -> None:
     """Create a query, as a user of WebBuddy does.

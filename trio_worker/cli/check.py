@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import errno
-import ipaddress
-import os
 import signal
-import socket
-import stat
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,10 +13,10 @@ from typing import Literal, NoReturn
 
 import attrs
 import click
-import httpx
 import trio
 
 from trio_worker import event_log
+from trio_worker.cli.check_endpoint import described, is_out_of_reach, same_place, why_not_bind
 from trio_worker.cli.ending import Interruption, run_command
 from trio_worker.errors import AccessDenied, SettingsError, Unavailable, WebBuddyError
 from trio_worker.handlers.loading import Handler, load_handler
@@ -228,21 +223,10 @@ class Network:
             except WebBuddyError as error:
                 self._explain(webbuddy, error)
             else:
-                await self._welcome(webbuddy, account)
+                self._reached()
+                self._logged_in()
+                await self._check_account(webbuddy, account)
             self._check_clock(webbuddy)
-
-    async def _welcome(self, webbuddy: WebBuddyClient, account: Account | None) -> None:
-        if webbuddy.logged_in:
-            self._reached()
-            self._logged_in()
-            await self._check_account(webbuddy, account)
-        else:
-            # `me` takes any page for a WebBuddy that does not show accounts, also a log-in's.
-            url = self.settings.webbuddy_url
-            self.report.fail(
-                "WebBuddy", f"{url} answers, but there is no log-in of WebBuddy's. Is WEBBUDDY_URL right?"
-            )
-            self.report.say("skipped", "log-in", "not tried")
 
     def _reached(self) -> None:
         self.report.say("fine", "WebBuddy", f"{self.settings.webbuddy_url} answers")
@@ -276,10 +260,12 @@ class Network:
         elif await _sees_queries(webbuddy):
             say("fine", "account", "has no project of its own, but sees queries: a service account")
         else:
-            self.report.fail(
+            # No failure: a service account of a new WebBuddy looks the same from here.
+            say(
+                "note",
                 "account",
-                "has no project, and sees no query: an ordinary user without a project sees an empty queue"
-                " for ever, so give it one. (A service account sees all: create a query, and check again.)",
+                "has no project, and sees no query. An ordinary user without a project sees an empty queue"
+                " for ever: give it one. A service account is fine: create a query, and check again.",
             )
 
     def _check_clock(self, webbuddy: WebBuddyClient) -> None:
@@ -301,13 +287,13 @@ class Network:
 
     async def _check_bind(self) -> None:
         bind = self.settings.bind
-        problem = await trio.to_thread.run_sync(_why_not_bind, bind, abandon_on_cancel=True)
+        problem = await trio.to_thread.run_sync(why_not_bind, bind, abandon_on_cancel=True)
         url = self.settings.webbuddy_url
-        if await trio.to_thread.run_sync(_same_place, bind, url, abandon_on_cancel=True):
+        if await trio.to_thread.run_sync(same_place, bind, url, abandon_on_cancel=True):
             problem = "that is where WEBBUDDY_URL says WebBuddy is: choose another port, as in 127.0.0.1:8001"
         if problem is not None:
             self.report.fail("push endpoint", f"WORKER_BIND is {bind!r}: {problem}")
-        elif _is_out_of_reach(bind, url):
+        elif is_out_of_reach(bind, url):
             self.report.say(
                 "note",
                 "push endpoint",
@@ -315,7 +301,7 @@ class Network:
                 " proxy, no push arrives, and polling has to find all. 0.0.0.0 is every interface.",
             )
         else:
-            self.report.say("fine", "push endpoint", _endpoint(bind))
+            self.report.say("fine", "push endpoint", described(bind))
 
 
 def _remedy(error: WebBuddyError) -> str:
@@ -337,113 +323,3 @@ async def _sees_queries(webbuddy: WebBuddyClient) -> bool:
                 return False
         return False
     return True  # so many that they were not all read in that time
-
-
-# --- Sockets; these block ------------------------------------------------------------------------
-
-
-def _why_not_bind(bind: str) -> str | None:
-    """Try to listen where the worker would.
-
-    Returns:
-        Why that does not go, or None.
-    """
-    try:
-        if bind.startswith("unix:"):
-            return _try_path(bind.removeprefix("unix:"))
-        _try_port(*_host_and_port(bind))
-    except OSError as error:
-        return _bind_problem(error)
-    return None
-
-
-def _host_and_port(bind: str) -> tuple[str, int]:
-    host, _, port = bind.rpartition(":")
-    return host.strip("[]"), int(port)
-
-
-def _try_port(host: str, port: int) -> None:
-    # As hypercorn does it, or this would find other things than the worker does.
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as tried:
-        tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        tried.bind((host, port))
-
-
-def _try_path(path: str) -> str | None:
-    try:
-        mode = os.stat(path).st_mode
-    except FileNotFoundError:
-        mode = None
-    if mode is None:
-        with socket.socket(socket.AF_UNIX) as tried:
-            tried.bind(path)
-        os.unlink(path)
-        return None
-    if not stat.S_ISSOCK(mode):
-        return "there is a file of that name, which is not a socket"
-    return "something listens there already" if _answers(path) else None
-
-
-def _answers(path: str) -> bool:
-    """Whether somebody listens on a unix socket. One that was left over is replaced by the worker."""
-    with socket.socket(socket.AF_UNIX) as tried:
-        tried.settimeout(1)
-        try:
-            tried.connect(path)
-        except ConnectionRefusedError:
-            return False
-    return True
-
-
-def _bind_problem(error: OSError) -> str:
-    if error.errno == errno.EADDRINUSE:
-        return "something listens there already: this worker, if it runs; else choose another port"
-    if error.errno == errno.EACCES:
-        return "not permitted: ports below 1024 are for root, and a path's directory must be writable"
-    if error.errno == errno.EADDRNOTAVAIL:
-        return "this machine has no such address; 0.0.0.0 is every interface"
-    return f"can't listen there: {error.strerror or error}"
-
-
-def _same_place(bind: str, url: str) -> bool:
-    """Whether WEBBUDDY_URL leads to WORKER_BIND."""
-    if bind.startswith("unix:"):
-        return False
-    host, port = _host_and_port(bind)
-    target = httpx.URL(url)
-    if port == 0 or port != (target.port or {"http": 80, "https": 443}[target.scheme]):
-        return False
-    theirs = _addresses(target.host)
-    if host in ("0.0.0.0", "::"):  # noqa: S104 - compared, not bound
-        return any(ipaddress.ip_address(address).is_loopback for address in theirs)
-    return bool(theirs & _addresses(host))
-
-
-def _addresses(host: str) -> set[str]:
-    try:
-        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
-    except OSError:
-        return set()
-    return {str(info[4][0]).partition("%")[0] for info in found}
-
-
-def _is_out_of_reach(bind: str, url: str) -> bool:
-    """Whether only this machine reaches the endpoint, while WebBuddy seems to be on another."""
-    if bind.startswith("unix:"):
-        return False
-    return _is_loopback(_host_and_port(bind)[0]) and not _is_loopback(httpx.URL(url).host)
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
-def _endpoint(bind: str) -> str:
-    if bind.startswith("unix:"):
-        return f"{bind} is free; WebBuddy, which speaks TCP, needs a proxy before it"
-    if _host_and_port(bind)[1] == 0:
-        return f"{bind} is any free port, which WebBuddy can't know: good for tests"
-    return f"{bind} is free; WebBuddy's FASTAPI_URL must lead there"

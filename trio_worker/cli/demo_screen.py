@@ -111,12 +111,12 @@ def _choose(sights: Sequence[Sight], most: int) -> list[Sight]:
 def _table(rows: Sequence[Sight]) -> Table:
     table = Table(box=None, pad_edge=False, expand=True, header_style="bold")
     table.add_column("#", justify="right", no_wrap=True)
-    table.add_column("query", ratio=5, no_wrap=True)
+    table.add_column("query", ratio=1, no_wrap=True)
     table.add_column("status", min_width=11, no_wrap=True)
     table.add_column("found", min_width=5, no_wrap=True)
     table.add_column("pick-up", justify="right", min_width=7, no_wrap=True)
     table.add_column("run", justify="right", min_width=5, no_wrap=True)
-    table.add_column("last log entry", ratio=7, no_wrap=True)
+    table.add_column("last log entry", ratio=1, no_wrap=True)
     for row in rows:
         table.add_row(
             str(row.number),

@@ -188,7 +188,10 @@ def _tidy_path(path: str, root_path: str) -> str:
     return path.rstrip("/") or "/"
 
 
-def _http_error(error: HTTPException) -> Response:
+# The error handlers are async because Quart calls others in a thread.
+
+
+async def _http_error(error: HTTPException) -> Response:
     response = _json(error.code or 500, {"detail": error.description or error.name})
     # 405 says in `Allow` what would do, and other errors have headers of their own.
     for name, value in error.get_headers():
@@ -197,7 +200,7 @@ def _http_error(error: HTTPException) -> Response:
     return response
 
 
-def _unexpected_error(error: Exception) -> Response:
+async def _unexpected_error(error: Exception) -> Response:
     _log.error("the push endpoint broke: a bug", exc_info=error)
     return _json(500, {"detail": "internal error"})
 
