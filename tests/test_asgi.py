@@ -206,6 +206,26 @@ async def test_a_second_signal_is_ignored(tmp_path: Path) -> None:
     assert query.statuses == ["queued", "in_progress", "done"]
 
 
+async def test_a_dawdling_client_does_not_delay_the_stop(tmp_path: Path) -> None:
+    """The intake is closed at once, not when the last request under way is through."""
+    webbuddy = WebBuddy()
+    async with running(tmp_path, webbuddy) as worker:
+        query = webbuddy.add_query("one")
+        await at_work(webbuddy, query)
+        host, _, port = worker.url.removeprefix("http://").rpartition(":")
+        async with await trio.open_tcp_stream(host, int(port)) as client:
+            # Half a request: it is answered (with 408) two seconds later.
+            await client.send_all(
+                b"POST /api/process-query HTTP/1.1\r\nHost: w\r\nContent-Length: 9\r\n\r\n{"
+            )
+            worker.process.send_signal(signal.SIGTERM)
+            await worker.until(lambda line: "stopping" in line)
+            assert not client.socket.is_readable(), "the request was waited for"
+            (tmp_path / "one").touch()
+            await worker.wait()
+    assert query.status == "done"
+
+
 async def test_the_end_of_the_grace(tmp_path: Path) -> None:
     """At the end of the grace a query is put back, also when its handler can't be stopped."""
     for number, handler in enumerate((HELD, STUBBORN)):
@@ -235,6 +255,46 @@ async def test_a_crash_ends_the_process(tmp_path: Path) -> None:
         await worker.wait()
     assert "this is a bug" in worker.output
     assert "ZeroDivisionError" in worker.output
+
+
+async def test_a_crash_does_not_cut_the_sibling_short(tmp_path: Path) -> None:
+    """Of two processes one crashes: hypercorn stops the other, which lets its query finish."""
+    crashing = """
+    if query.query_text == "crash":
+        # Break the running worker from inside, as a bug of its own would.
+        import trio_worker.query_log
+        trio_worker.query_log.QueryLog.close = lambda self, last: 1 / 0
+    return"""
+    handler = HELD.replace("\n    return", crashing)
+    webbuddy = WebBuddy()
+    async with running(
+        tmp_path, webbuddy, "--workers", "2", processes=2, handler=handler, NUM_WORKERS="2"
+    ) as worker:
+        query = webbuddy.add_query("one")
+        await at_work(webbuddy, query, webbuddy.add_query("crash"))
+        (tmp_path / "crash").touch()
+        await worker.until(lambda line: "stopping: no new query" in line)
+        (tmp_path / "one").touch()
+        await worker.wait()
+    assert "this is a bug" in worker.output
+    assert query.status == "done"
+
+
+async def test_sighup_starts_the_processes_anew(tmp_path: Path) -> None:
+    """Hypercorn's reload: the running query ends as done, the next one is taken by a new process."""
+    webbuddy = WebBuddy()
+    async with running(tmp_path, webbuddy) as worker:
+        first = webbuddy.add_query("one")
+        await at_work(webbuddy, first)
+        worker.process.send_signal(signal.SIGHUP)
+        await worker.until(lambda line: "stopping" in line)
+        second = webbuddy.add_query("two", push=False)
+        for name in ("one", "two"):
+            (tmp_path / name).touch()
+        with trio.fail_after(TOO_LONG):
+            await webbuddy.until(webbuddy.all_ended)
+        assert len(set(children(worker))) == 2
+    assert [query.statuses for query in (first, second)] == [["queued", "in_progress", "done"]] * 2
 
 
 async def test_login_refused_at_the_start(tmp_path: Path) -> None:

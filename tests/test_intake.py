@@ -291,7 +291,7 @@ async def test_refused_at_the_start_ends_the_service(
     autojump_clock: MockClock, events: list[EventDict]
 ) -> None:
     """A wrong password is nothing to wait for: `AccessDenied`, once, and no traceback in the log."""
-    with pytest.raises(BaseExceptionGroup) as raised:
+    with pytest.raises(BaseExceptionGroup) as raised:  # noqa: ASYNC401 - one or more of them
         async with open_worker(quick, password="wrong"):
             await trio.sleep_forever()
     assert raised.value.split(AccessDenied)[1] is None
@@ -308,7 +308,7 @@ async def test_refused_after_an_outage_at_the_start_ends_the_service(autojump_cl
             webbuddy.down = False
 
         nursery.start_soon(come_up)
-        with pytest.raises(BaseExceptionGroup) as raised:
+        with pytest.raises(BaseExceptionGroup) as raised:  # noqa: ASYNC401 - one or more of them
             async with open_worker(quick, webbuddy=webbuddy, password="wrong"):
                 await trio.sleep_forever()
     assert raised.value.split(AccessDenied)[1] is None

@@ -10,7 +10,7 @@ import pytest
 import trio
 import trio.testing
 from structlog.typing import EventDict
-from trio.testing import MockClock
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 from trio_worker import Context, Query, QueryFailed
 from trio_worker.testing import StoredQuery, WebBuddy, open_worker, trio_time
@@ -38,7 +38,7 @@ async def test_a_pushed_query_is_answered(autojump_clock: MockClock) -> None:
 async def test_two_hundred_queries_while_tokens_expire_all_the_time(
     autojump_clock: MockClock, events: list[EventDict]
 ) -> None:
-    """Half pushed, half found by polling, 5 consumers, access tokens of 3 s: each answered once, none lost."""
+    """Half pushed, half found by polling, 5 consumers, tokens of 3 s: each answered, and once."""
 
     async def handle(query: Query, ctx: Context) -> str:
         ctx.log("working")
@@ -131,13 +131,17 @@ class Chaos:
 
     async def down(self) -> None:
         # Not while a claim is under way: its answer would be lost, and its query with it.
-        await self.webbuddy.until(lambda: not self.claiming())
+        while True:
+            await self.webbuddy.until(lambda: not self.claiming())
+            await wait_all_tasks_blocked()  # one may have been about to arrive
+            if not self.claiming():
+                break
         self.webbuddy.down = True
         await trio.sleep(self.rng.uniform(0.1, 100))
         self.webbuddy.down = False
 
     async def slow(self) -> None:
-        self.webbuddy.slow = self.rng.choice([0, 0, 0.01, 0.1, 1, 5])
+        self.webbuddy.slow = self.rng.choice([0, 0, 0.01, 0.1, 1])
 
     async def locked(self) -> None:
         self.webbuddy.sqlite = not self.webbuddy.sqlite
@@ -146,7 +150,7 @@ class Chaos:
         return any(call.endpoint == "claim_next" and call.ended is None for call in self.webbuddy.requests)
 
 
-@pytest.mark.parametrize("seed", range(24))
+@pytest.mark.parametrize("seed", range(16))
 async def test_whatever_happens_each_query_ends_once_and_rightly(
     seed: int, autojump_clock: MockClock
 ) -> None:

@@ -110,7 +110,7 @@ async def test_the_last_resort(how: str, autojump_clock: MockClock) -> None:
                 with trio.CancelScope(shield=True):
                     await trio.sleep(100)
                 if how == "crashed":
-                    raise ValueError
+                    raise ValueError  # noqa: TRY301
         except* ValueError:
             pass
     assert abandoned_at == pytest.approx([24.1 if how == "asked" else 1.7])
@@ -130,7 +130,7 @@ async def test_the_last_resort_is_not_needed(how: str, autojump_clock: MockClock
                     outer.cancel()
                     await trio.sleep_forever()
                 if how == "crashed":
-                    raise ValueError
+                    raise ValueError  # noqa: TRY301
         except* ValueError:
             pass
     await trio.sleep(100)
@@ -273,6 +273,20 @@ async def test_a_result_that_could_not_go_out_goes_out_during_the_stop(autojump_
         worker.webbuddy.down = True
         await trio.sleep(600)
         worker.webbuddy.down = False
+        assert await stopped(worker) < 2
+        assert (query.status, query.answer_text) == ("done", "well")
+
+
+async def test_a_refused_log_in_is_tried_once_more_at_the_stop(autojump_clock: MockClock) -> None:
+    """Whoever mends the password restarts the worker: its results must not wait out the minute."""
+    async with open_worker(sleepy) as worker:
+        query = worker.webbuddy.add_query("10")
+        await running(worker, 1)
+        worker.webbuddy.refuse_logins = True
+        worker.webbuddy.expire_tokens()
+        await trio.sleep(25)
+        assert query.status == "in_progress"
+        worker.webbuddy.refuse_logins = False
         assert await stopped(worker) < 2
         assert (query.status, query.answer_text) == ("done", "well")
 

@@ -16,12 +16,14 @@ import multiprocessing
 import os
 import signal
 import sys
+from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import NoReturn
 
 import structlog
 import trio
 from hypercorn.config import Config
+from hypercorn.utils import check_multiprocess_shutdown_event
 from quart_trio import QuartTrio
 
 from trio_worker.errors import AccessDenied, SettingsError
@@ -44,10 +46,12 @@ class Host:
 
     Args:
         launch: What to run.
+        shutdown: What hypercorn's parent sets to stop its processes; None where there is no parent.
     """
 
-    def __init__(self, launch: Launch) -> None:
+    def __init__(self, launch: Launch, shutdown: Event | None) -> None:
         self._launch = launch
+        self._shutdown = shutdown
         self._stop: Stop | None = None
         self._last_signal = signal.SIGTERM
         self._told = trio.Event()
@@ -71,6 +75,8 @@ class Host:
             async with trio.open_nursery() as nursery:
                 await nursery.start(self._obey_signals, self._stop)
                 nursery.start_soon(_watch_parent, self._stop)
+                if self._shutdown is not None:
+                    nursery.start_soon(_obey_parent, self._shutdown, self._stop)
                 task_status.started()
                 await self._launch.serve(self._stop, leave_by_force)
                 nursery.cancel_scope.cancel()
@@ -94,6 +100,16 @@ class Host:
             async for number in signals:
                 self._last_signal = signal.Signals(number)
                 stop.ask()
+
+
+async def _obey_parent(shutdown: Event, stop: Stop) -> None:
+    """Stop when hypercorn's parent says so.
+
+    Hypercorn itself comes to `Host.end` only when all requests under way are through: a client that
+    dawdles would eat up the grace, and queries would be claimed meanwhile.
+    """
+    await check_multiprocess_shutdown_event(shutdown, trio.sleep)
+    stop.ask()
 
 
 async def _watch_parent(stop: Stop) -> None:
@@ -131,7 +147,7 @@ def _first(error: BaseException) -> BaseException:
 
 
 def _compose() -> QuartTrio:
-    config = _hypercorn_config()
+    config, shutdown = _hypercorn()
     if config is not None and config.worker_class != "trio":
         _refuse(f"hypercorn runs with -k {config.worker_class}; this app needs Trio: start it with -k trio")
     if config is not None and config.bind == HYPERCORNS_DEFAULT:
@@ -147,14 +163,16 @@ def _compose() -> QuartTrio:
     composed = make_app(pushed=launch.pushes.pushed, own_url=launch.settings.webbuddy_url)
     # Quart cancels everything when it is over, `after_serving` itself included.
     composed.config["BACKGROUND_TASK_SHUTDOWN_TIMEOUT"] = launch.settings.shutdown_grace + MARGIN
-    host = Host(launch)
+    host = Host(launch, shutdown)
     composed.before_serving(host.begin)
     composed.after_serving(host.end)
     return composed
 
 
-def _hypercorn_config() -> Config | None:
-    """Find the configuration of the hypercorn that imports us; None when somebody else does.
+def _hypercorn() -> tuple[Config | None, Event | None]:
+    """Find the configuration of the hypercorn that imports us, and its shutdown event.
+
+    The former is None when somebody else imports us; the latter also with ``--workers 0``.
 
     Hypercorn tells an app nothing of itself. Its own frames are exact; reading `sys.argv` again
     would miss what came from a file.
@@ -164,8 +182,8 @@ def _hypercorn_config() -> Config | None:
         frame = frame.f_back
         config = frame.f_locals.get("config")
         if isinstance(config, Config):
-            return config
-    return None
+            return config, frame.f_locals.get("shutdown_event")
+    return None, None
 
 
 def _refuse(*sentences: str) -> NoReturn:

@@ -76,6 +76,8 @@ class Deliveries:
 
     def close(self) -> None:
         """The stop has been asked for: no log may hold a result back to its end."""
+        # The last chance: perhaps the password is a good one again, which is why we are restarted.
+        self.webbuddy.forget_refusal()
         for delivery in self._under_way:
             delivery.shorten()
 

@@ -22,9 +22,9 @@ __all__ = ["ClientGone", "FixedHTTPConnection", "install"]
 ClientGone: type[Exception] = getattr(quart.wrappers, "ClientDisconnectedError", ConnectionError)
 
 # For the few steps behind the last byte of an answer. Longer than _SEND_SECONDS, on which they may wait.
-_FINAL_SEND_SECONDS = 15.0
-# For a client to take what is sent to it.
-_SEND_SECONDS = 10.0
+_FINAL_SEND_SECONDS = 5.0
+# For a client to take what is sent to it. As short as that because the server's end waits for it.
+_SEND_SECONDS = 3.0
 # Without a byte from the client. Idle connections have hypercorn's `keep_alive_timeout`; this is for
 # those of which hypercorn has lost count.
 _RECEIVE_SECONDS = 60.0
