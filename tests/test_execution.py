@@ -13,7 +13,7 @@ from structlog.typing import EventDict
 from trio.testing import MockClock
 
 from trio_worker import Context, Query, QueryFailed
-from trio_worker.execution import MOST_ANSWER, PATIENCE
+from trio_worker.execution import MOST_ANSWER
 from trio_worker.testing import StoredQuery, open_worker
 
 SECRET = "hunter2-of-the-handler"
@@ -414,7 +414,7 @@ async def test_a_handler_that_swallows_is_left_behind(
         following = await worker.ask("next")
         assert following.started is not None
         assert query.started is not None
-        assert following.started - query.started == pytest.approx(10 + PATIENCE, abs=0.5)
+        assert following.started - query.started == pytest.approx(10 + 5, abs=0.5)
         await worker.webbuddy.until(lambda: query.status == "failed")
         assert query.answer_text == LEFT_BEHIND
         (event,) = [event for event in events if event["event"].startswith("handler left behind")]

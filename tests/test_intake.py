@@ -16,7 +16,6 @@ from trio.testing import MockClock
 from tests.tapped import Body, TappedWebBuddy
 from trio_worker import Context, Query
 from trio_worker.errors import AccessDenied
-from trio_worker.intake import BUSY_TRIES
 from trio_worker.testing import WebBuddy, open_worker, trio_time
 
 RARELY = 86_400.0
@@ -179,7 +178,7 @@ async def test_unreachable_at_the_start_it_waits(autojump_clock: MockClock, even
 # --- A busy SQLite -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("failures", range(1, BUSY_TRIES))
+@pytest.mark.parametrize("failures", range(1, 6))
 async def test_some_plain_500s_are_no_outage(
     failures: int, autojump_clock: MockClock, events: list[EventDict]
 ) -> None:
@@ -199,7 +198,7 @@ async def test_plain_500s_that_go_on_are_an_outage(
     """The sixth in a row: said, and backed off from."""
     async with open_worker(quick, polling_interval=RARELY) as worker:
         await trio.sleep(10)
-        worker.webbuddy.fail_next(500, calls=BUSY_TRIES, endpoint="claim_next")
+        worker.webbuddy.fail_next(500, calls=6, endpoint="claim_next")
         await worker.ask("ill")
         assert loud(events) == [DOWN, UP]
 

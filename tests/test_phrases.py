@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import string
 
 import attrs
@@ -36,3 +37,14 @@ def test_a_sentence_is_in_its_language(name: str) -> None:
     words = "".join(text for text, _, _, _ in string.Formatter().parse(russian)).replace("WebBuddy", "")
     assert not words.isascii()
     assert not any(letter in string.ascii_letters for letter in words)
+
+
+@pytest.mark.parametrize("language", ["en", "ru"])
+@pytest.mark.parametrize("name", ["started", "timeout", "left_behind"])
+@pytest.mark.parametrize(
+    ("limit", "shown"),
+    [(0.5, "0.5"), (2.5, "2.5"), (300.0, "300"), (86_400.25, "86400.25"), (2_592_000.0, "2592000")],
+)
+def test_a_limit_is_a_plain_number(language: str, name: str, limit: float, shown: str) -> None:
+    """30 days are 2592000 s, not 2.592e+06 s."""
+    assert re.findall(r"[0-9][0-9.e+]*", getattr(phrases(language), name).format(limit=limit)) == [shown]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import tracemalloc
 
 import pytest
 
@@ -66,3 +67,18 @@ def test_a_cut_is_the_longest_that_fits() -> None:
 def test_no_room_leaves_the_note() -> None:
     """A limit below the note's own size is nobody's; still no text is sent half."""
     assert fit("x" * 100, most=3, note=NOTE) == " [100 more]"
+
+
+def test_a_huge_text_is_not_measured() -> None:
+    """Of 20 MB only as much is looked at as could fit: the event loop waits meanwhile."""
+    huge = "x" * 20_000_000
+    tracemalloc.start()
+    try:
+        cut = fit(huge, most=1_000, note=NOTE)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    note = NOTE.format(count=20_000_000 - cut.count("x"))
+    assert cut == "x" * (len(cut) - len(note)) + note
+    assert 990 <= size(cut) <= 1_000
+    assert peak < 1_000_000  # its JSON alone would have 20 MB

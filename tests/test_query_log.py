@@ -266,6 +266,18 @@ async def test_lines_come_from_any_thread() -> None:
         assert written == list(range(lines))
 
 
+async def test_a_line_from_a_thread_is_not_kept_until_the_end(nursery: trio.Nursery) -> None:
+    """It wakes the reader, as a line of the event loop's own does. (Real clock.)"""
+    reader = Reader()
+    nursery.start_soon(reader.read)
+    with trio.fail_after(30):
+        await trio.to_thread.run_sync(reader.log.write, "line 0")
+        while not reader.entries:  # noqa: ASYNC110 - what is shown is that it comes, whenever
+            await trio.sleep(0.01)
+    assert reader.entries == ["line 0"]
+    nursery.cancel_scope.cancel()
+
+
 def test_a_thread_may_outlive_the_event_loop() -> None:
     """A thread that was left behind and still logs gets no exception. (Real clock.)"""
     go, ended = threading.Event(), threading.Event()

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import httpx
+import pytest
 import trio
 
 from tests.processes import TOO_LONG, WorkerProcess, start_worker
@@ -42,6 +43,17 @@ import time
 async def handle(query, ctx):
     time.sleep(2)
     return "at last"
+"""
+
+LOADING = """
+import time
+
+print("loading")
+while True:
+    try:
+        time.sleep(0.1)
+    except BaseException:  # as a module that guards its own imports may do
+        pass
 """
 
 
@@ -193,7 +205,7 @@ async def test_wrong_settings(tmp_path: Path) -> None:
 async def test_a_port_that_is_taken(tmp_path: Path) -> None:
     """A port in use is the operator's matter: one sentence with the variable, exit 2."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        bind = "127.0.0.1:%d" % taken.getsockname()[1]
+        bind = f"127.0.0.1:{taken.getsockname()[1]}"
         async with (
             serve_webbuddy(WebBuddy()) as url,
             start_worker(tmp_path, webbuddy_url=url, WORKER_BIND=bind) as worker,
@@ -211,6 +223,8 @@ async def test_webbuddy_down_at_the_start(tmp_path: Path) -> None:
         query = webbuddy.add_query("late")
         webbuddy.down = False
         await ended(webbuddy)
+        # A claim that was under way all along may have got the query; the outage ends with the next one.
+        await worker.until(lambda line: "hands out queries again" in line)
     assert query.status == "done"
     assert worker.output.count("no query can be claimed") == 1
     assert worker.output.count("hands out queries again") == 1
@@ -233,3 +247,13 @@ async def test_a_unix_socket(tmp_path: Path) -> None:
         assert (answer.status_code, answer.text) == (200, '{"status": "accepted"}')
         await ended(webbuddy)
     assert query.status == "done"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+async def test_a_stop_during_the_handlers_import(tmp_path: Path, number: signal.Signals) -> None:
+    """A handler's module may load for minutes: Ctrl-C and SIGTERM end that at once, quietly, exit 0."""
+    async with start_worker(tmp_path, webbuddy_url="http://127.0.0.1:9", handler=LOADING) as worker:
+        await worker.until(lambda line: line == "loading")
+        worker.process.send_signal(number)
+        assert await worker.wait() == 0, worker.output
+    assert worker.lines == ["loading"]

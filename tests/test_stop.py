@@ -277,6 +277,24 @@ async def test_a_result_that_could_not_go_out_goes_out_during_the_stop(autojump_
         assert (query.status, query.answer_text) == ("done", "well")
 
 
+async def test_during_the_stop_reports_are_tried_often(autojump_clock: MockClock) -> None:
+    """WebBuddy comes back in the middle of the stop, after an outage with long pauses: soon enough."""
+    async with open_worker(sleepy) as worker:
+        query = worker.webbuddy.add_query("1")
+        await running(worker, 1)
+        worker.webbuddy.down = True
+        await trio.sleep(600)
+        async with trio.open_nursery() as nursery:
+
+            async def come_back() -> None:
+                await trio.sleep(10)
+                worker.webbuddy.down = False
+
+            nursery.start_soon(come_back)
+            assert await stopped(worker) == pytest.approx(10, abs=1.2)
+        assert (query.status, query.answer_text) == ("done", "well")
+
+
 async def test_a_refused_log_in_is_tried_once_more_at_the_stop(autojump_clock: MockClock) -> None:
     """Whoever mends the password restarts the worker: its results must not wait out the minute."""
     async with open_worker(sleepy) as worker:

@@ -182,12 +182,10 @@ async def test_a_connection_that_the_server_closed_is_replaced() -> None:
         assert server.connections == 3
 
 
-async def test_a_connection_that_was_idle_for_long_is_not_used_again(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """After `KEEP_ALIVE_SECONDS` a new one is opened, and the old ones are closed."""
-    monkeypatch.setattr(transport_module, "KEEP_ALIVE_SECONDS", 0.0)
-    async with serve(answer_ok) as server, open_client(server.url) as client:
+async def test_a_connection_that_was_idle_for_long_is_not_used_again() -> None:
+    """After ``keep_alive`` a new one is opened, and the old ones are closed."""
+    stack = ConnectionStack(httpx.AsyncHTTPTransport, keep_alive=0.0)
+    async with serve(answer_ok) as server, open_client(server.url, transport=stack) as client:
         for _ in range(3):
             await client.get("/")
         assert server.connections == 3
@@ -335,16 +333,16 @@ async def test_closing_the_client_closes_its_connections() -> None:
         await server.until_open(0)
 
 
-async def test_an_answer_without_an_end_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_answer_without_an_end_is_given_up() -> None:
     """A broken proxy can't fill the memory: the answer is cut off, its connection closed."""
-    monkeypatch.setattr(transport_module, "LONGEST_ANSWER", 100_000)
+    stack = ConnectionStack(httpx.AsyncHTTPTransport, longest_answer=100_000)
 
     async def answer_for_ever(head: bytes, stream: trio.SocketStream) -> None:
         await stream.send_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
         while True:
             await stream.send_all(b"2710\r\n%s\r\n" % (b"x" * 10_000))
 
-    async with serve(answer_for_ever) as server, open_client(server.url) as client:
+    async with serve(answer_for_ever) as server, open_client(server.url, transport=stack) as client:
         with trio.fail_after(60), pytest.raises(httpx.ReadError, match="longer than 100000 bytes"):
             await client.get("/")
         assert stack_of(client).idle == 0

@@ -350,6 +350,16 @@ async def test_an_empty_claim_ends_the_backlog_unless_a_wake_up_came_later(autoj
     assert not await asks(wakeups)
 
 
+async def test_a_claim_that_failed_leaves_its_wake_up(autojump_clock: MockClock) -> None:
+    """Somebody else may ask in its place."""
+    wakeups = Wakeups()
+    wakeups.tick()
+    assert await asks(wakeups)
+    wakeups.failed()
+    assert await asks(wakeups)
+    assert not await asks(wakeups)
+
+
 async def test_no_more_than_so_many_ask_for_a_backlog(autojump_clock: MockClock) -> None:
     """A backlog of unknown length has 128 consumers asking at once, however many are free."""
     wakeups = Wakeups()

@@ -17,7 +17,7 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from trio_worker import webbuddy
-from trio_worker.errors import AccessDenied, Busy, NotFound, Refused, Unavailable, WebBuddyError
+from trio_worker.errors import AccessDenied, Busy, NotFound, Unavailable, WebBuddyError
 from trio_worker.query import Query
 from trio_worker.testing import WebBuddy, serve_webbuddy, trio_time
 from trio_worker.webbuddy import Account, LogEntry, WebBuddyClient, open_webbuddy
@@ -187,7 +187,7 @@ def make_call(request: pytest.FixtureRequest) -> Callable[[WebBuddyClient], Any]
 
 @pytest.mark.parametrize(
     ("status", "kind"),
-    [(400, Refused), (429, Unavailable), (500, Busy), (502, Unavailable), (503, Unavailable)],
+    [(400, Unavailable), (429, Unavailable), (500, Busy), (502, Unavailable), (503, Unavailable)],
 )
 async def test_every_call_is_judged(
     app: App, client: WebBuddyClient, make_call: Any, status: int, kind: type[WebBuddyError]
@@ -384,7 +384,7 @@ async def test_a_turn_that_comes_as_the_time_ends_sends_nothing(
 
     async def claim() -> None:
         with pytest.raises(Unavailable, match="not sent") as caught:
-            await client.claim_next()
+            await client.get_query(1)
         assert not caught.value.maybe_done
 
     async with trio.open_nursery() as nursery:
@@ -399,23 +399,24 @@ async def test_a_turn_that_comes_as_the_time_ends_sends_nothing(
 async def test_waiting_for_a_turn_has_an_end_and_sends_nothing(
     app: App, client: WebBuddyClient, autojump_clock: object
 ) -> None:
-    """Behind calls that hang: after `request_timeout` seconds, and certainly not done."""
+    """Behind 64 calls that hang: after `request_timeout` seconds, and certainly not done."""
+    await client.log_in()
+    app.requests.clear()
     app.answer = hang
-    client.turns.overlapped()
     errors: list[Unavailable] = []
 
     async def one() -> None:
         try:
-            await client.claim_next()
+            await client.get_query(1)
         except Unavailable as error:
             errors.append(error)
 
     async with trio.open_nursery() as nursery:
-        for _ in range(3):
+        for _ in range(100):
             nursery.start_soon(one)
-    # The first had its turn at once. As its time ended, so did the others' waiting.
+    # The first 64 had their turns at once. As their time ended, so did the others' waiting.
     sent = len(app.requests)
-    assert sum(error.maybe_done for error in errors) == sent < 3
+    assert sum(error.maybe_done for error in errors) == sent < 100
     assert all("other calls" in str(error) for error in errors if not error.maybe_done)
     assert client.turns.under_way == 0
 
@@ -423,8 +424,8 @@ async def test_waiting_for_a_turn_has_an_end_and_sends_nothing(
 async def test_the_time_for_the_turn_is_not_taken_from_the_call(
     app: App, client: WebBuddyClient, autojump_clock: object
 ) -> None:
-    """Two calls of 20 s one after the other: the second has its whole 30 s."""
-    client.turns.overlapped()
+    """65 calls of 20 s, of which 64 go at once: the last has its whole 30 s."""
+    await client.log_in()
 
     async def slow(request: httpx.Request) -> httpx.Response:
         await trio.sleep(20)
@@ -432,9 +433,34 @@ async def test_the_time_for_the_turn_is_not_taken_from_the_call(
 
     app.answer = slow
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(client.claim_next)
-        nursery.start_soon(client.claim_next)
+        for _ in range(65):
+            nursery.start_soon(client.get_query, 1)
     assert trio.current_time() == pytest.approx(40)
+
+
+async def test_while_calls_take_turns_one_that_hangs_holds_the_others_up_for_two_seconds(
+    app: App, client: WebBuddyClient, autojump_clock: object
+) -> None:
+    """And not until its own end, half a minute later."""
+    await client.log_in()
+    client.turns.overlapped()
+    app.answer = lambda request: hang(request) if request.method == "GET" else httpx.Response(200, json=QUERY)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(client.get_query, 1)
+        await wait_all_tasks_blocked()
+        for _ in range(3):
+            await client.create_query(1, "next")
+        assert trio.current_time() == pytest.approx(2)
+        assert client.turns.under_way == 1
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_claim_that_nobody_wants_any_more_is_not_sent(app: App, client: WebBuddyClient) -> None:
+    """It is asked for when the token is at hand: the worker may be stopping by then."""
+    with pytest.raises(Unavailable, match="no longer wanted") as caught:
+        await client.claim_next(wanted=lambda: False)
+    assert not caught.value.maybe_done
+    assert app.requests == []
 
 
 # --- Turns ---------------------------------------------------------------------------------------
@@ -485,7 +511,7 @@ async def test_no_more_than_64_calls_at_once(app: App, client: WebBuddyClient, n
     app.answer = wait
     async with trio.open_nursery() as callers:
         for _ in range(200):
-            callers.start_soon(client.claim_next)
+            callers.start_soon(client.get_query, 1)
         await wait_all_tasks_blocked()
         assert here == 64
         go.set()
@@ -672,6 +698,32 @@ async def test_all_pages_of_a_real_pagination(autojump_clock: object) -> None:
         assert len(await client.by_status("queued")) == 120
 
 
+async def test_a_call_that_fails_by_itself_does_not_make_the_others_take_turns(
+    app: App, client: WebBuddyClient
+) -> None:
+    """One query that WebBuddy can't save: once it failed alone, its 500s say nothing of the others."""
+    await client.log_in()
+
+    def ill(request: httpx.Request) -> httpx.Response:
+        return httpx.Response(500) if request.method == "PATCH" else httpx.Response(200, json=QUERY)
+
+    app.answer = ill
+    for _ in range(2):  # the first may have been an overlap; the second, alone, was none
+        with pytest.raises(Busy):
+            await client.report(1, status="done", answer_text="x")
+    while client.turns.at_once < 64:
+        await client.create_query(1, "fine")
+    with pytest.raises(Busy):
+        await client.report(1, status="done", answer_text="x")
+    assert client.turns.at_once == 64
+    app.answers(200, json=QUERY)
+    await client.report(1, status="done", answer_text="x")
+    app.answer = ill
+    with pytest.raises(Busy):
+        await client.report(1, status="done", answer_text="x")
+    assert client.turns.at_once == 1  # it had been well in between, so this may be an overlap again
+
+
 async def test_on_sqlite_turns_end_the_overlaps(autojump_clock: object) -> None:
     """Five consumers: a few calls fail until they take turns, then next to none do."""
     server = WebBuddy(now=trio_time(), sqlite=True)
@@ -687,9 +739,13 @@ async def test_on_sqlite_turns_end_the_overlaps(autojump_clock: object) -> None:
                 await trio.sleep(rng.random() / 10)
 
     async def consume(client: WebBuddyClient) -> None:
-        while (query := await repeat(client.claim_next)) is not None:
+        while (query := await repeat(partial(claim, client))) is not None:
             await repeat(partial(client.add_log, query, "x"))
             await repeat(partial(client.report, query.id, status="done"))
+
+    async def claim(client: WebBuddyClient) -> Query | None:
+        async with client.turns:
+            return await client.claim_next()
 
     async with server.running(), connect(server.transport()) as client:
         await client.log_in()

@@ -3,8 +3,9 @@
 ==================================  ========================================================
 2xx with JSON                       the answer
 2xx with anything else              `Unavailable`, perhaps done: a proxy's page
-3xx; 404 without JSON ``detail``;   `Unavailable`, not done, with the question whether
-405 without JSON                    WEBBUDDY_URL is right: the API itself never saw the call
+3xx; 404 without JSON ``detail``;   `Unavailable`, not done: the API itself never saw the call.
+any 4xx without JSON, but for       Where it fits, with the question whether WEBBUDDY_URL is
+the page that a long body gets      right
 401                                 `AccessDenied`
 404, JSON with ``detail``           `NotFound`
 408, 429                            `Unavailable`, not done
@@ -35,6 +36,8 @@ from trio_worker.errors import AccessDenied, Busy, NotFound, Refused, Unavailabl
 __all__ = ["call_name", "is_json", "judge", "read_json", "retry_after", "said", "server_date"]
 
 LONGEST_DETAIL = 300
+
+LONG_BODY = 1024 * 1024  # bytes; below, no server's 400 is about the size
 
 _HINTS = {
     400: "the body is too long, or WebBuddy's ALLOWED_HOSTS lacks the host name in WEBBUDDY_URL",
@@ -147,11 +150,21 @@ def _error(response: httpx.Response) -> WebBuddyError:
         return AccessDenied(_answered(response), status=status)
     if status == 404 and _has_detail(response):
         return NotFound(_answered(response), status=status, detail=said(response))
-    if status == 404 or (status == 405 and not is_json(response)):
+    if status == 404 or not (is_json(response) or _too_long(response)):
         return Unavailable(
             _answered(response), status=status, retry_after=retry_after(response), maybe_done=False
         )
     return Refused(_answered(response), status=status, detail=said(response))
+
+
+def _too_long(response: httpx.Response) -> bool:
+    """Whether an error page is about the size of what was sent: that will never be taken.
+
+    Django and Django REST framework answer 400 to it, with HTML, which they also do to a host name
+    that is not in ALLOWED_HOSTS; nginx answers 413.
+    """
+    status = response.status_code
+    return status == 413 or (status == 400 and len(response.request.content) > LONG_BODY)
 
 
 def _answered(response: httpx.Response) -> str:

@@ -26,8 +26,8 @@ from hypercorn.config import Config
 from hypercorn.utils import check_multiprocess_shutdown_event
 from quart_trio import QuartTrio
 
-from trio_worker.errors import AccessDenied, SettingsError
-from trio_worker.launch import Launch, leave_by_force
+from trio_worker.errors import SettingsError
+from trio_worker.launch import BUG, WRONG_SETTINGS, Launch, explain, leave_by_force
 from trio_worker.stop import Stop
 from trio_worker.web import hypercorn_fixes, make_app
 
@@ -38,7 +38,6 @@ log = structlog.get_logger(__name__)
 HYPERCORNS_DEFAULT = ["127.0.0.1:8000"]
 LISTEN_ELSEWHERE = "start hypercorn with -b 127.0.0.1:8001"
 MARGIN = 5.0  # seconds beyond the grace before hypercorn or Quart may lose patience
-BUG, LOGIN_REFUSED = 1, 3
 
 
 class Host:
@@ -130,20 +129,14 @@ def _end_after_crash(group: BaseExceptionGroup) -> None:
     crash = group.split(trio.Cancelled)[1]
     if crash is None:
         return
-    refused = crash.subgroup(AccessDenied)
-    if refused is not None:
-        _say(f"{_first(refused)}. Check WORKER_USERNAME and WORKER_PASSWORD.")
-        code = LOGIN_REFUSED
-    else:
+    sentences, code = explain(crash)
+    if code == BUG:
         log.critical("the worker has crashed: this is a bug", exc_info=crash)
-        code = BUG
+    for sentence in sentences:
+        _say(sentence)
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
-
-
-def _first(error: BaseException) -> BaseException:
-    return _first(error.exceptions[0]) if isinstance(error, BaseExceptionGroup) else error
 
 
 def _compose() -> QuartTrio:
@@ -189,7 +182,7 @@ def _hypercorn() -> tuple[Config | None, Event | None]:
 def _refuse(*sentences: str) -> NoReturn:
     for sentence in sentences:
         _say(sentence)
-    raise SystemExit(2)
+    raise SystemExit(WRONG_SETTINGS)
 
 
 def _say(sentence: str) -> None:

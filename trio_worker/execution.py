@@ -17,12 +17,15 @@ from trio_worker.handlers.loading import Handler
 from trio_worker.phrases import Phrases
 from trio_worker.plain_text import clean, fit
 from trio_worker.query import Done, Failed, Outcome, Query, Released
+from trio_worker.stop import only_cancelled
 
 __all__ = ["Attempt", "Execution", "LeftBehind"]
 
 log = structlog.get_logger(__name__)
 
 PATIENCE = 5.0  # seconds after its deadline in which a cancelled handler may still clean up
+
+LAST_LOOK = 0.2  # seconds
 
 # WebBuddy (DRF 3.17.2 and newer) takes bodies up to 2 621 440 bytes; the rest is for the other keys.
 MOST_ANSWER = 2_600_000  # bytes of JSON
@@ -77,6 +80,11 @@ class Execution:
             self.nursery.start_soon(attempt.run, name=f"handler for query {query.id}")
             with attempt.patience:
                 await attempt.ended.wait()
+            if attempt.outcome is None:
+                # When something has blocked the event loop, the deadline and the end of the patience come
+                # in one: the handler has hardly heard of its cancellation.
+                with trio.move_on_after(LAST_LOOK):
+                    await attempt.ended.wait()
             return attempt.outcome or attempt.leave()
         finally:
             self.attempts.discard(attempt)
@@ -165,7 +173,7 @@ class Attempt:
 
     def _interrupted(self, error: BaseException | None) -> Released:
         self._note_thread()
-        if error is not None and not _only_cancelled(error):
+        if error is not None and not only_cancelled(error):
             log.warning("the handler raised while it was being stopped", query=self.query.id, exc_info=error)
         return Released(self.execution.phrases.stopping)
 
@@ -259,12 +267,6 @@ class _Thread:
 def _cancelled_from_outside() -> bool:
     """Whether the nursery is cancelled: another part of the service has crashed."""
     return trio.current_effective_deadline() == -math.inf
-
-
-def _only_cancelled(error: BaseException) -> bool:
-    if isinstance(error, BaseExceptionGroup):
-        return error.split(trio.Cancelled)[1] is None
-    return isinstance(error, trio.Cancelled)
 
 
 def _said(error: BaseException) -> QueryFailed | None:

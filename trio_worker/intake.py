@@ -127,6 +127,8 @@ class Intake:
         try:
             return await self._claim()
         except WebBuddyError as error:
+            if self._closed:
+                return None
             if self._outage is not None:
                 return None  # somebody else is trying already, and the wake-up is kept
             return await self._sit_out(error)
@@ -202,15 +204,17 @@ class Intake:
         return Claim(query=query, source="push" if named else "poll", at=trio.current_time())
 
     async def _seen_through(self) -> Query | None:
-        # A claim that is cancelled half-way may have been carried out: its query would be nobody's.
-        with trio.move_on_after(self._claim_limit, shield=True) as scope:
-            if self._closed:
-                scope.deadline = min(scope.deadline, self._stop.leave_until)
-            self._claims.add(scope)
-            try:
-                return await self._webbuddy.claim_next()
-            finally:
-                self._claims.discard(scope)
+        # Until it is its turn, a claim is cancelled as soon as nobody wants it any more. (Each turn ends
+        # by itself, so this wait does.)
+        async with self._webbuddy.turns:
+            await trio.lowlevel.checkpoint_if_cancelled()
+            # One that is cancelled half-way may have been carried out: its query would be nobody's.
+            with trio.move_on_after(self._claim_limit, shield=True) as scope:
+                self._claims.add(scope)
+                try:
+                    return await self._webbuddy.claim_next(wanted=lambda: not self._closed)
+                finally:
+                    self._claims.discard(scope)
         raise Unavailable("claim_next: given up, no answer in time")
 
     @contextmanager

@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import attrs
 import structlog
+import trio
 
 from trio_worker import event_log
+from trio_worker.errors import AccessDenied, SettingsError
 from trio_worker.handlers.loading import Handler, load_handler
 from trio_worker.service import Pushes, run_service
-from trio_worker.settings import Settings, read_environment, unknown_variables
+from trio_worker.settings import Settings, named_handler, read_environment, unknown_variables
 from trio_worker.stop import Stop
 from trio_worker.watchdog import watchdog
 from trio_worker.webbuddy import open_webbuddy
 
-__all__ = ["Launch", "leave_by_force"]
+__all__ = ["BUG", "LOGIN_REFUSED", "OK", "WRONG_SETTINGS", "Launch", "explain", "leave_by_force"]
 
 log = structlog.get_logger(__name__)
+
+OK, BUG, WRONG_SETTINGS, LOGIN_REFUSED = 0, 1, 2, 3
+"""The exit codes."""
 
 
 @attrs.frozen
@@ -50,14 +55,22 @@ class Launch:
             processes: How many processes share ``NUM_WORKERS`` where ``WORKER_PROCESSES`` does not say.
 
         Raises:
-            SettingsError: With everything that is wrong with the environment; or, as `HandlerError`,
-                with what is wrong with the handler.
+            SettingsError: With everything that is wrong with the environment and with the handler, and
+                then with the variables that are unknown: one of them may be another's misspelt name.
         """
         environ = read_environment(directory)
-        settings = Settings.from_environ(environ)
-        event_log.configure(settings.log_level, settings.log_format)
-        handler = load_handler(settings.handler, directory)
         warnings = tuple(unknown_variables(environ))
+        try:
+            settings = Settings.from_environ(environ)
+        except SettingsError as error:
+            raise SettingsError(
+                [*error.problems, *_handler_problems(environ, directory), *warnings]
+            ) from None
+        event_log.configure(settings.log_level, settings.log_format)
+        try:
+            handler = load_handler(settings.handler, directory)
+        except SettingsError as error:
+            raise SettingsError([*error.problems, *warnings]) from error
         return cls(settings, handler, settings.worker_processes or processes, warnings=warnings)
 
     @property
@@ -111,9 +124,54 @@ class Launch:
         )
 
 
+def _handler_problems(environ: Mapping[str, str], directory: Path) -> tuple[str, ...]:
+    """What is wrong with the handler, where the environment can't be used anyway."""
+    path = named_handler(environ)
+    if path is None:
+        return ()  # its variable is among the problems already
+    try:
+        load_handler(path, directory)
+    except SettingsError as error:
+        return error.problems
+    return ()
+
+
+def explain(crash: BaseExceptionGroup) -> tuple[list[str], int]:
+    """Tell what ended the service: the operator's matter, or a bug.
+
+    It is the operator's only when there is nothing else in the group. A bug may come up in the very
+    moment in which a log-in is refused, and must not be hidden by that.
+
+    Returns:
+        The sentences for the operator, and the exit code; no sentence and `BUG` for a bug.
+    """
+    leaves = [leaf for leaf in _leaves(crash) if not isinstance(leaf, trio.Cancelled)]
+    problems = [leaf for leaf in leaves if isinstance(leaf, SettingsError | AccessDenied)]
+    if not leaves or len(problems) < len(leaves):
+        return [], BUG
+    wrong = any(isinstance(problem, SettingsError) for problem in problems)
+    # Each once: several tasks may have been refused the same log-in.
+    sentences = dict.fromkeys(sentence for problem in problems for sentence in _sentences(problem))
+    return list(sentences), WRONG_SETTINGS if wrong else LOGIN_REFUSED
+
+
+def _sentences(problem: SettingsError | AccessDenied) -> tuple[str, ...]:
+    if isinstance(problem, SettingsError):
+        return problem.problems
+    return (f"{problem}. Check WORKER_USERNAME and WORKER_PASSWORD.",)
+
+
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        for inner in error.exceptions:
+            yield from _leaves(inner)
+    else:
+        yield error
+
+
 def leave_by_force() -> None:
     """End the process: a handler swallows its cancellation, and Trio waits for it for ever."""
     log.error("a handler could not be stopped within the grace; leaving by force")
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(1)
+    os._exit(BUG)

@@ -9,6 +9,8 @@ import attrs
 
 __all__ = ["ENGLISH", "RUSSIAN", "Phrases", "phrases"]
 
+# .10g for a limit: 0.5, 300, 2592000. A plain g turns the last, 30 days, into "2.592e+06".
+
 
 @attrs.frozen(kw_only=True)
 class Phrases:
@@ -38,12 +40,12 @@ ENGLISH = Phrases(
     claimed="Claimed by {worker} ({source})",
     claimed_push="push",
     claimed_poll="poll",
-    started="Started, time limit {limit:g} s",
+    started="Started, time limit {limit:.10g} s",
     done="Done after {seconds:.1f} s",
     failed="Failed after {seconds:.1f} s: {reason}",
     put_back="Put back into the queue after {seconds:.1f} s: {reason}",
-    timeout="The agent ran past its time limit of {limit:g} s and was stopped.",
-    left_behind="The agent ran past its time limit of {limit:g} s and could not be stopped.",
+    timeout="The agent ran past its time limit of {limit:.10g} s and was stopped.",
+    left_behind="The agent ran past its time limit of {limit:.10g} s and could not be stopped.",
     error="The agent ended with an error ({error}). "
     "The operator of {worker} finds the details under query {query}.",
     no_answer="The agent ended without an answer.",
@@ -60,12 +62,12 @@ RUSSIAN = Phrases(
     claimed="Запрос взял {worker} ({source})",
     claimed_push="по уведомлению",
     claimed_poll="по опросу",
-    started="Выполняется, лимит времени {limit:g} с",
+    started="Выполняется, лимит времени {limit:.10g} с",
     done="Готово за {seconds:.1f} с",
     failed="Ошибка через {seconds:.1f} с: {reason}",
     put_back="Возвращён в очередь через {seconds:.1f} с: {reason}",
-    timeout="Агент превысил лимит времени ({limit:g} с) и был остановлен.",
-    left_behind="Агент превысил лимит времени ({limit:g} с), и остановить его не удалось.",
+    timeout="Агент превысил лимит времени ({limit:.10g} с) и был остановлен.",
+    left_behind="Агент превысил лимит времени ({limit:.10g} с), и остановить его не удалось.",
     error="Агент завершился с ошибкой ({error}). Подробности у оператора {worker}, запрос {query}.",
     no_answer="Агент завершился, не дав ответа.",
     wrong_answer="Агент вернул {type} вместо текста.",

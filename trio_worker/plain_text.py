@@ -32,7 +32,9 @@ def fit(text: str, *, most: int, note: str) -> str:
     Returns:
         The text itself when it fits, else its beginning and the note, which fit together.
     """
-    if len(text) * 6 <= most or _size(text) <= most:
+    # By the number of characters first, each of which is a byte at least: only a text that may fit is
+    # worth measuring. That of a runaway handler may have 100 MB, and take the event loop a second.
+    if len(text) * 6 <= most or (len(text) <= most and _size(text) <= most):
         return text
     room = most - _size(note) - len(str(len(text)))
     # The longest prefix that fits, found by halving: a prefix of bytes could end inside an escape.

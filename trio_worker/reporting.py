@@ -14,7 +14,7 @@ from trio_worker.errors import AccessDenied, Busy, NotFound, Refused, Unavailabl
 from trio_worker.phrases import Phrases
 from trio_worker.query import Done, Failed, Outcome, Query, Released
 from trio_worker.query_log import QueryLog
-from trio_worker.stop import Stop
+from trio_worker.stop import Stop, only_cancelled
 from trio_worker.tokens import REFUSAL_HOLDS
 from trio_worker.webbuddy import WebBuddyClient
 
@@ -102,7 +102,8 @@ class Delivery:
         self._query = query
         self._log = query_log
         self._shipping = trio.CancelScope()
-        self._refused_entries = 0
+        self._ended = trio.Event()
+        self._perhaps_put_back = False
         self.outcome: Outcome | None = None
         self.ended_at: datetime | None = None
 
@@ -116,6 +117,7 @@ class Delivery:
         self.outcome = outcome
         self.ended_at = datetime.now(UTC)
         self._log.close(last_line)
+        self._ended.set()
         self._all.ended(self)
         self.shorten()
 
@@ -136,15 +138,17 @@ class Delivery:
         with self._all.stop.after_a_crash():
             try:
                 await self._deliver()
-            except trio.Cancelled:
-                self._all.stop.hurry()
-                with trio.move_on_at(self._all.stop.end, shield=True) as scope:
-                    await self._deliver()
-                if scope.cancelled_caught:
-                    log.error(
-                        "stopped before WebBuddy has heard how the query ended: it stays in_progress there",
-                        outcome=type(self.outcome).__name__,
-                    )
+            except BaseException as error:
+                if only_cancelled(error):
+                    self._all.stop.hurry()
+                    with trio.move_on_at(self._all.stop.end, shield=True) as scope:
+                        await self._deliver()
+                    if scope.cancelled_caught:
+                        log.error(
+                            "stopped before WebBuddy has heard how the query ended:"
+                            " it stays in_progress there",
+                            outcome=type(self.outcome).__name__,
+                        )
                 raise
             finally:
                 self._all.leave(self)
@@ -158,6 +162,8 @@ class Delivery:
             log.warning(
                 "log entries were dropped: WebBuddy did not take them in time", lines=self._log.unsent_lines
             )
+        # The time for the log may be over before the query is, when a blocked event loop runs again.
+        await self._ended.wait()
         await self._report()
 
     async def _ship(self) -> None:
@@ -169,12 +175,11 @@ class Delivery:
         try:
             await self._all.webbuddy.add_log(self._query, entry)
         except Refused as refused:
-            self._refused_entries += 1
             log.warning("WebBuddy refused a log entry; it is dropped", reason=str(refused))
 
     async def _report(self) -> None:
         outcome = self.outcome
-        assert outcome is not None  # noqa: S101 - the log ends only with an outcome
+        assert outcome is not None  # noqa: S101 - it has ended
         try:
             await self._persist(partial(self._send_outcome, outcome))
         except NotFound:
@@ -206,7 +211,29 @@ class Delivery:
                     self._query.id, status="failed", answer_text=reason, query_finished=self.ended_at
                 )
             case Released():
-                await report(self._query.id, status="queued")
+                await self._put_back()
+
+    async def _put_back(self) -> None:
+        """Release the query; repeated only as long as it is still ours.
+
+        Unlike a result, a release must not be repeated blindly: once it got through, the next worker
+        has the query, and a second release would take it away from that one.
+        """
+        if self._perhaps_put_back and not await self._still_ours():
+            log.info("the query was put back, though the answer to that was lost")
+            return
+        try:
+            await self._all.webbuddy.report(self._query.id, status="queued")
+        except Unavailable as error:
+            self._perhaps_put_back = self._perhaps_put_back or error.maybe_done
+            raise
+
+    async def _still_ours(self) -> bool:
+        try:
+            now = await self._all.webbuddy.get_query(self._query.id)
+        except NotFound:  # gone, or a WebBuddy that can't be asked
+            return False
+        return now.status == "in_progress" and now.query_started == self._query.query_started
 
     async def _persist(self, send: Callable[[], Awaitable[None]]) -> None:
         """Repeat a call until it got through; only what WebBuddy will never take comes out."""

@@ -38,6 +38,7 @@ __all__ = [
     "Credentials",
     "Settings",
     "Variable",
+    "named_handler",
     "read_environment",
     "split_handler_path",
     "unknown_variables",
@@ -341,7 +342,8 @@ class Settings:
     num_workers: int = _from(
         "NUM_WORKERS",
         _whole(1, 10_000),
-        "Consumers of this launch, 1 to 10000. Several processes share them: 20 over 4 is 4 × 5.",
+        "Consumers of this launch, 1 to 10000. Several processes share them, "
+        "rounded up where it does not divide evenly: 20 over 4 is 4 × 5, 5 over 2 is 3 + 3.",
         default="5",
     )
     worker_processes: int | None = _from(
@@ -469,6 +471,22 @@ VARIABLES: tuple[Variable, ...] = tuple(variable for _, variable in _declared(Se
 """Every variable that is read, in the order of the README's table."""
 
 _BY_FIELD = dict(_declared(Settings))
+
+
+def named_handler(environ: Mapping[str, str]) -> str | None:
+    """Give the handler that an environment names, whatever else is wrong with that environment.
+
+    Args:
+        environ: As `read_environment` gives it.
+
+    Returns:
+        ``module:function``, or None when there is nothing of that shape.
+    """
+    variable = _BY_FIELD["handler"]
+    try:
+        return str(variable.read(environ.get(variable.name, "")))
+    except ValueError:
+        return None
 
 
 def _found(field: str, variable: Variable, environ: Mapping[str, str]) -> dict[str, Any]:

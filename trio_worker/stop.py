@@ -11,7 +11,7 @@ import trio
 
 from trio_worker.errors import WorkerError
 
-__all__ = ["Stop", "last_resort"]
+__all__ = ["Stop", "last_resort", "only_cancelled"]
 
 log = structlog.get_logger(__name__)
 
@@ -70,9 +70,9 @@ class Stop:
         """
         try:
             yield
-        except trio.Cancelled:
-            raise
         except BaseException as error:
+            if only_cancelled(error):
+                raise
             if not isinstance(error, WorkerError):
                 # Here already: a handler that can't be stopped would keep the traceback in this
                 # process until that is ended by force.
@@ -86,6 +86,17 @@ class Stop:
         self.leave_until = min(self.leave_until, work_until + reserve / 4)
         # A fifth of the reserve is for closing the server and the process itself.
         self.end = min(self.end, work_until + reserve * 4 / 5)
+
+
+def only_cancelled(error: BaseException) -> bool:
+    """Whether an exception is nothing but a cancellation.
+
+    Not always a bare `trio.Cancelled`: from a nursery, and `trio.open_tcp_stream` has one inside, it
+    comes in a group, which ``except trio.Cancelled`` does not catch.
+    """
+    if isinstance(error, BaseExceptionGroup):
+        return error.split(trio.Cancelled)[1] is None
+    return isinstance(error, trio.Cancelled)
 
 
 @asynccontextmanager

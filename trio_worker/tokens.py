@@ -28,10 +28,7 @@ import trio
 from trio_worker.answers import call_name, is_json, judge, read_json, retry_after, said, server_date
 from trio_worker.errors import AccessDenied, Unavailable
 
-__all__ = ["REFUSAL_HOLDS", "CredentialsSource", "TokenAuth"]
-
-REFUSAL_HOLDS = 60.0
-"""Seconds for which a refused log-in is not tried again."""
+__all__ = ["REFUSAL_HOLDS", "WANTED", "CredentialsSource", "TokenAuth"]
 
 ASSUMED_LIFE = 24 * 3600.0
 """Seconds. WebBuddy's documentation says so; taken where a token does not. A wrong guess costs one
@@ -42,6 +39,10 @@ LONGEST_LEEWAY = 60.0
 
 REFUSAL_HOLDS = 60.0
 """Seconds for which a refused log-in is not tried again."""
+
+WANTED = "trio_worker.wanted"
+"""A request's extension: a function that is asked just before the request is sent, with its token at
+hand; when it says no, nothing is sent."""
 
 _OWN_HEADERS = ("Accept", "Accept-Encoding", "Accept-Language", "User-Agent")
 
@@ -157,6 +158,8 @@ class TokenAuth(httpx.Auth):
                         logged_in = ask.logs_in
                 finally:
                     self._lock.release()
+            if not request.extensions.get(WANTED, _always)():
+                raise Unavailable(f"{call_name(request)}: not sent, no longer wanted", maybe_done=False)
             request.headers["Authorization"] = f"Bearer {token.access}"
             answer = yield request
             if answer.status_code != 401:
@@ -260,6 +263,10 @@ def _request(cause: httpx.Request, url: httpx.URL | str, body: Mapping[str, str]
     return httpx.Request(
         "POST", url, content=content, headers={**headers, "Content-Type": "application/json"}
     )
+
+
+def _always() -> bool:
+    return True
 
 
 def _raise_if_for_later(answer: httpx.Response) -> None:

@@ -103,14 +103,24 @@ class ConnectionStack(httpx.AsyncBaseTransport):
     back onto the stack when its answer was read to the end; after anything else (an error, a
     cancellation, an answer half read) it is closed and forgotten. So nothing can be lost: there is
     no state that outlives a failure. The newest is used first, and those at the bottom that nobody
-    needed for `KEEP_ALIVE_SECONDS` are closed.
+    needed for ``keep_alive`` are closed.
 
     Args:
         open_connection: Makes a transport for one connection; does not connect yet.
+        keep_alive: Seconds for which an idle connection is used again.
+        longest_answer: Bytes after which an answer is given up.
     """
 
-    def __init__(self, open_connection: Callable[[], httpx.AsyncBaseTransport]) -> None:
+    def __init__(
+        self,
+        open_connection: Callable[[], httpx.AsyncBaseTransport],
+        *,
+        keep_alive: float = KEEP_ALIVE_SECONDS,
+        longest_answer: int = LONGEST_ANSWER,
+    ) -> None:
         self._open_connection = open_connection
+        self._keep_alive = keep_alive
+        self._longest_answer = longest_answer
         self._idle: deque[tuple[float, httpx.AsyncBaseTransport]] = deque()
         self._closed = False
 
@@ -130,7 +140,11 @@ class ConnectionStack(httpx.AsyncBaseTransport):
                 await connection.aclose()
             raise
         assert isinstance(response.stream, httpx.AsyncByteStream)  # noqa: S101 - for the type checker
-        response.stream = _Body(response.stream, lambda reusable: self._give_back(connection, reusable))
+        response.stream = _Body(
+            response.stream,
+            lambda reusable: self._give_back(connection, reusable),
+            longest=self._longest_answer,
+        )
         return response
 
     async def aclose(self) -> None:
@@ -141,7 +155,7 @@ class ConnectionStack(httpx.AsyncBaseTransport):
 
     async def _give_back(self, connection: httpx.AsyncBaseTransport, reusable: bool) -> None:
         if reusable and not self._closed:
-            self._idle.append((trio.current_time() + KEEP_ALIVE_SECONDS, connection))
+            self._idle.append((trio.current_time() + self._keep_alive, connection))
         else:
             await _close(connection)
 
@@ -154,9 +168,16 @@ class ConnectionStack(httpx.AsyncBaseTransport):
 class _Body(httpx.AsyncByteStream):
     """The body of an answer, which knows where its connection belongs."""
 
-    def __init__(self, stream: httpx.AsyncByteStream, give_back: Callable[[bool], Awaitable[None]]) -> None:
+    def __init__(
+        self,
+        stream: httpx.AsyncByteStream,
+        give_back: Callable[[bool], Awaitable[None]],
+        *,
+        longest: int,
+    ) -> None:
         self._stream = stream
         self._give_back = give_back
+        self._longest = longest
         self._read_to_its_end = False
         self._closed = False
 
@@ -165,7 +186,7 @@ class _Body(httpx.AsyncByteStream):
         try:
             async for chunk in self._stream:
                 length += len(chunk)
-                if length <= LONGEST_ANSWER:
+                if length <= self._longest:
                     yield chunk
                 else:
                     # Not `raise`: that would leave httpx's and httpcore's generators hanging half
@@ -173,8 +194,8 @@ class _Body(httpx.AsyncByteStream):
                     # they end by themselves.
                     await self._stream.aclose()
         except httpx.ReadError as error:
-            if length > LONGEST_ANSWER:
-                raise httpx.ReadError(f"the answer is longer than {LONGEST_ANSWER} bytes") from error
+            if length > self._longest:
+                raise httpx.ReadError(f"the answer is longer than {self._longest} bytes") from error
             raise
         self._read_to_its_end = True
 

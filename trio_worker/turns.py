@@ -11,6 +11,8 @@ __all__ = ["Turns"]
 MOST = 64
 PATIENCE = 64
 MOST_PATIENCE = 4096
+STALL = 2.0
+"""Seconds after which a call that is still under way no longer holds the others up."""
 
 
 class Turns:
@@ -33,6 +35,9 @@ class Turns:
     makes the probes rare: a few failed calls in thousands. It starts afresh once ``most`` was
     reached.
 
+    A call that hangs is not counted after 2 s, so that it does not hold up all the others until its own
+    end; there are never more than ``most``.
+
     A task may hold one turn at a time (as with `trio.CapacityLimiter`, on which this is built;
     taking a second is a `RuntimeError`, not a deadlock). Waiters come in the order of their
     arrival, and one that is cancelled leaves nothing behind.
@@ -47,7 +52,9 @@ class Turns:
         self._first_patience = patience
         self._patience = patience
         self._good = 0
+        self._target = most
         self._limiter = trio.CapacityLimiter(most)
+        self._began: dict[trio.lowlevel.Task, float] = {}
 
     def __repr__(self) -> str:
         return f"<Turns: {self.under_way} of {self.at_once} under way, at most {self._most}>"
@@ -55,7 +62,7 @@ class Turns:
     @property
     def at_once(self) -> int:
         """How many calls may be under way at once, now."""
-        return int(self._limiter.total_tokens)
+        return self._target
 
     @property
     def under_way(self) -> int:
@@ -64,7 +71,13 @@ class Turns:
 
     async def __aenter__(self) -> None:
         """Wait for a turn. Cancelled while waiting, none was taken."""
-        await self._limiter.acquire()
+        while True:
+            with trio.move_on_after(STALL) as patience:
+                await self._limiter.acquire()
+            if not patience.cancelled_caught:
+                break
+            self._let_pass()
+        self._began[trio.lowlevel.current_task()] = trio.current_time()
 
     async def __aexit__(
         self,
@@ -73,7 +86,9 @@ class Turns:
         traceback: TracebackType | None,
     ) -> None:
         """Give the turn to whoever waited longest. Never waits, whatever was cancelled."""
+        del self._began[trio.lowlevel.current_task()]
         self._limiter.release()
+        self._let_pass()
 
     def went_well(self) -> None:
         """A call was answered properly: after enough of them, dare more at once."""
@@ -82,7 +97,7 @@ class Turns:
         self._good += 1
         if self._good >= self._patience:
             self._good = 0
-            self._limiter.total_tokens = min(self._most, self.at_once * 2)
+            self._aim(min(self._most, self.at_once * 2))
             if self.at_once == self._most:
                 self._patience = self._first_patience
 
@@ -99,4 +114,16 @@ class Turns:
         if self.at_once < self._most:
             self._patience = min(MOST_PATIENCE, self._patience * 4)
         self._good = 0
-        self._limiter.total_tokens = 1
+        self._aim(1)
+
+    def _aim(self, at_once: int) -> None:
+        self._target = at_once
+        self._let_pass()
+
+    def _let_pass(self) -> None:
+        """Do not count calls that hang: while one call goes at a time, one would stop all others."""
+        hanging = 0
+        if self._began and self._target < self._most:
+            late = trio.current_time() - STALL
+            hanging = sum(began <= late for began in self._began.values())
+        self._limiter.total_tokens = min(self._most, self._target + hanging)

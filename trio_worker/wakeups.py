@@ -48,19 +48,20 @@ class Wakeups:
         self._rung = 0  # number of the newest wake-up
         self._expected = 0.0  # queries that may wait; infinite: a backlog of unknown length
         self._asking = 0  # claims under way
+        self._look_due = False  # a tick came, and since then no claim has come back empty
         self._push_unanswered = False
         self._doubt = trio.Event()
 
     def tick(self) -> None:
-        """Wake one consumer: it is time to look."""
-        self._rung += 1
-        self._ring()
+        """Wake one consumer: it is time to look for what no push has named."""
+        self._look_due = True
+        self._wake()
 
     def push(self) -> None:
         """Wake one consumer: WebBuddy says that one more query waits."""
         self._expected += 1
         self._push_unanswered = True
-        self.tick()
+        self._wake()
 
     @contextmanager
     def listen(self) -> Iterator[trio.MemoryReceiveChannel[None]]:
@@ -106,7 +107,9 @@ class Wakeups:
             announced: Whether a push had named the query since the queue was last empty.
         """
         self._asking -= 1
-        self._expected = max(0.0, self._expected - 1) if announced else math.inf
+        # A query that a push had named does not do for a tick: that was for the others.
+        known = announced and not self._look_due
+        self._expected = max(0.0, self._expected - 1) if known else math.inf
         if announced and not self._expected:
             self._push_unanswered = False
         for _ in range(min(2, self._worth_asking)):
@@ -125,6 +128,7 @@ class Wakeups:
         if rung != self._rung:
             return False  # a later wake-up stands: in the channel, or somebody's claim is on its way
         self._expected = 0
+        self._look_due = False
         if self._push_unanswered:
             # The push may be ahead of the commit of its query.
             self._push_unanswered = False
@@ -146,6 +150,10 @@ class Wakeups:
         """How many more consumers should ask now."""
         wanted = MOST_ASKING if self._expected == math.inf else int(self._expected)
         return max(0, wanted - self._asking)
+
+    def _wake(self) -> None:
+        self._rung += 1
+        self._ring()
 
     def _ring(self) -> None:
         try:

@@ -16,7 +16,7 @@ import trio
 from trio_worker.answers import call_name, judge, server_date
 from trio_worker.errors import Busy, NotFound, Refused, Unavailable
 from trio_worker.query import Query
-from trio_worker.tokens import CredentialsSource, TokenAuth
+from trio_worker.tokens import WANTED, CredentialsSource, TokenAuth
 from trio_worker.transport import open_client
 from trio_worker.turns import Turns
 
@@ -116,6 +116,7 @@ class WebBuddyClient:
         self._auth = auth
         self._request_timeout = request_timeout
         self.turns = turns
+        self._ill: set[str] = set()  # paths that fail by themselves; no more than calls that are repeated
         self.server_date: datetime | None = None
 
     @property
@@ -129,8 +130,14 @@ class WebBuddyClient:
 
     # --- The worker's calls ----------------------------------------------------------------------
 
-    async def claim_next(self) -> Query | None:
+    async def claim_next(self, *, wanted: Callable[[], bool] = lambda: True) -> Query | None:
         """Claim the oldest queued query.
+
+        The only call that does not wait for its turn: take one of `turns` before. Waiting for it may
+        be cancelled at any time, a claim that has been sent should not be.
+
+        Args:
+            wanted: Asked once more when the token is at hand and nothing has been sent yet.
 
         Returns:
             The query, now ``in_progress``; None when the queue is empty (or each queued row was
@@ -139,8 +146,9 @@ class WebBuddyClient:
         Raises:
             WebBuddyError: With ``maybe_done``, a query may have been claimed for nobody.
         """
+        request = self._client.build_request("POST", "api/queries/claim_next/", extensions={WANTED: wanted})
         try:
-            return _read_query(await self._call("POST", "api/queries/claim_next/"))
+            return _read_query(await self._judged(request))
         except NotFound:
             return None
 
@@ -296,17 +304,36 @@ class WebBuddyClient:
             maybe_done=False,
         )
 
-    async def _judged(self, request: httpx.Request, judged_by: Callable[[httpx.Response], Any]) -> Any:
+    async def _judged(
+        self, request: httpx.Request, judged_by: Callable[[httpx.Response], Any] = judge
+    ) -> Any:
+        path = request.url.path
         try:
             data = judged_by(await self._answer(request))
         except Busy:
-            self.turns.overlapped()
+            self._note_busy(path)
             raise
         except Refused:  # an answer like any other; an empty queue's 404 is one
-            self.turns.went_well()
+            self._note_well(path)
             raise
-        self.turns.went_well()
+        self._note_well(path)
         return data
+
+    def _note_busy(self, path: str) -> None:
+        """Take turns from now on, if it can have been an overlap.
+
+        A call that failed while it was the only one fails for a reason of its own. As long as it
+        does, it says nothing of the others: one query that WebBuddy can't save must not make all
+        calls take turns.
+        """
+        if self.turns.at_once == 1:
+            self._ill.add(path)
+        elif path not in self._ill:
+            self.turns.overlapped()
+
+    def _note_well(self, path: str) -> None:
+        self._ill.discard(path)
+        self.turns.went_well()
 
     async def _answer(self, request: httpx.Request) -> httpx.Response:
         """Send a request, and read its answer to the end, within the time for one call."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import os
 import signal
 import sys
+from types import FrameType
 
 import click
 
@@ -26,6 +28,7 @@ def run() -> None:
 
     Exit codes: 0 stopped as asked, 1 a bug, 2 wrong settings, 3 log-in refused at the start.
     """
+    _leave_when_asked()
     from trio_worker.cli.run import run_worker
 
     raise SystemExit(run_worker())
@@ -80,6 +83,21 @@ def submit(text: str, project: int | None, wait: bool) -> None:
     from trio_worker.cli.submit import submit_query
 
     raise SystemExit(submit_query(text, project=project, wait=wait))
+
+
+def _leave_when_asked() -> None:
+    """Make a stop before the worker runs a quiet one, with 0; later Trio's receiver takes the signals over.
+
+    The handler's module is imported in that time, which may take long. Python's own KeyboardInterrupt
+    would end in click's "Aborted!" and 1, and SIGTERM is nothing to a container's first process unless
+    it is received. Not `sys.exit`: a SystemExit out of the handler's module is an error of that module.
+    """
+
+    def leave(_number: int, _frame: FrameType | None) -> None:
+        os._exit(0)  # there is nothing to clean up yet
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, leave)
 
 
 def _begin() -> None:

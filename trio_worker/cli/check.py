@@ -20,7 +20,7 @@ from trio_worker.cli.check_endpoint import described, is_out_of_reach, same_plac
 from trio_worker.cli.ending import Interruption, run_command
 from trio_worker.errors import AccessDenied, SettingsError, Unavailable, WebBuddyError
 from trio_worker.handlers.loading import Handler, load_handler
-from trio_worker.settings import VARIABLES, Settings, read_environment, unknown_variables
+from trio_worker.settings import Settings, named_handler, read_environment, unknown_variables
 from trio_worker.webbuddy import Account, WebBuddyClient, open_webbuddy
 
 __all__ = ["check_setup"]
@@ -115,14 +115,14 @@ def _check_settings(report: Report) -> Settings | None:
         report.say("fine", "settings", _summary(settings))
     for warning in unknown_variables(environ):
         report.say("note", "settings", warning)
-    _check_handler(report, environ.get("WORKER_HANDLER"), directory)
+    _check_handler(report, named_handler(environ), directory)
     return settings
 
 
 def _summary(settings: Settings) -> str:
     return (
-        f"{settings.num_workers} consumers, polling every {settings.polling_interval:g} s, "
-        f"{settings.processing_timeout:g} s for one query"
+        f"{settings.num_workers} consumers, polling every {settings.polling_interval:.10g} s, "
+        f"{settings.processing_timeout:.10g} s for one query"
     )
 
 
@@ -131,11 +131,8 @@ def _blame(report: Report, what: str, error: SettingsError) -> None:
         report.fail(what, problem, WRONG_SETTINGS)
 
 
-def _check_handler(report: Report, value: str | None, directory: Path) -> None:
-    variable = next(variable for variable in VARIABLES if variable.name == "WORKER_HANDLER")
-    try:
-        path = variable.read(value or "")
-    except ValueError:
+def _check_handler(report: Report, path: str | None, directory: Path) -> None:
+    if path is None:
         report.say("skipped", "handler", "not imported: WORKER_HANDLER first")
         return
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 
@@ -12,16 +13,14 @@ import trio
 from hypercorn.config import Config
 from hypercorn.trio import serve
 
-from trio_worker.errors import AccessDenied, SettingsError
-from trio_worker.launch import Launch, leave_by_force
+from trio_worker.errors import SettingsError
+from trio_worker.launch import BUG, OK, WRONG_SETTINGS, Launch, explain, leave_by_force
 from trio_worker.stop import Stop
 from trio_worker.web import hypercorn_fixes, make_app
 
 __all__ = ["run_worker"]
 
 log = structlog.get_logger(__name__)
-
-OK, BUG, WRONG_SETTINGS, LOGIN_REFUSED = 0, 1, 2, 3
 
 
 def run_worker() -> int:
@@ -33,7 +32,8 @@ def run_worker() -> int:
     try:
         trio.run(_run, Launch.prepare(Path.cwd()))
     except SettingsError as error:
-        return _wrong_settings(error)
+        _say(error.problems)
+        return WRONG_SETTINGS
     except BaseExceptionGroup as group:
         return _after_crash(group)
     return OK
@@ -73,30 +73,26 @@ async def _listen(launch: Launch, nursery: trio.Nursery, *, until: trio.Event) -
     try:
         await nursery.start(partial(serve, app, config, shutdown_trigger=until.wait))
     except* OSError as group:
-        reason = "; ".join(str(error) for error in _leaves(group))
+        reason = "; ".join(_reasons(group))
         bind = launch.settings.bind
         raise SettingsError([f"WORKER_BIND is {bind!r}: can't listen there: {reason}"]) from None
 
 
-def _wrong_settings(error: SettingsError) -> int:
-    for problem in error.problems:
-        click.echo(f"trio-worker: {problem}", err=True)
-    return WRONG_SETTINGS
+def _reasons(error: BaseException) -> list[str]:
+    if isinstance(error, BaseExceptionGroup):
+        return [reason for inner in error.exceptions for reason in _reasons(inner)]
+    return [str(error)]
 
 
 def _after_crash(group: BaseExceptionGroup) -> int:
-    """Say what an exception that ended everything was: the operator's matter, or a bug."""
-    first = _leaves(group)[0]
-    if isinstance(first, SettingsError):
-        return _wrong_settings(first)
-    if isinstance(first, AccessDenied):
-        click.echo(f"trio-worker: {first}. Check WORKER_USERNAME and WORKER_PASSWORD.", err=True)
-        return LOGIN_REFUSED
-    log.critical("the worker has crashed: this is a bug", exc_info=group)
-    return BUG
+    """Say what an exception that ended everything was."""
+    sentences, code = explain(group)
+    if code == BUG:
+        log.critical("the worker has crashed: this is a bug", exc_info=group)
+    _say(sentences)
+    return code
 
 
-def _leaves(error: BaseException) -> list[BaseException]:
-    if isinstance(error, BaseExceptionGroup):
-        return [leaf for inner in error.exceptions for leaf in _leaves(inner)]
-    return [error]
+def _say(sentences: Iterable[str]) -> None:
+    for sentence in sentences:
+        click.echo(f"trio-worker: {sentence}", err=True)
