@@ -162,7 +162,7 @@ def test_only_cancelled() -> None:
             scope.cancel()
             try:
                 await trio.lowlevel.checkpoint()
-            except trio.Cancelled as error:
+            except trio.Cancelled as error:  # noqa: ASYNC103 - the end of this program
                 cancelled = error
         return cancelled
 

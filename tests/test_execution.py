@@ -385,11 +385,17 @@ async def test_it_may_clean_up_for_five_seconds(autojump_clock: MockClock) -> No
 
 
 class Swallowing:
-    """Swallows cancellation, until it is told to end."""
+    """Swallows cancellation, until it is told to end; at the latest at the end of a ``with`` block."""
 
     def __init__(self) -> None:
         self.let_go = trio.Event()
         self.ctx: Context | None = None
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.let_go.set()
 
     async def __call__(self, query: Query, ctx: Context) -> str:
         if query.query_text != "swallow":
@@ -410,24 +416,25 @@ async def test_a_handler_that_swallows_is_left_behind(
     """At the deadline + 5 s its query has failed and its consumer takes the next; it is named in the log."""
     handler = Swallowing()
     async with open_worker(handler, num_workers=1, processing_timeout=10, polling_interval=1e5) as worker:
-        query = worker.webbuddy.add_query("swallow")
-        following = await worker.ask("next")
-        assert following.started is not None
-        assert query.started is not None
-        assert following.started - query.started == pytest.approx(10 + 5, abs=0.5)
-        await worker.webbuddy.until(lambda: query.status == "failed")
-        assert query.answer_text == LEFT_BEHIND
-        (event,) = [event for event in events if event["event"].startswith("handler left behind")]
-        assert (event["query"], event["handler"]) == (query.id, "test:handler")
-        # Its context is dead, and what it answers later is nobody's.
-        assert handler.ctx is not None
-        handler.ctx.log("a ghost")
-        handler.let_go.set()
-        await trio.sleep(60)
-        assert query.answer_text == LEFT_BEHIND
-        assert query.statuses == ["queued", "in_progress", "failed"]
-        assert not any("ghost" in text for text in query.logs)
-        assert any(event["event"] == "a handler that was left behind has ended" for event in events)
+        with handler:
+            query = worker.webbuddy.add_query("swallow")
+            following = await worker.ask("next")
+            assert following.started is not None
+            assert query.started is not None
+            assert following.started - query.started == pytest.approx(10 + 5, abs=0.5)
+            await worker.webbuddy.until(lambda: query.status == "failed")
+            assert query.answer_text == LEFT_BEHIND
+            (event,) = [event for event in events if event["event"].startswith("handler left behind")]
+            assert (event["query"], event["handler"]) == (query.id, "test:handler")
+            # Its context is dead, and what it answers later is nobody's.
+            assert handler.ctx is not None
+            handler.ctx.log("a ghost")
+            handler.let_go.set()
+            await trio.sleep(60)
+            assert query.answer_text == LEFT_BEHIND
+            assert query.statuses == ["queued", "in_progress", "failed"]
+            assert not any("ghost" in text for text in query.logs)
+            assert any(event["event"] == "a handler that was left behind has ended" for event in events)
     assert not worker.abandoned.is_set()
 
 
@@ -435,13 +442,14 @@ async def test_one_left_behind_at_the_stop_forces_the_exit(autojump_clock: MockC
     """After the grace the process would be ended by force; all else is done by then."""
     handler = Swallowing()
     async with open_worker(handler, processing_timeout=10, shutdown_grace=12) as worker:
-        query = await worker.ask("swallow")
-        assert query.answer_text == LEFT_BEHIND
-        began = trio.current_time()
-        worker.stop.ask()
-        await worker.abandoned.wait()
-        assert trio.current_time() - began <= 12
-        handler.let_go.set()
+        with handler:
+            query = await worker.ask("swallow")
+            assert query.answer_text == LEFT_BEHIND
+            began = trio.current_time()
+            worker.stop.ask()
+            await worker.abandoned.wait()
+            assert trio.current_time() - began <= 12
+            handler.let_go.set()
 
 
 async def test_a_hundred_bad_handlers_at_once(autojump_clock: MockClock) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import socket
 from collections.abc import AsyncIterator
@@ -98,6 +99,8 @@ async def test_200_queries_pushed_and_polled_while_tokens_expire(tmp_path: Path)
                 await webbuddy.until(lambda half=half: len(webbuddy.with_status("done")) >= half)
         await ended(webbuddy)
         worker.process.send_signal(signal.SIGTERM)
+        stopped = json.loads(await worker.until(lambda line: '"stopped"' in line))
+        assert stopped["pushes"] == {"accepted": 100, "refused": 0, "other_url": 0}
         assert await worker.wait() == 0, worker.output
     for query in webbuddy.queries.values():
         assert query.statuses == ["queued", "in_progress", "done"]

@@ -153,7 +153,9 @@ def _compose() -> QuartTrio:
         # Hypercorn has no flag for this one.
         config.shutdown_timeout = max(config.shutdown_timeout, launch.settings.shutdown_grace + MARGIN)
     hypercorn_fixes.install()
-    composed = make_app(pushed=launch.pushes.pushed, own_url=launch.settings.webbuddy_url)
+    composed = make_app(
+        pushed=launch.pushes.pushed, own_url=launch.settings.webbuddy_url, counts=launch.pushes.counts
+    )
     # Quart cancels everything when it is over, `after_serving` itself included.
     composed.config["BACKGROUND_TASK_SHUTDOWN_TIMEOUT"] = launch.settings.shutdown_grace + MARGIN
     host = Host(launch, shutdown)

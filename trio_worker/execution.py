@@ -130,7 +130,8 @@ class Attempt:
         self.outcome = self._outcome_of(answer, error)
         if self.left:
             self.execution.left_behind.tasks -= 1
-            log.warning("a handler that was left behind has ended", query=self.query.id)
+            still = self.execution.left_behind.tasks
+            log.warning("a handler that was left behind has ended", query=self.query.id, still=still)
         self.ended.set()
 
     def leave(self) -> Failed | Released:
@@ -141,6 +142,7 @@ class Attempt:
             "handler left behind: it swallowed its cancellation (trio.Cancelled must be re-raised)",
             query=self.query.id,
             handler=self.execution.handler.path,
+            left_behind=self.execution.left_behind.tasks,
         )
         if self.interrupted:
             return Released(self.execution.phrases.stopping)
@@ -231,12 +233,14 @@ class Attempt:
                 "a thread was left behind: a plain function can't be stopped",
                 query=self.query.id,
                 handler=self.execution.handler.path,
+                left_behind=self.execution.left_behind.threads,
             )
 
     def _thread_ended(self) -> None:
         if self.thread is not None and self.thread.left:
             self.execution.left_behind.threads -= 1
-            log.warning("a thread that was left behind has ended", query=self.query.id)
+            still = self.execution.left_behind.threads
+            log.warning("a thread that was left behind has ended", query=self.query.id, still=still)
 
 
 class _Thread:

@@ -109,7 +109,7 @@ class Launch:
                     consumers=self.consumers,
                     abandon=abandon,
                 )
-        log.info("stopped")
+        log.info("stopped", pushes=attrs.asdict(self.pushes.counts))
 
     def _announce(self) -> None:
         for warning in self.warnings:

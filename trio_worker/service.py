@@ -18,6 +18,7 @@ from trio_worker.settings import Settings
 from trio_worker.stop import Stop, last_resort
 from trio_worker.ticker import look_again, tick
 from trio_worker.wakeups import Announcements, Wakeups
+from trio_worker.web.push_counts import PushCounts
 from trio_worker.webbuddy import WebBuddyClient
 
 __all__ = ["Pushes", "run_service"]
@@ -34,11 +35,13 @@ class Pushes:
     Attributes:
         wakeups: Rung by pushes, listened to by consumers.
         announced: The ids that pushes named.
+        counts: What came to the push endpoint.
     """
 
     def __init__(self) -> None:
         self.wakeups = Wakeups()
         self.announced = Announcements()
+        self.counts = PushCounts()
 
     def pushed(self, query_id: int) -> None:
         """A push has come. Never waits."""

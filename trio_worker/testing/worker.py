@@ -94,7 +94,7 @@ async def open_worker(
         Pushes(),
     )
     async with webbuddy.running(), _pushing(worker), trio.open_nursery() as nursery:
-        nursery.start_soon(_serve, worker, handler)
+        nursery.start_soon(_run_worker, worker, handler)
         try:
             yield worker
         finally:
@@ -110,7 +110,9 @@ def _new_webbuddy() -> WebBuddy:
 @asynccontextmanager
 async def _pushing(worker: RunningWorker) -> AsyncIterator[None]:
     """Let WebBuddy's pushes arrive at the worker's own endpoint."""
-    app = make_app(pushed=worker.pushes.pushed, own_url=worker.settings.webbuddy_url)
+    app = make_app(
+        pushed=worker.pushes.pushed, own_url=worker.settings.webbuddy_url, counts=worker.pushes.counts
+    )
     before = worker.webbuddy.push_url, worker.webbuddy.push_transport
     worker.webbuddy.push_url = worker.webbuddy.push_url or "http://worker.test:8001"
     worker.webbuddy.push_transport = httpx.ASGITransport(app)  # type: ignore[arg-type]
@@ -120,7 +122,7 @@ async def _pushing(worker: RunningWorker) -> AsyncIterator[None]:
         worker.webbuddy.push_url, worker.webbuddy.push_transport = before
 
 
-async def _serve(worker: RunningWorker, handler: HandlerFunction) -> None:
+async def _run_worker(worker: RunningWorker, handler: HandlerFunction) -> None:
     settings = worker.settings
     async with open_webbuddy(
         url=settings.webbuddy_url,

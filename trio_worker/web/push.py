@@ -22,6 +22,7 @@ from quart_trio import QuartTrio
 from werkzeug.exceptions import BadRequest, HTTPException, RequestEntityTooLarge, RequestTimeout
 
 from trio_worker.web.hypercorn_fixes import ClientGone, FixedHTTPConnection
+from trio_worker.web.push_counts import PushCounts
 
 __all__ = ["PUSH_PATH", "PushCounts", "make_app"]
 
@@ -35,21 +36,6 @@ _BODY_SECONDS = 2.0
 _MAX_ID = 2**63 - 1
 
 _log = structlog.stdlib.get_logger(__name__)
-
-
-@attrs.define
-class PushCounts:
-    """What arrived since the start. Three numbers, however much arrives.
-
-    Attributes:
-        accepted: Pushes that were answered with 200.
-        refused: Requests to the push endpoint that were no push (400, 408, 413).
-        other_url: Accepted pushes that named another WebBuddy than ours.
-    """
-
-    accepted: int = 0
-    refused: int = 0
-    other_url: int = 0
 
 
 def make_app(*, pushed: Callable[[int], None], own_url: str, counts: PushCounts | None = None) -> QuartTrio:
