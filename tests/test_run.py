@@ -38,6 +38,12 @@ async def handle(query, ctx):
             pass
 """
 
+SPINNING = """
+async def handle(query, ctx):
+    while True:
+        pass
+"""
+
 BLOCKING = """
 import time
 
@@ -177,6 +183,22 @@ async def test_a_blocking_call_is_named(tmp_path: Path) -> None:
         assert f'"query": {query.id}' in line
         await ended(webbuddy)
     assert query.answer_text == "at last"
+
+
+@pytest.mark.parametrize("signals", [1, 2])
+async def test_a_blocked_loop_can_be_stopped(tmp_path: Path, signals: int) -> None:
+    """A handler that never gives the loop back: the watchdog ends the process, at the second signal soon."""
+    webbuddy = WebBuddy()
+    grace = "3" if signals == 1 else "3600"
+    async with running(tmp_path, webbuddy, handler=SPINNING, WORKER_SHUTDOWN_GRACE=grace) as worker:
+        query = webbuddy.add_query("first")
+        await worker.until(lambda line: "blocks the whole worker" in line)
+        # Of two kinds: the kernel would make two of the same kind, sent at once, into one.
+        for number in (signal.SIGTERM, signal.SIGINT)[:signals]:
+            worker.process.send_signal(number)
+        assert await worker.wait() == 1, worker.output
+    assert query.status == "in_progress"
+    assert "leaving by force" in worker.output
 
 
 async def test_wrong_password_at_the_start(tmp_path: Path) -> None:

@@ -138,7 +138,7 @@ async def test_more_consumers_than_queries_cost_few_claims_for_nothing(autojump_
     async with open_worker(ten_seconds, webbuddy=webbuddy, num_workers=1000, polling_interval=RARELY):
         await webbuddy.until(webbuddy.all_ended)
     assert webbuddy.count("claim_next", 200) == 400
-    assert webbuddy.count("claim_next", 404) <= MOST_ASKING
+    assert webbuddy.count("claim_next", 404) <= 2 * MOST_ASKING
 
 
 async def test_doubling_takes_as_many_round_trips_as_the_logarithm(autojump_clock: MockClock) -> None:

@@ -183,6 +183,13 @@ class BlockedLoop:
         pass
 
 
+def _never() -> float:
+    return float("inf")
+
+
+def _nothing() -> None: ...
+
+
 async def test_stopping_is_not_taken_for_blocking(events: list[EventDict]) -> None:
     """`stop` runs in the loop, and the loop waits for the thread: nobody is blamed for that."""
 
@@ -191,7 +198,9 @@ async def test_stopping_is_not_taken_for_blocking(events: list[EventDict]) -> No
 
     answered = StoppedJustBefore()
     token: Any = BlockedLoop()
-    watch = _Watch(handler_of(handle, "test:handle"), token, threading.get_ident(), answered=answered)
+    watch = _Watch(
+        handler_of(handle, "test:handle"), token, threading.get_ident(), _never, _nothing, answered=answered
+    )
     answered.stop = watch.stop
     thread = threading.Thread(target=watch.run, daemon=True)
     thread.start()

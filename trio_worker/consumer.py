@@ -78,7 +78,7 @@ class Consumer:
                 log.info("query done", seconds=took)
                 return self.phrases.done.format(seconds=seconds)
             case Failed(reason, kind):
-                log.warning("query failed", kind=kind, seconds=took)
+                log.warning("query failed", kind=kind, reason=reason, seconds=took)
                 return self.phrases.failed.format(seconds=seconds, reason=reason)
             case Released(reason):
                 log.warning("query put back", seconds=took)

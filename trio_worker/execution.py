@@ -199,6 +199,8 @@ class Attempt:
 
     def _raised(self, error: BaseException) -> Failed:
         log.error("the handler raised", query=self.query.id, exc_info=error)
+        while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+            error = error.exceptions[0]  # a nursery's wrapping says nothing to the query's author
         return Failed(self._sentence("error", error=type(error).__name__), "error")
 
     def _answered(self, answer: object) -> Outcome:

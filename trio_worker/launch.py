@@ -99,7 +99,7 @@ class Launch:
             credentials=settings.credentials(),
             request_timeout=settings.request_timeout,
         ) as webbuddy:
-            with watchdog(self.handler):
+            with watchdog(self.handler, forced_end=lambda: stop.forced_end, abandon=abandon):
                 await run_service(
                     settings,
                     handler=self.handler,

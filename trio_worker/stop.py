@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import math
+import signal
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from types import FrameType
+from typing import Any
 
 import structlog
 import trio
@@ -44,6 +48,31 @@ class Stop:
         self.work_until = math.inf
         self.leave_until = math.inf
         self.end = math.inf
+        self.forced_end = math.inf
+
+    def notice_signals(self, *numbers: signal.Signals, second_means_now: bool) -> None:
+        """Note when a signal comes, also while the event loop stands still and can't obey it.
+
+        Sets `forced_end`, on `time.monotonic`: when the process has to be ended although a handler
+        blocks the loop (see `trio_worker.watchdog`).
+
+        Call it inside `trio.open_signal_receiver`: that one's handlers are called as before, and what
+        was there before them is restored with its end.
+
+        Args:
+            numbers: The signals of the receiver.
+            second_means_now: Whether the second one shortens the grace.
+        """
+        for number in numbers:
+            receive = signal.getsignal(number)
+
+            def notice(number: int, frame: FrameType | None, receive: Any = receive) -> None:
+                seconds = self.grace if self.forced_end == math.inf else HURRY
+                if self.forced_end == math.inf or second_means_now:
+                    self.forced_end = min(self.forced_end, time.monotonic() + seconds)
+                receive(number, frame)
+
+            signal.signal(number, notice)
 
     def ask(self) -> None:
         """Begin the stop. Repeated calls change nothing."""

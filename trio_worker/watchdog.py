@@ -6,10 +6,11 @@ claims, deadlines, logs and probes all stand still together, and nothing in the 
 
 from __future__ import annotations
 
+import math
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -26,20 +27,33 @@ log = structlog.get_logger(__name__)
 
 PAUSE = 0.25  # seconds between two questions to the loop
 TOLERANCE = 0.5  # seconds in which it has to answer; with the pause, a block is named within a second
-LONGEST_WAIT = 3600.0  # seconds for a loop that stands still; then it is named once more
+STEP = 0.5  # seconds between two looks at a loop that stands still
+REPEAT = 60.0  # seconds after which it is named once more
 
 
 @contextmanager
-def watchdog(handler: Handler) -> Iterator[None]:
+def watchdog(
+    handler: Handler,
+    *,
+    forced_end: Callable[[], float] = lambda: math.inf,
+    abandon: Callable[[], None] = lambda: None,
+) -> Iterator[None]:
     """Watch the event loop from a thread while the body runs.
+
+    While the loop stands still no time limit and no signal works. When the process was asked to stop,
+    this thread ends it: the queries that run then stay ``in_progress``.
 
     A thread and not a Trio instrument: a loop that stands still can't report anything, and an
     instrument costs something at every step of every task.
 
     Args:
         handler: The handler to name.
+        forced_end: By when, on `time.monotonic`, the process has to be ended though the loop stands
+            still; asked from the thread.
+        abandon: Ends the process. Called in the thread, and again half a second later if it returns.
     """
-    watch = _Watch(handler, trio.lowlevel.current_trio_token(), threading.get_ident())
+    token = trio.lowlevel.current_trio_token()
+    watch = _Watch(handler, token, threading.get_ident(), forced_end, abandon)
     thread = threading.Thread(target=watch.run, name="trio-worker watchdog", daemon=True)
     thread.start()
     try:
@@ -54,6 +68,8 @@ class _Watch:
     handler: Handler
     token: trio.lowlevel.TrioToken
     loop_thread: int
+    forced_end: Callable[[], float]
+    abandon: Callable[[], None]
     stopping: threading.Event = attrs.field(factory=threading.Event)
     answered: threading.Event = attrs.field(factory=threading.Event)
 
@@ -72,10 +88,21 @@ class _Watch:
             except trio.RunFinishedError:
                 return
             if not self.answered.wait(TOLERANCE):
+                self.wait_for_it()
+                seconds = round(time.monotonic() - asked, 1)
+                log.warning("the event loop runs again", blocked_seconds=seconds)
+
+    def wait_for_it(self) -> None:
+        """Name what blocks the loop, now and then again, until it runs or has to be given up."""
+        name_next = time.monotonic()
+        while True:
+            if time.monotonic() >= name_next:
                 self.name_it()
-                if self.answered.wait(LONGEST_WAIT):
-                    seconds = round(time.monotonic() - asked, 1)
-                    log.warning("the event loop runs again", blocked_seconds=seconds)
+                name_next += REPEAT
+            if time.monotonic() >= self.forced_end():
+                self.abandon()
+            if self.answered.wait(STEP):
+                return
 
     def name_it(self) -> None:
         frames = _frames(self.loop_thread)
