@@ -34,6 +34,7 @@ def environment(webbuddy_url: str, **environ: str) -> dict[str, str]:
         "WORKER_PASSWORD": "secret",
         "WORKER_HANDLER": "trio_worker.handlers:echo",
         "WORKER_BIND": "127.0.0.1:0",
+        "WORKER_STATE_DIR": "state",  # below the working directory, which is the test's
     }
     return inherited | {name: value for name, value in (good | environ).items() if value}
 

@@ -17,10 +17,17 @@ TOO_LONG = 60.0  # seconds; only a broken test waits as long, whatever the machi
 
 @attrs.define(eq=False)
 class WorkerProcess:
-    """A worker's process and all that it has printed."""
+    """A worker's process and all that it has printed.
+
+    Attributes:
+        process: The process.
+        lines: What it has printed.
+        silent: Set when nothing more can be printed: no process of it is left.
+    """
 
     process: trio.Process
     lines: list[str] = attrs.field(factory=list)
+    silent: trio.Event = attrs.field(factory=trio.Event)
     _changed: trio.Event = attrs.field(factory=trio.Event)
 
     @property
@@ -58,6 +65,7 @@ class WorkerProcess:
             self.lines += [line.decode() for line in lines]
             self._changed.set()
             self._changed = trio.Event()
+        self.silent.set()
 
 
 @asynccontextmanager
@@ -74,7 +82,7 @@ async def start_worker(
     Whatever is left of the group at the end is killed.
 
     Args:
-        directory: Its working directory; the handler is written there.
+        directory: Its working directory; the handler is written there, and what it holds.
         webbuddy_url: Whom it works for.
         command: What the interpreter is given.
         handler: The text of `agent.py`, with a function `handle`.
@@ -88,6 +96,7 @@ async def start_worker(
         "WORKER_HANDLER": "agent:handle",
         "WORKER_BIND": "127.0.0.1:0",
         "WORKER_LOG_FORMAT": "json",
+        "WORKER_STATE_DIR": str(directory / "state"),
         "PYTHONUNBUFFERED": "1",
     }
     inherited = {

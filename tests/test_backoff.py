@@ -69,3 +69,14 @@ def test_a_server_cannot_put_the_worker_to_sleep_for_days() -> None:
 def test_a_thousand_failures_do_not_overflow() -> None:
     """An outage of weeks is a wait of at most the most."""
     assert waits(Backoff(1, 60, Highest()), 5000)[-1] == 60
+
+
+def test_a_seed_makes_the_waits_repeatable() -> None:
+    """The jitter comes from the module `random`: one seed there repeats a whole run."""
+    state = random.getstate()
+    random.seed(7)
+    first = waits(Backoff(1, 60), 20)
+    random.seed(7)
+    second = waits(Backoff(1, 60), 20)
+    random.setstate(state)
+    assert first == second

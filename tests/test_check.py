@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import socket
+import sys
 import time
 from pathlib import Path
 
 import pytest
+import trio
 
-from tests.commands import Ended, run_command
+from tests.commands import Ended, environment, run_command
+from trio_worker.disk_kind import disk_warning, read_mounts
+from trio_worker.journal_file import Entry, JournalFile
+from trio_worker.query import Query
+from trio_worker.state_folder import Address, StateFolder
 from trio_worker.testing import WebBuddy, serve_webbuddy
 
 
@@ -28,6 +35,11 @@ def line(ended: Ended, what: str) -> str:
     return next(" ".join(line.split()) for line in ended.out.splitlines() if line[2:].startswith(what))
 
 
+def good(folder: Path) -> str:
+    """The sign of a good state folder in this one; in a container, the tests' own is worth a warning."""
+    return "✓" if disk_warning(folder.resolve(), read_mounts()) is None else "!"
+
+
 async def test_all_is_well(tmp_path: Path) -> None:
     """A line with ✓ for each check, no colour without a terminal, exit 0."""
     with socket.create_server(("127.0.0.1", 0)) as found:
@@ -36,7 +48,8 @@ async def test_all_is_well(tmp_path: Path) -> None:
     assert (ended.code, ended.err) == (0, "")
     what = ("settings", "handler", "WebBuddy", "log-in", "account", "clock", "push endpoint")
     assert [line(ended, name)[0] for name in what] == ["✓"] * 7
-    assert len(ended.out.splitlines()) == 7
+    assert line(ended, "state folder")[0] == good(tmp_path)
+    assert len(ended.out.splitlines()) == 8
     assert "trio_worker.handlers:echo, an async function" in line(ended, "handler")
     assert line(ended, "account").endswith("sees project 1")
     assert f"{bind} is free" in line(ended, "push endpoint")
@@ -249,6 +262,116 @@ async def test_a_unix_socket_that_can_not_be(tmp_path: Path) -> None:
     nowhere = await check(tmp_path, WebBuddy(), WORKER_BIND=f"unix:{tmp_path}/no/w")
     assert nowhere.code == 1
     assert "No such file or directory" in line(nowhere, "push endpoint")
+
+
+# --- The state folder -------------------------------------------------------------------------------
+
+
+def hold(tmp_path: Path, url: str, account: str, *numbers: int, dead: str | None = None) -> Path:
+    """Leave queries on disk, as a worker does that was killed; returns the folder."""
+    folder = StateFolder(tmp_path / "state", Address(url, account))
+    folder.make()
+    lock = folder.new()
+    file = JournalFile(lock.path)
+    for number in numbers:
+        entry = Entry(id=f"{number}", query=Query(id=number), source="push", claimed_at=0.0, dead=dead)
+        file.apply(
+            [
+                *entry.insertion(),
+                ("INSERT OR REPLACE INTO facts VALUES ('url', ?), ('account', ?)", (url, account)),
+            ]
+        )
+    file.close()
+    lock.release()
+    return folder.path
+
+
+async def test_a_new_state_folder(tmp_path: Path) -> None:
+    """A folder that is not there yet is tried out, and nothing of that is left; exit 0."""
+    ended = await check(tmp_path, WebBuddy(), WORKER_STATE_DIR=f"{tmp_path}/new/state")
+    assert ended.code == 0
+    assert line(ended, "state folder").startswith(f"{good(tmp_path)} state folder")
+    assert f"{tmp_path}/new/state" in line(ended, "state folder")
+    assert line(ended, "state folder").endswith("Nothing is held there.")
+    assert not (tmp_path / "new").exists()
+
+
+async def test_what_is_held(tmp_path: Path) -> None:
+    """How many queries are held, dead letters and those of others too; no journal is made or changed."""
+    webbuddy = WebBuddy()
+    async with serve_webbuddy(webbuddy) as url:
+        path = hold(tmp_path, url, "member", 1, 2)
+        hold(tmp_path, url, "member", 3, dead="refused")
+        hold(tmp_path, "http://old:8000", "member", 1)
+        before = {file: file.read_bytes() for file in path.parent.glob("*/*.journal")}
+        ended = await run_command(tmp_path, "check", webbuddy_url=url)
+        assert {file: file.read_bytes() for file in path.parent.glob("*/*.journal")} == before
+    assert ended.code == 0
+    found = [" ".join(text.split()) for text in ended.out.splitlines() if "state folder" in text]
+    assert found[0].endswith("3 queries are held there, with 1 dead letter (trio-worker outbox).")
+    assert found[1].startswith("! state folder 1 query is held beside it for 'member' at http://old:8000")
+    assert len(found) == 2
+
+
+async def test_a_state_folder_that_can_not_be_used(tmp_path: Path) -> None:
+    """A file in its place: what is wrong, and what for it is needed; exit 1."""
+    (tmp_path / "state").touch()
+    ended = await check(tmp_path, WebBuddy())
+    assert ended.code == 1
+    assert line(ended, "state folder").startswith(
+        f"✗ state folder WORKER_STATE_DIR is '{tmp_path}/state': Not"
+    )
+    assert line(ended, "state folder").endswith("a crash would lose what it holds.")
+    assert line(ended, "log-in").startswith("✓ ")
+
+
+async def test_a_state_folder_that_takes_no_data(tmp_path: Path) -> None:
+    """It is written to in earnest: that folders and files can be made is not enough; exit 1."""
+    webbuddy = WebBuddy()
+    async with serve_webbuddy(webbuddy) as url:
+        no_data = ["sh", "-c", 'ulimit -f 0 && exec "$@"', "sh"]
+        ended = await trio.run_process(
+            [*no_data, sys.executable, "-m", "trio_worker", "check"],
+            cwd=tmp_path,
+            env=environment(url),
+            capture_stdout=True,
+            check=False,
+        )
+    assert ended.returncode == 1
+    assert "File too large" in line(Ended(1, ended.stdout.decode(), ""), "state folder")
+    assert not (tmp_path / "state").exists()
+
+
+async def test_a_state_folder_in_memory(tmp_path: Path) -> None:
+    """A folder that does not outlive the machine: what is lost then; a word of warning only, exit 0."""
+    memory = next(
+        (mount.point for mount in read_mounts() if mount.kind == "tmpfs" and writable(mount.point)), None
+    )
+    if memory is None:
+        pytest.skip("no memory disk here that this user may write to")
+    ended = await check(tmp_path, WebBuddy(), WORKER_STATE_DIR=f"{memory}/{tmp_path.name}-state")
+    assert ended.code == 0
+    assert line(ended, "state folder").startswith("! ")
+    assert "results that waited are lost" in line(ended, "state folder")
+    assert not (memory / f"{tmp_path.name}-state").exists()
+
+
+def writable(folder: Path) -> bool:
+    return folder.is_dir() and os.access(folder, os.W_OK)
+
+
+async def test_a_journal_that_can_not_be_read(tmp_path: Path) -> None:
+    """A damaged journal, for which the worker would not start: which one; exit 1."""
+    webbuddy = WebBuddy()
+    async with serve_webbuddy(webbuddy) as url:
+        bad = hold(tmp_path, url, "member") / "bad.journal"
+        bad.write_text("no journal\n" * 100)
+        ended = await run_command(tmp_path, "check", webbuddy_url=url)
+    assert ended.code == 1
+    assert f"✗ state folder the journal {bad} can't be used: it is not a journal" in line(
+        ended, "state folder"
+    )
+    assert bad.exists()
 
 
 async def test_a_terminal_without_the_signs(tmp_path: Path) -> None:

@@ -1,26 +1,42 @@
-"""Lines in, entries out: at most 40 of them, in order, and the last line always arrives."""
+"""Lines in, entries out: at most 40 of them, in order, and the last line always arrives.
+
+And what had not arrived when the process died is sent by the next, without what had.
+"""
 
 from __future__ import annotations
 
 import itertools
 import threading
 import tracemalloc
+from collections.abc import Callable, Sequence
 
 import pytest
 import trio
 from trio.testing import MockClock
 
 from trio_worker import Context, Query
+from trio_worker.log_lines import HALF, MOST_ENTRY, MOST_LINE
 from trio_worker.phrases import ENGLISH
-from trio_worker.query_log import MOST_ENTRIES, MOST_HALF, MOST_LINE, PROMPT_ENTRIES, SEPARATOR, QueryLog
+from trio_worker.query_log import (
+    GROWTH,
+    MOST_ENTRIES,
+    PROMPT_ENTRIES,
+    SEPARATOR,
+    Fresh,
+    LineSink,
+    Past,
+    QueryLog,
+)
 from trio_worker.testing import StoredQuery, WebBuddy, open_worker, trio_time
 
 
 class Reader:
     """Ships a log to nowhere, and remembers what came when."""
 
-    def __init__(self, round_trip: float = 0.0) -> None:
-        self.log = QueryLog(ENGLISH, began=trio.current_time())
+    def __init__(
+        self, round_trip: float = 0.0, *, sink: LineSink | None = None, past: Past | None = None
+    ) -> None:
+        self.log = QueryLog(ENGLISH, began=trio.current_time(), sink=sink, past=past or Past())
         self.round_trip = round_trip
         self.entries: list[str] = []
         self.times: list[float] = []
@@ -35,6 +51,54 @@ class Reader:
     @property
     def text(self) -> str:
         return SEPARATOR.join(self.entries)
+
+
+class Disk:
+    """A journal of one log: what is on it when the process dies is what the next one knows.
+
+    Args:
+        at_once: Whether it is quick; else it takes something when `commit` is called.
+    """
+
+    def __init__(self, *, at_once: bool = False) -> None:
+        self.at_once = at_once
+        self.waiting: list[Callable[[], Fresh]] = []
+        self.commits: list[Fresh] = []
+        self.lines: dict[int, tuple[int, str, str]] = {}
+        self.entries = 0
+        self.last_number = 0
+        self.threads: set[int] = set()
+
+    def lines_wait(self, collect: Callable[[], Fresh]) -> None:
+        assert not self.waiting
+        self.threads.add(threading.get_ident())
+        self.waiting.append(collect)
+        if self.at_once:
+            self.commit()
+
+    def commit(self) -> Fresh:
+        """Write down what waits; the deletion comes last, as in the journal."""
+        fresh = self.waiting.pop()()
+        self.commits.append(fresh)
+        assert not any(line.number in self.lines for line in fresh.lines)
+        self.lines |= {line.number: tuple(line) for line in fresh.lines}
+        if fresh.left_out is not None:
+            self._delete(*fresh.left_out)
+        return fresh
+
+    def sent(self, entries: int, up_to: int) -> None:
+        assert (entries, up_to) > (self.entries, self.last_number)
+        self.entries, self.last_number = entries, up_to
+        self._delete(0, up_to)
+
+    @property
+    def past(self) -> Past:
+        last_number = max([self.last_number, *self.lines])
+        return Past(self.entries, last_number, [self.lines[number] for number in sorted(self.lines)])
+
+    def _delete(self, first: int, last: int) -> None:
+        for number in range(first, last + 1):
+            self.lines.pop(number, None)
 
 
 def numbers(text: str) -> list[int]:
@@ -63,12 +127,13 @@ async def test_at_most_forty_entries_and_no_line_is_lost(
     assert reader.entries[-1].endswith("the end")
 
 
-@pytest.mark.parametrize("lines", [10_000, 1_000_000])
+@pytest.mark.parametrize("lines", [20_000, 1_000_000])
 async def test_a_flood_is_cut_in_the_middle(
     lines: int, autojump_clock: MockClock, nursery: trio.Nursery
 ) -> None:
     """Of many lines at once the first and the last arrive, with a count of the others; in bounded memory."""
-    reader = Reader()
+    disk = Disk()
+    reader = Reader(sink=disk)
     nursery.start_soon(reader.read)
     traced = 8_000  # the last lines; to trace all of them takes a quarter of a minute
     for number in range(lines - traced):
@@ -80,35 +145,98 @@ async def test_a_flood_is_cut_in_the_middle(
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
+    assert reader.log.unsent_lines == lines
     reader.log.close("the end")
-    await trio.sleep(1)
-    (entry,) = reader.entries
-    assert peak < 500_000
-    assert len(entry) < 2 * MOST_HALF + 100
-    arrived = numbers(entry)
+    await trio.sleep(10)
+    assert peak < 3_000_000
+    assert all(len(entry) <= MOST_ENTRY for entry in reader.entries)
+    assert 2 * HALF - 2 * MOST_LINE < len(reader.text) < 2 * HALF + 100
+    arrived = numbers(reader.text)
     assert arrived == sorted(arrived)
     assert arrived[0] == 0
     assert arrived[-1] == lines - 1
-    assert f"[{lines - len(arrived)} more lines]" in entry
-    assert entry.endswith("the end")
+    assert f"[{lines - len(arrived)} more lines]" in reader.text
+    assert reader.text.endswith("the end")
+    assert reader.log.unsent_lines == 0
 
 
 @pytest.mark.parametrize("line", ["x", "ж" * 100, "x" * 5_000_000], ids=["short", "middle", "long"])
 async def test_memory_is_bounded_whatever_the_lines(line: str, autojump_clock: MockClock) -> None:
-    """Short lines count with their times, long ones are cut: no log holds more than a few megabytes."""
-    log = QueryLog(ENGLISH, began=0)
+    """Short lines count with their times, long ones are cut: no log holds more than a few megabytes.
+
+    What waits for the disk is part of it, not beside it.
+    """
+    disk = Disk()
+    log = QueryLog(ENGLISH, began=0, sink=disk)
     tracemalloc.start()
     try:
-        for _ in range(20_000 if len(line) < 1000 else 20):
+        for _ in range(60_000 if len(line) < 1000 else 100):
             log.write(line)
         held, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert held < 1_000_000
+    assert held < 6_000_000
+    fresh = disk.commit()
+    assert sum(len(line.text) for line in fresh.lines) <= 2 * HALF
+
+
+async def test_the_last_entry_takes_all_that_is_left(
+    autojump_clock: MockClock, nursery: trio.Nursery
+) -> None:
+    """After a storm of entries the 40th may be longer than any other, so that nothing is lost."""
+    reader = Reader()
+    nursery.start_soon(reader.read)
+    for number in range(MOST_ENTRIES - 1):
+        reader.log.write(f"line {number}")
+        await trio.sleep(4000)
+    assert len(reader.entries) == MOST_ENTRIES - 1
+    for number in range(MOST_ENTRIES - 1, 10_000):
+        reader.log.write(f"line {number}")
+    reader.log.close("the end")
+    await trio.sleep(1)
+    assert len(reader.entries) == MOST_ENTRIES
+    assert len(reader.entries[-1]) > 2 * MOST_ENTRY
+    assert numbers(reader.text) == list(range(10_000))
+    assert reader.entries[-1].endswith("the end")
+
+
+async def test_after_an_outage_of_an_hour_the_log_arrives_whole(
+    autojump_clock: MockClock, nursery: trio.Nursery
+) -> None:
+    """100 kB of lines wait for it, and go in entries of a size that a server takes."""
+    reader = Reader()
+    padding = "и" * 10
+    for number in range(3600):
+        reader.log.write(f"line {number} {padding}")
+        await trio.sleep(1)
+    reader.log.close("the end")
+    nursery.start_soon(reader.read)
+    await trio.sleep(1)
+    assert len(reader.text) > 100_000
+    assert numbers(reader.text) == list(range(3600))
+    assert reader.entries[-1].endswith("the end")
+    assert len(reader.entries) == 2
+    assert len(reader.entries[0]) <= MOST_ENTRY
+
+
+async def test_long_and_short_lines_stay_in_order(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
+    """A short line finds room where a long one before it did not; it still comes after it."""
+    reader = Reader()
+    for number in range(150):
+        reader.log.write(f"line {number} " + ("x" * 3000 if number % 2 else ""))
+    reader.log.close("the end")
+    await reader.read()
+    arrived = numbers(reader.text)
+    assert arrived == sorted(arrived)
+    assert len(arrived) > 80
+
+
+async def test_a_clock_that_was_put_back(autojump_clock: MockClock) -> None:
+    """After a restart the claim may seem to lie ahead: no line comes before it."""
+    log = QueryLog(ENGLISH, began=100)
+    log.write("line 0")
     log.close("the end")
-    entry = await log.next_entry()
-    assert entry is not None
-    assert len(entry) < 2 * MOST_HALF + MOST_LINE
+    assert await log.next_entry() == "+0.0s line 0 · +0.0s the end"
 
 
 async def test_a_long_line_is_cut(autojump_clock: MockClock) -> None:
@@ -298,6 +426,358 @@ def test_a_thread_may_outlive_the_event_loop() -> None:
     go.set()
     assert ended.wait(30)
     assert problems == []
+
+
+# --- What is written down ----------------------------------------------------------------------------
+
+
+async def test_lines_are_written_down_once(autojump_clock: MockClock) -> None:
+    """One call says that there is something; then all that has come by the time it is collected."""
+    disk = Disk()
+    log = QueryLog(ENGLISH, began=0, sink=disk)
+    log.write("line 0")
+    await trio.sleep(1)
+    log.write("line 1")
+    assert len(disk.waiting) == 1
+    assert disk.commit() == Fresh([(1, "+0.0s", "line 0"), (2, "+1.0s", "line 1")], None)
+    assert disk.waiting == []
+    log.write("line 2")
+    assert [line.text for line in disk.commit().lines] == ["line 2"]
+
+
+async def test_what_was_sent_is_not_written_down(autojump_clock: MockClock) -> None:
+    """An entry that has gone out before the disk came to its lines; one that has not is written down."""
+    disk = Disk()
+    log = QueryLog(ENGLISH, began=0, sink=disk)
+    log.write("line 0")
+    await log.next_entry()
+    log.sent()
+    log.write("line 1")
+    await log.next_entry()
+    log.write("line 2")
+    assert [line.text for line in disk.commit().lines] == ["line 1", "line 2"]
+    log.sent()
+    assert (disk.entries, disk.last_number) == (2, 2)
+    assert list(disk.lines) == [3]
+
+
+async def test_what_is_left_out_is_deleted_from_the_disk(autojump_clock: MockClock) -> None:
+    """Each range once; then on disk is what is in memory."""
+    disk = Disk(at_once=True)
+    log = QueryLog(ENGLISH, began=0, sink=disk)
+    for number in range(20_000):
+        log.write(f"line {number}")
+    ranges = [fresh.left_out for fresh in disk.commits if fresh.left_out is not None]
+    gone = [number for first, last in ranges for number in range(first, last + 1)]
+    assert len(gone) == len(set(gone)) == 20_000 - len(disk.lines)
+    assert sum(len(time) + len(text) for _, time, text in disk.lines.values()) < 2 * HALF
+    reader = Reader(past=disk.past)
+    reader.log.close("")
+    await reader.read()
+    kept = numbers(reader.text)
+    assert (kept[0], kept[-1]) == (0, 19_999)
+    assert f"[{20_000 - len(kept)} more lines]" in reader.text
+    assert {number + 1 for number in kept} == set(disk.lines)
+
+
+async def test_ranges_that_are_left_out_never_take_a_line_along(autojump_clock: MockClock) -> None:
+    """While the disk hangs entries go out, and lines are left out before and after some that stay."""
+    disk = Disk()
+    log = QueryLog(ENGLISH, began=0, sink=disk)
+    log.write("line 0")
+    disk.commit()
+    texts: list[str] = []
+    for number in range(1, 120_000):
+        log.write(f"line {number}")
+        if number % 30_000 == 0:
+            texts.append(await log.next_entry() or "")
+            log.write("while it was on its way")
+            log.sent()
+    ranges = 0
+    while disk.waiting:
+        ranges += disk.commit().left_out is not None
+    assert ranges > 1
+    reader, restored = Reader(), Reader(past=disk.past)
+    reader.log = log
+    for each in (reader, restored):
+        each.log.close("")
+        await each.read()
+    assert restored.entries == reader.entries
+    assert all(text.startswith("+0") for text in texts)
+
+
+async def test_an_entry_on_its_way_knows_what_it_took_along(autojump_clock: MockClock) -> None:
+    """What is left out after it was given out stays to be told, and is no part of what was sent."""
+    disk = Disk()
+    log = QueryLog(ENGLISH, began=0, sink=disk)
+    for number in range(20):
+        log.write(f"line {number}")
+    entry = await log.next_entry()
+    for number in range(20, 50_000):
+        log.write(f"line {number}")
+    assert await log.next_entry() == entry
+    disk.commit()
+    log.sent()
+    assert (disk.entries, disk.last_number) == (1, 20)
+    assert min(disk.lines) == 21
+    assert log.unsent_lines == 50_000 - 20
+
+
+async def test_the_last_lines_are_handed_over_at_the_end(autojump_clock: MockClock) -> None:
+    """They go to disk together with how the query ended, so they wait for the sink when `close` returns."""
+    disk = Disk()
+    log = QueryLog(ENGLISH, began=0, sink=disk)
+    log.close("the end")
+    assert [line.text for line in disk.commit().lines] == ["the end"]
+
+
+async def test_a_thread_has_written_right_before_the_end(autojump_clock: MockClock) -> None:
+    """The event loop has not heard of the line yet when `close` hands it over."""
+    disk = Disk()
+    log = QueryLog(ENGLISH, began=0, sink=disk)
+    thread = threading.Thread(target=log.write, args=("line 0",))
+    thread.start()
+    thread.join()
+    assert disk.waiting == []
+    log.close("")
+    assert [line.text for line in disk.commit().lines] == ["line 0"]
+
+
+async def test_without_lines_nothing_is_written_down(autojump_clock: MockClock) -> None:
+    """A blank last line is none: it leaves no work to the disk."""
+    disk = Disk()
+    log = QueryLog(ENGLISH, began=0, sink=disk)
+    log.close("")
+    assert disk.waiting == []
+    assert await log.next_entry() is None
+
+
+async def test_only_the_first_end_counts(autojump_clock: MockClock) -> None:
+    """To close a log again changes neither its last line nor when it ended."""
+    log = QueryLog(ENGLISH, began=0)
+    await trio.sleep(5)
+    log.close("the end")
+    await trio.sleep(5)
+    log.close("again")
+    assert log.closed_at == 5
+    assert await log.next_entry() == "the end"
+
+
+async def test_only_what_is_given_out_can_be_sent(autojump_clock: MockClock) -> None:
+    """Anything else would be counted among the forty."""
+    log = QueryLog(ENGLISH, began=0)
+    log.write("line 0")
+    with pytest.raises(RuntimeError, match="no entry is given out"):
+        log.sent()
+
+
+async def test_lines_of_threads_are_written_down() -> None:
+    """All of them, and the journal hears of them on the thread of the event loop only. (Real clock.)"""
+    disk = Disk(at_once=True)
+    log = QueryLog(ENGLISH, began=0, sink=disk)
+
+    def write() -> None:
+        for number in range(1000):
+            log.write(f"line {number}")
+
+    with trio.fail_after(30):
+        async with trio.open_nursery() as nursery:
+            for _ in range(4):
+                nursery.start_soon(trio.to_thread.run_sync, write)
+        log.close("the end")
+    assert sorted(disk.lines) == list(range(1, 4002))
+    assert disk.threads == {threading.get_ident()}
+
+
+# --- After a restart ---------------------------------------------------------------------------------
+
+
+async def test_what_was_written_down_is_sent_by_the_next_process(autojump_clock: MockClock) -> None:
+    """With the times at which it was written, then what is new, numbered on; nothing is written twice."""
+    disk = Disk(at_once=True)
+    log = QueryLog(ENGLISH, began=0, sink=disk)
+    log.write("line 0")
+    await log.next_entry()
+    log.sent()
+    log.write("line 1")
+    await trio.sleep(1)
+    log.write("line 2")
+    await log.next_entry()
+
+    log = QueryLog(ENGLISH, began=0, sink=disk, past=disk.past)
+    assert log.unsent_lines == 2
+    assert disk.waiting == []
+    log.write("line 3")
+    assert await log.next_entry() == "+0.2s line 1 · +1.2s line 2 · +1.5s line 3"
+    assert sorted(disk.lines) == [2, 3, 4]
+    log.sent()
+    assert (disk.entries, disk.last_number, disk.lines) == (2, 4, {})
+
+
+async def test_a_number_is_never_used_twice(autojump_clock: MockClock) -> None:
+    """Also when every line had gone out: a late deletion must not hit a new line."""
+    disk = Disk(at_once=True)
+    log = QueryLog(ENGLISH, began=0, sink=disk, past=Past(entries=3, last_number=17))
+    assert log.unsent_lines == 0
+    log.write("line 17")
+    assert list(disk.lines) == [18]
+
+
+async def test_restart_after_restart_loses_nothing(autojump_clock: MockClock) -> None:
+    """Not even when the memory is full and an entry is on its way each time."""
+    disk = Disk(at_once=True)
+    log = QueryLog(ENGLISH, began=0, sink=disk)
+    line = "line 100000"
+    each = len(f"+0.0s {line}{SEPARATOR}")
+    fits, on_its_way = 2 * (HALF // each), MOST_ENTRY // each
+    written = 0
+    while log.unsent_lines < fits:
+        log.write(f"line {100_000 + written}")
+        written += 1
+    for _ in range(4):
+        await log.next_entry()
+        while log.unsent_lines < fits + on_its_way:
+            log.write(f"line {100_000 + written}")
+            written += 1
+        log = QueryLog(ENGLISH, began=0, sink=disk, past=disk.past)
+    reader = Reader()
+    reader.log = log
+    log.close("")
+    await reader.read()
+    assert numbers(reader.text) == list(range(100_000, 100_000 + written))
+
+
+@pytest.mark.parametrize("restart_at", [1, 19, 20, 30, 39])
+async def test_entries_are_counted_over_all_attempts(
+    restart_at: int, autojump_clock: MockClock, nursery: trio.Nursery
+) -> None:
+    """A restart gives no new prompt entries, and starts no second forty."""
+    disk = Disk(at_once=True)
+    reader = Reader(sink=disk, past=Past(entries=restart_at, last_number=restart_at))
+    nursery.start_soon(reader.read)
+    began = trio.current_time()
+    for number in range(7200):
+        reader.log.write(f"line {number}")
+        await trio.sleep(1)
+    reader.log.close("the end")
+    await trio.sleep(1)
+    assert disk.entries <= MOST_ENTRIES
+    assert len(reader.entries) == disk.entries - restart_at
+    assert numbers(reader.text) == list(range(7200))
+    if restart_at == MOST_ENTRIES - 1:
+        assert len(reader.entries) == 1
+    elif restart_at >= PROMPT_ENTRIES:
+        pause = GROWTH ** (restart_at - PROMPT_ENTRIES)
+        assert reader.times[0] - began == pytest.approx(max(pause, 0.25), abs=0.01)
+
+
+# --- After a restart: what arrived just before it ----------------------------------------------------
+
+
+def restored(*texts: str, entries: int = 0, disk: Disk | None = None) -> QueryLog:
+    """A log whose journal knows these lines as unsent: one a second, from +1.0s on."""
+    lines = [(entries + number, f"+{number}.0s", text) for number, text in enumerate(texts, 1)]
+    past = Past(entries=entries, last_number=entries + len(texts), lines=lines)
+    return QueryLog(ENGLISH, began=0, sink=disk, past=past)
+
+
+@pytest.mark.parametrize(
+    ("texts", "skipped", "entries"),
+    [
+        ([], 0, 0),
+        (["a"], 1, 1),
+        (["a", "b"], 2, 2),
+        (["+1.0s a · +2.0s b"], 2, 1),
+        (["a", "+2.0s b · +3.0s c"], 3, 2),
+        (["+1.0s a · +2.0s b · +3.0s c"], 3, 1),
+        (["a note of somebody", "a", "another", "+2.0s b · +3.0s c", "a third"], 3, 2),
+        (["b"], 0, 0),
+        (["+2.0s b · +3.0s c"], 0, 0),
+        (["+1.0s a · +2.0s bb"], 0, 0),
+        (["+1.0s a · +2.0"], 0, 0),
+        (["+1.1s a · +2.0s b"], 0, 0),
+        (["a · b"], 0, 0),
+        (["aa"], 0, 0),
+        ([""], 0, 0),
+    ],
+)
+async def test_what_had_arrived_is_not_sent_again(
+    texts: Sequence[str], skipped: int, entries: int, autojump_clock: MockClock
+) -> None:
+    """Entry by entry, as they were made of the lines; whatever others have written between them."""
+    disk = Disk(at_once=True)
+    log = restored("a", "b", "c", disk=disk)
+    assert log.skip_arrived(texts) == skipped
+    assert (disk.entries, disk.last_number) == (entries, skipped)
+    assert log.unsent_lines == 3 - skipped
+    log.close("d")
+    left = ["a", "b", "c", "d"][skipped:]
+    entry = await log.next_entry()
+    assert entry is not None
+    assert [part.split()[-1] for part in entry.split(SEPARATOR)] == left
+
+
+async def test_what_arrived_with_lines_that_never_got_to_the_disk(autojump_clock: MockClock) -> None:
+    """The disk was slow, and the process died: the entry has all that the disk has, and more."""
+    log = restored("a", "b")
+    log.write("of the next attempt")
+    assert log.skip_arrived(["+1.0s a · +2.0s b · +3.0s c"]) == 2
+    assert await log.next_entry() == "of the next attempt"
+
+
+async def test_what_is_known_to_be_sent_is_not_taken_for_something_new(autojump_clock: MockClock) -> None:
+    """A handler that says the same each minute: its later words are not lost for its earlier ones."""
+    log = restored("still at it", "still at it", entries=2)
+    assert log.skip_arrived(["still at it"] * 2) == 0
+    log = restored("still at it", "still at it", entries=2)
+    assert log.skip_arrived(["still at it"] * 3) == 1
+    assert await log.next_entry() == "still at it"
+
+
+async def test_an_entry_with_a_gap_is_known_again(autojump_clock: MockClock) -> None:
+    """The note about lines left out is part of the entry that had arrived."""
+    disk = Disk(at_once=True)
+    log = QueryLog(ENGLISH, began=0, sink=disk)
+    for number in range(30_000):
+        log.write(f"line {number}")
+    past = disk.past
+    reader = Reader()
+    reader.log = log
+    log.close("")
+    await reader.read()
+    assert "more lines]" in reader.text
+    log = QueryLog(ENGLISH, began=0, past=past)
+    assert log.skip_arrived(reader.entries) == 30_000
+    assert log.unsent_lines == 0
+
+
+async def test_the_note_of_a_gap_goes_with_the_line_before_it(autojump_clock: MockClock) -> None:
+    """Also when that is the only line of the entry; and so it is known again after a restart."""
+    lines = [(1, "+1.0s", "a"), (5, "+5.0s", "b" * MOST_ENTRY)]
+    past = Past(entries=0, last_number=5, lines=lines)
+    disk = Disk()
+    log = QueryLog(ENGLISH, began=0, sink=disk, past=past)
+    assert log.unsent_lines == 5
+    entry = await log.next_entry()
+    assert entry == "+1.0s a · [3 more lines]"
+    log.sent()
+    assert (disk.entries, disk.last_number, log.unsent_lines) == (1, 4, 1)
+    again = QueryLog(ENGLISH, began=0, past=past)
+    assert again.skip_arrived(["a"]) == 0
+    assert again.skip_arrived([entry]) == 4
+    assert again.unsent_lines == 1
+
+
+async def test_after_what_had_arrived_the_schedule_goes_on(
+    autojump_clock: MockClock, nursery: trio.Nursery
+) -> None:
+    """What is found to have arrived counts among the prompt entries, and among the forty."""
+    reader = Reader()
+    reader.log = restored("a", "b", "c", entries=PROMPT_ENTRIES + 2)
+    assert reader.log.skip_arrived([*["earlier"] * (PROMPT_ENTRIES + 2), "a", "b"]) == 2
+    nursery.start_soon(reader.read)
+    await trio.sleep(100)
+    assert reader.times == pytest.approx([GROWTH**4])
 
 
 # --- With a whole worker -----------------------------------------------------------------------------

@@ -13,6 +13,8 @@ from trio.testing import MockClock
 
 from tests.tapped import TappedWebBuddy
 from trio_worker import Context, Query
+from trio_worker.phrases import ENGLISH
+from trio_worker.query import Released
 from trio_worker.stop import Stop, last_resort
 from trio_worker.testing import RunningWorker, WebBuddy, open_worker, trio_time
 
@@ -254,15 +256,16 @@ async def test_everything_is_over_within_the_grace(trouble: str, autojump_clock:
 
 
 async def test_what_could_not_be_reported_is_said(autojump_clock: MockClock, events: list[EventDict]) -> None:
-    """A query that stays in_progress for ever at WebBuddy is an error in the operator's log."""
+    """A query that WebBuddy still takes for in_progress is a warning; the journal has it."""
     async with open_worker(sleepy) as worker:
         query = worker.webbuddy.add_query("1000")
         await running(worker, 1)
         worker.webbuddy.down = True
         await stopped(worker)
-    (event,) = [event for event in events if event["log_level"] == "error"]
-    assert event["event"].startswith("stopped before WebBuddy has heard how the query ended")
-    assert event["query"] == query.id
+        assert worker.journal is not None
+        assert [entry.outcome for entry in worker.journal.entries.values()] == [Released(ENGLISH.stopping)]
+    (event,) = [event for event in events if event["event"].startswith("WebBuddy has not heard how")]
+    assert (event["log_level"], event["query"]) == ("warning", query.id)
 
 
 async def test_a_result_that_could_not_go_out_goes_out_during_the_stop(autojump_clock: MockClock) -> None:

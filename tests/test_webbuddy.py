@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import random
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime, timedelta, timezone
 from functools import partial
@@ -16,8 +17,8 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from trio_worker import webbuddy
-from trio_worker.errors import AccessDenied, Busy, NotFound, Unavailable, WebBuddyError
+from trio_worker import calls, clock
+from trio_worker.errors import AccessDenied, Busy, NotFound, Refused, Unavailable, WebBuddyError
 from trio_worker.query import Query
 from trio_worker.testing import WebBuddy, serve_webbuddy, trio_time
 from trio_worker.webbuddy import Account, LogEntry, WebBuddyClient, open_webbuddy
@@ -563,16 +564,26 @@ async def test_a_webbuddy_that_does_not_show_the_account(
         (404, {"html": "<html>"}),
         (404, {"json": {"detail": "Not found."}}),
         (405, {}),
+        (405, {"json": {"detail": 'Method "GET" not allowed.'}}),
     ],
 )
 async def test_a_read_that_a_webbuddy_does_not_have_is_not_found(
     app: App, client: WebBuddyClient, call: str, status: int, body: dict[str, Any]
 ) -> None:
-    """In whichever way it says so."""
+    """In whichever way it says so. Only a 404 from the API itself says that the query is gone."""
     app.answers(status, **body)
     with pytest.raises(NotFound) as caught:
         await CALLS[call](client)
     assert caught.value.status == status
+    assert caught.value.by_api == (status == 404 and "json" in body)
+
+
+async def test_an_account_that_may_not_read_is_refused(app: App, client: WebBuddyClient) -> None:
+    """403 is no missing read: what is there, this account may not see."""
+    app.answers(403, json={"detail": "You do not have permission to perform this action."})
+    with pytest.raises(Refused) as caught:
+        await client.get_query(1)
+    assert not isinstance(caught.value, NotFound)
 
 
 @pytest.mark.parametrize("status", [200, 404, 405])
@@ -607,7 +618,7 @@ async def test_pages_without_an_end_end(
     app: App, client: WebBuddyClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A server that always has another page holds nobody for ever."""
-    monkeypatch.setattr(webbuddy, "MOST_PAGES", 5)
+    monkeypatch.setattr(calls, "MOST_PAGES", 5)
     app.answers(200, json={"next": "http://x/?page=2", "results": [{"id": 1}]})
     assert len(await client.by_status("queued")) == 5
 
@@ -658,6 +669,73 @@ async def test_the_servers_clock(app: App, client: WebBuddyClient) -> None:
     app.answers(200, json=QUERY)
     await client.claim_next()
     assert client.server_date is not None
+
+
+NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
+
+
+@pytest.fixture
+def noon() -> Iterator[None]:
+    """Our own clock stands at noon."""
+    before = clock.source.set(NOON.timestamp)
+    yield
+    clock.source.reset(before)
+
+
+def dated(seconds: float) -> dict[str, str]:
+    return {"Date": f"{NOON + timedelta(seconds=seconds):%a, %d %b %Y %H:%M:%S GMT}"}
+
+
+async def test_what_time_it_is_at_webbuddy(app: App, client: WebBuddyClient, noon: None) -> None:
+    """Our own time before the first answer, then theirs, whatever the call was about."""
+    assert client.server_now() == NOON.timestamp()
+    app.answers(404, json={"detail": "No queued queries available"}, headers=dated(300))
+    await client.claim_next()
+    assert client.server_now() == pytest.approx(NOON.timestamp() + 300, abs=1)
+
+
+def cut_off(request: httpx.Request) -> httpx.Response:
+    raise httpx.ReadError("reset")
+
+
+async def test_a_log_in_tells_the_time_at_webbuddy(app: App, client: WebBuddyClient, noon: None) -> None:
+    """A claim that is lost right after it is dated by their clock, not by ours."""
+    app.login = lambda request: httpx.Response(200, json={"access": "t"}, headers=dated(300))
+    app.answer = cut_off
+    with pytest.raises(Unavailable):
+        await client.claim_next()
+    assert client.server_now() == pytest.approx(NOON.timestamp() + 300, abs=1)
+
+
+async def test_the_clock_of_a_proxy_is_not_webbuddys(app: App, client: WebBuddyClient, noon: None) -> None:
+    """What answers 502 is somebody else, who may have another clock."""
+    app.answers(502, headers=dated(7200))
+    with pytest.raises(Unavailable):
+        await client.claim_next()
+    assert client.server_now() == NOON.timestamp()
+
+
+async def test_when_webbuddy_was_last_well(
+    app: App, client: WebBuddyClient, autojump_clock: MockClock
+) -> None:
+    """The last good answer counts, a refusal of the API's own too; no log entry, no error, no page."""
+    assert client.well_at == -math.inf
+    await trio.sleep(1)
+    await client.claim_next()
+    assert client.well_at == trio.current_time() == 1
+    await trio.sleep(1)
+    app.answers(400, json={"detail": "no"})
+    with pytest.raises(Refused):
+        await client.report(1, status="done")
+    assert client.well_at == 2
+    await trio.sleep(1)
+    app.answers(201, json={})
+    await client.add_log(Query(id=1), "x")
+    for status, body in ((200, {"html": "<p>"}), (405, {}), (404, {"html": "<p>"}), (500, {}), (503, {})):
+        app.answers(status, **body)
+        with pytest.raises(WebBuddyError):
+            await client.get_query(1)
+    assert client.well_at == 2
 
 
 # --- Against the embedded WebBuddy ---------------------------------------------------------------

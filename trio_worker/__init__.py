@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from trio_worker.context import Context
-from trio_worker.errors import QueryFailed
+from trio_worker.errors import QueryFailed, RetryLater
 from trio_worker.query import Query
 
-__all__ = ["Context", "Query", "QueryFailed"]
+__all__ = ["Context", "Query", "QueryFailed", "RetryLater"]

@@ -31,6 +31,7 @@ from typing import Any
 
 import httpx
 
+from trio_worker import clock
 from trio_worker.errors import AccessDenied, Busy, NotFound, Refused, Unavailable, WebBuddyError
 
 __all__ = ["call_name", "is_json", "judge", "read_json", "retry_after", "said", "server_date"]
@@ -114,7 +115,7 @@ def retry_after(response: httpx.Response) -> float | None:
         if until is None:
             return None
         # By the server's own clock when it shows it: the two clocks may differ.
-        seconds = (until - (server_date(response) or datetime.now(UTC))).total_seconds()
+        seconds = (until - (server_date(response) or clock.utc_now())).total_seconds()
     return max(0.0, seconds) if math.isfinite(seconds) else None
 
 

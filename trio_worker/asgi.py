@@ -155,7 +155,10 @@ def _compose() -> QuartTrio:
         config.shutdown_timeout = max(config.shutdown_timeout, launch.settings.shutdown_grace + MARGIN)
     hypercorn_fixes.install()
     composed = make_app(
-        pushed=launch.pushes.pushed, own_url=launch.settings.webbuddy_url, counts=launch.pushes.counts
+        pushed=launch.pushes.pushed,
+        own_url=launch.settings.webbuddy_url,
+        counts=launch.pushes.counts,
+        readiness=launch.pushes.readiness,
     )
     # Quart cancels everything when it is over, `after_serving` itself included.
     composed.config["BACKGROUND_TASK_SHUTDOWN_TIMEOUT"] = launch.settings.shutdown_grace + MARGIN

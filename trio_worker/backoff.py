@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from typing import Protocol
 
 import attrs
 
@@ -14,6 +15,14 @@ LONGEST_WAIT_ASKED_FOR = 3600.0
 A proxy's typing mistake, or a date of a clock that is wrong, would otherwise put the worker to
 sleep for days, with nobody to tell it that WebBuddy is well again. Once an hour hurts no server.
 """
+
+
+class Draws(Protocol):
+    """What `random.Random` and the module `random` have in common."""
+
+    def uniform(self, a: float, b: float) -> float:
+        """Draw from the range."""
+        ...
 
 
 @attrs.define
@@ -28,12 +37,13 @@ class Backoff:
     Args:
         first: The first ceiling, in seconds; more than 0.
         most: The highest ceiling, in seconds.
-        rng: Where the jitter comes from; a seeded one makes a test repeatable.
+        rng: Where the jitter comes from. The module `random` itself, so that ``random.seed(n)``
+            makes a whole run repeatable.
     """
 
     first: float
     most: float
-    rng: random.Random = attrs.field(factory=random.Random, repr=False)
+    rng: Draws = attrs.field(default=random, repr=False)
     _ceiling: float = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:

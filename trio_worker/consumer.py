@@ -1,4 +1,4 @@
-"""One of the N consumers: claim, work, hand over the outcome, again."""
+"""One of the N consumers: take a query, work, hand over how it ended, again."""
 
 from __future__ import annotations
 
@@ -7,11 +7,14 @@ import structlog
 import trio
 
 from trio_worker.context import Context
+from trio_worker.delivery import Delivery
+from trio_worker.errors import JournalIllError
 from trio_worker.execution import Execution
-from trio_worker.intake import Claim, Intake
+from trio_worker.held import Held
+from trio_worker.intake import Intake
 from trio_worker.phrases import Phrases
-from trio_worker.query import Done, Failed, Outcome, Released
-from trio_worker.query_log import QueryLog
+from trio_worker.query import Done, Ending, Failed, Outcome, Postponed, Released, Revoked
+from trio_worker.recovery import Recovery
 from trio_worker.reporting import Deliveries
 from trio_worker.stop import Stop
 from trio_worker.wakeups import Wakeups
@@ -30,9 +33,11 @@ class Consumer:
         intake: Where its queries come from.
         execution: What runs the handler.
         deliveries: Who tells WebBuddy.
+        recovery: Who keeps what is to be tried again later.
         phrases: The language of what the query's author reads.
         worker: The name of this worker, for the query's log.
         time_limit: Seconds for one query, for the query's log.
+        most_retries: How often a handler may put one query aside.
         stop: The stop.
     """
 
@@ -40,36 +45,90 @@ class Consumer:
     intake: Intake
     execution: Execution
     deliveries: Deliveries
+    recovery: Recovery
     phrases: Phrases
     worker: str
     time_limit: float
+    most_retries: int
     stop: Stop
 
     async def run(self) -> None:
         """Work on queries, one at a time, until the intake is closed."""
         with self.stop.after_a_crash(), self.wakeups.listen() as listener:
-            while (claim := await self.intake.next(listener)) is not None:
-                with structlog.contextvars.bound_contextvars(query=claim.query.id):
-                    await self.work(claim)
+            while (held := await self.intake.next(listener)) is not None:
+                with structlog.contextvars.bound_contextvars(query=held.query.id):
+                    try:
+                        await self.work(held)
+                    finally:
+                        self.intake.finished()
 
-    async def work(self, claim: Claim) -> None:
-        """See one claimed query to its outcome. Cancelled, the outcome is that it is put back."""
-        query_log = QueryLog(self.phrases, began=claim.at)
-        delivery = self.deliveries.begin(claim.query, query_log)
-        outcome: Outcome = Released(self.phrases.stopping)
+    async def work(self, held: Held) -> None:
+        """See one query through an attempt. Cancelled, the outcome is that it is put back."""
+        delivery = self.deliveries.of(held)
+        began = trio.current_time()
+        ending: Ending = Released(self.phrases.stopping)
         try:
-            self._note_claim(claim, query_log)
-            if not self.stop.asked.is_set():
-                query_log.write(self.phrases.started.format(limit=self.time_limit))
-                outcome = await self.execution.run(claim.query, Context(query_log.write))
+            if not held.on_disk:
+                self._note_claim(held)
+                ending = Released(self.phrases.not_written)
+            elif not self.stop.asked.is_set():
+                await self._begin(held)
+                ctx = Context(held.log.write, attempt=held.entry.attempts)
+                ending = await self.execution.run(held.query, ctx)
+            else:
+                self._note_claim(held)
         finally:
             # Also when this task is cancelled, or a bug raises: the query must not stay ours.
-            delivery.end(outcome, self._last_line(outcome, trio.current_time() - claim.at))
+            self._conclude(held, delivery, ending, trio.current_time() - began)
 
-    def _note_claim(self, claim: Claim, query_log: QueryLog) -> None:
-        log.info("query claimed", source=claim.source)
-        source = self.phrases.claimed_push if claim.source == "push" else self.phrases.claimed_poll
-        query_log.write(self.phrases.claimed.format(worker=self.worker, source=source))
+    async def _begin(self, held: Held) -> None:
+        """Tell the query's author, and see to it that the attempt is on disk before the handler starts."""
+        if held.entry.running:  # as it was claimed
+            self._note_claim(held)
+        else:
+            try:
+                await held.start().durable()
+            except JournalIllError:
+                pass  # its claim is on disk; an attempt that is not counted is better than none
+            self._note_attempt(held)
+        held.log.write(self.phrases.started.format(limit=self.time_limit))
+
+    def _note_claim(self, held: Held) -> None:
+        log.info("query claimed", source=held.entry.source)
+        source = self.phrases.claimed_push if held.entry.source == "push" else self.phrases.claimed_poll
+        held.log.write(self.phrases.claimed.format(worker=self.worker, source=source))
+
+    def _note_attempt(self, held: Held) -> None:
+        attempt, deaths = held.entry.attempts, held.entry.deaths
+        log.info("query is tried again", attempt=attempt, deaths=deaths, alone=held.is_suspect)
+        phrase = self.phrases.again_after_crash if held.after_crash else self.phrases.again
+        held.log.write(phrase.format(attempt=attempt, worker=self.worker))
+        held.after_crash = False
+
+    def _conclude(self, held: Held, delivery: Delivery, ending: Ending, seconds: float) -> None:
+        if isinstance(ending, Revoked):
+            log.warning("query is no longer ours; its handler was stopped", reason=ending.reason)
+            delivery.drop()
+            return
+        if isinstance(ending, Postponed):
+            outcome = self._postponed(held, ending)
+            if outcome is None:
+                return
+            ending = outcome
+        delivery.end(ending, self._last_line(ending, seconds))
+
+    def _postponed(self, held: Held, wish: Postponed) -> Outcome | None:
+        """Put a query aside; an outcome when that can't be."""
+        if self.stop.asked.is_set():
+            return Released(self.phrases.stopping)
+        count, most = held.entry.retries + 1, self.most_retries
+        if count > most:
+            return Failed(self.phrases.too_often.format(count=count, most=most), "too_often")
+        log.info("query put aside", seconds=wish.seconds, reason=wish.reason, retries=count)
+        held.log.write(self.phrases.postponed.format(seconds=wish.seconds, reason=wish.reason))
+        held.postpone(wish.seconds)
+        self.recovery.add(held)
+        return None
 
     def _last_line(self, outcome: Outcome, seconds: float) -> str:
         took = round(seconds, 3)

@@ -14,12 +14,18 @@ class Context:
 
     Args:
         write: Takes one line for the query's log. Never waits, never raises.
+        attempt: The number of this attempt.
+
+    Attributes:
+        attempt: 1 for the first run of the handler on this query, and one more for each after a crash or a
+            `RetryLater`.
     """
 
-    __slots__ = ("_write",)
+    __slots__ = ("_write", "attempt")
 
-    def __init__(self, write: Callable[[str], None]) -> None:
+    def __init__(self, write: Callable[[str], None], *, attempt: int = 1) -> None:
         self._write = write
+        self.attempt = attempt
 
     def log(self, text: object) -> None:
         """Write a line that the query's author sees within a few seconds.

@@ -4,15 +4,18 @@
 
     Exception
     ├── QueryFailed            raised by a handler: the query fails with exactly this text
+    ├── RetryLater             raised by a handler: put the query aside, and call it again later
     └── WorkerError
         ├── SettingsError      fix the environment and start again (exit 2)
         │   └── HandlerError   … the handler that it names
+        ├── JournalError       fix the disk and start again (exit 4)
+        │   └── JournalIllError … while it runs: take nothing new until it is well
         └── WebBuddyError      a call to WebBuddy did not do its work
             ├── Unavailable    try again later: no answer, time out, 429, 5xx, undecodable 2xx
             │   └── Busy       try again soon, one call at a time: a plain 500
             ├── AccessDenied   stop: the log-in was refused
             └── Refused        never repeat: any other 4xx
-                └── NotFound   … there is no such thing (404, said by the API itself)
+                └── NotFound   … there is no such thing, or no such call
 """
 
 from __future__ import annotations
@@ -23,9 +26,12 @@ __all__ = [
     "AccessDenied",
     "Busy",
     "HandlerError",
+    "JournalError",
+    "JournalIllError",
     "NotFound",
     "QueryFailed",
     "Refused",
+    "RetryLater",
     "SettingsError",
     "Unavailable",
     "WebBuddyError",
@@ -45,8 +51,35 @@ class QueryFailed(Exception):
         self.reason = reason
 
 
+class RetryLater(Exception):
+    """Raised by a handler: not now, call me again later.
+
+    The query stays ``in_progress`` and ours, on disk, and holds no consumer meanwhile.
+
+    Args:
+        seconds: How long from now, at least.
+        reason: What WebBuddy's user will read in the query's log.
+    """
+
+    def __init__(self, seconds: float, reason: str = "") -> None:
+        super().__init__(seconds, reason)
+        self.seconds = seconds
+        self.reason = reason
+
+
 class WorkerError(Exception):
     """The base of this package's own errors."""
+
+
+class JournalError(WorkerError):
+    """The journal can't be used: the disk, or what is on it, is not as it should be.
+
+    At the start nothing has been claimed yet; fix it and start again. The text says what and where.
+    """
+
+
+class JournalIllError(JournalError):
+    """What was to be written is not on disk yet, and may never be: the disk refuses, or does not answer."""
 
 
 class SettingsError(WorkerError):
@@ -132,4 +165,18 @@ class Refused(WebBuddyError):
 
 
 class NotFound(Refused):
-    """WebBuddy itself (JSON with ``detail``, not a web server's page) says: no such thing."""
+    """There is no such thing, or this WebBuddy does not know the call.
+
+    Args:
+        message: As in `WebBuddyError`.
+        status: As in `WebBuddyError`.
+        detail: As in `Refused`.
+        by_api: Whether WebBuddy itself says that the thing is gone. False: the call is not known
+            there or, for all that is certain, a proxy stands before it.
+    """
+
+    def __init__(
+        self, message: str, *, status: int | None = None, detail: str = "", by_api: bool = True
+    ) -> None:
+        super().__init__(message, status=status, detail=detail)
+        self.by_api = by_api

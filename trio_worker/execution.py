@@ -12,11 +12,11 @@ import structlog
 import trio
 
 from trio_worker.context import Context
-from trio_worker.errors import QueryFailed
+from trio_worker.errors import QueryFailed, RetryLater
 from trio_worker.handlers.loading import Handler
 from trio_worker.phrases import Phrases
 from trio_worker.plain_text import clean, fit
-from trio_worker.query import Done, Failed, Outcome, Query, Released
+from trio_worker.query import Done, Ending, Failed, Postponed, Query, Released, Revoked
 from trio_worker.stop import only_cancelled
 
 __all__ = ["Attempt", "Execution", "LeftBehind"]
@@ -26,6 +26,8 @@ log = structlog.get_logger(__name__)
 PATIENCE = 5.0  # seconds after its deadline in which a cancelled handler may still clean up
 
 LAST_LOOK = 0.2  # seconds
+
+LONGEST_RETRY = 30 * 86_400.0  # seconds
 
 # WebBuddy (DRF 3.17.2 and newer) takes bodies up to 2 621 440 bytes; the rest is for the other keys.
 MOST_ANSWER = 2_600_000  # bytes of JSON
@@ -64,9 +66,10 @@ class Execution:
     phrases: Phrases
     worker: str
     left_behind: LeftBehind
-    attempts: set[Attempt] = attrs.field(factory=set, init=False)
+    # A dictionary for its order, which sets do not have.
+    attempts: dict[Attempt, None] = attrs.field(factory=dict, init=False)
 
-    async def run(self, query: Query, ctx: Context) -> Outcome:
+    async def run(self, query: Query, ctx: Context) -> Ending:
         """Run the handler on a query.
 
         Never raises for anything that the handler does. Returns at the latest 5 s after the time
@@ -75,7 +78,7 @@ class Execution:
         Cancelled, it leaves the handler in the nursery; to cancel that is the caller's.
         """
         attempt = Attempt(self, query, ctx)
-        self.attempts.add(attempt)
+        self.attempts[attempt] = None
         try:
             self.nursery.start_soon(attempt.run, name=f"handler for query {query.id}")
             with attempt.patience:
@@ -87,7 +90,7 @@ class Execution:
                     await attempt.ended.wait()
             return attempt.outcome or attempt.leave()
         finally:
-            self.attempts.discard(attempt)
+            del self.attempts[attempt]
 
     def interrupt(self, leave_until: float) -> None:
         """Cancel what runs: its queries are to be put back.
@@ -101,6 +104,19 @@ class Execution:
             attempt.scope.cancel()
             attempt.patience.deadline = min(attempt.patience.deadline, leave_until)
 
+    def revoke(self, query: Query, reason: str) -> None:
+        """Cancel what runs on a query that is not ours any more.
+
+        Args:
+            query: The very query that `run` was called with.
+            reason: What was seen, for the operator.
+        """
+        for attempt in self.attempts:
+            if attempt.query is query and attempt.revoked is None:
+                attempt.revoked = reason
+                attempt.scope.cancel()
+                attempt.patience.deadline = min(attempt.patience.deadline, trio.current_time() + PATIENCE)
+
 
 class Attempt:
     """One handler at work on one query."""
@@ -113,8 +129,9 @@ class Attempt:
         self.scope = trio.CancelScope(deadline=deadline)
         self.patience = trio.CancelScope(deadline=deadline + PATIENCE)
         self.interrupted = False
+        self.revoked: str | None = None
         self.ended = trio.Event()
-        self.outcome: Outcome | None = None
+        self.outcome: Ending | None = None
         self.left = False
         self.thread: _Thread | None = None
 
@@ -134,7 +151,7 @@ class Attempt:
             log.warning("a handler that was left behind has ended", query=self.query.id, still=still)
         self.ended.set()
 
-    def leave(self) -> Failed | Released:
+    def leave(self) -> Failed | Released | Revoked:
         """Give the handler up, wherever it still is."""
         self.left = True
         self.execution.left_behind.tasks += 1
@@ -144,6 +161,8 @@ class Attempt:
             handler=self.execution.handler.path,
             left_behind=self.execution.left_behind.tasks,
         )
+        if self.revoked is not None:
+            return Revoked(self.revoked)
         if self.interrupted:
             return Released(self.execution.phrases.stopping)
         return Failed(self._sentence("left_behind"), "left_behind")
@@ -156,22 +175,28 @@ class Attempt:
         (answer,) = await trio.to_thread.run_sync(self.thread.run, abandon_on_cancel=True, limiter=_threads)
         return answer
 
-    def _outcome_of(self, answer: object, error: BaseException | None) -> Outcome:
+    def _outcome_of(self, answer: object, error: BaseException | None) -> Ending:
         try:
             return self._outcome(answer, error)
         except Exception as problem:  # noqa: BLE001 - its __str__ or __class__ is the handler's code, too
             return self._raised(problem)
 
-    def _outcome(self, answer: object, error: BaseException | None) -> Outcome:
+    def _outcome(self, answer: object, error: BaseException | None) -> Ending:
+        if self.revoked is not None:
+            self._note_thread()
+            return Revoked(self.revoked)
         if self.interrupted or _cancelled_from_outside():
             return self._interrupted(error)
         if self.scope.cancel_called:
             return self._timed_out(error)
-        if error is not None and (said := _said(error)) is not None:
-            return self._said_so(said)
-        if error is not None:
-            return self._raised(error)
-        return self._answered(answer)
+        if error is None:
+            return self._answered(answer)
+        match _unwrapped(error):
+            case QueryFailed() as said:
+                return self._said_so(said)
+            case RetryLater() as wish:
+                return self._postponed(wish)
+        return self._raised(error)
 
     def _interrupted(self, error: BaseException | None) -> Released:
         self._note_thread()
@@ -197,13 +222,18 @@ class Attempt:
         reason = clean(_text_of(error))
         return Failed(self._fit(reason) or self.execution.phrases.empty_reason, "said_so")
 
+    def _postponed(self, wish: RetryLater) -> Ending:
+        seconds = wish.seconds
+        if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds < math.inf:
+            return self._raised(ValueError(f"RetryLater: seconds is {seconds!r}, expected 0 or more"))
+        reason = clean(wish.reason if isinstance(wish.reason, str) else str(wish.reason))
+        return Postponed(min(float(seconds), LONGEST_RETRY), reason)
+
     def _raised(self, error: BaseException) -> Failed:
         log.error("the handler raised", query=self.query.id, exc_info=error)
-        while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
-            error = error.exceptions[0]  # a nursery's wrapping says nothing to the query's author
-        return Failed(self._sentence("error", error=type(error).__name__), "error")
+        return Failed(self._sentence("error", error=type(_unwrapped(error)).__name__), "error")
 
-    def _answered(self, answer: object) -> Outcome:
+    def _answered(self, answer: object) -> Done | Failed:
         if answer is None:
             return self._bad_answer("no_answer")
         if not isinstance(answer, str):
@@ -275,11 +305,11 @@ def _cancelled_from_outside() -> bool:
     return trio.current_effective_deadline() == -math.inf
 
 
-def _said(error: BaseException) -> QueryFailed | None:
-    """Find the handler's own word; a nursery of its own has wrapped it in a group."""
+def _unwrapped(error: BaseException) -> BaseException:
+    """Find what the handler raised; a nursery of its own has wrapped it, which says nothing to anybody."""
     while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
         error = error.exceptions[0]
-    return error if isinstance(error, QueryFailed) else None
+    return error
 
 
 def _text_of(error: QueryFailed) -> str:

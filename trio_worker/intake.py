@@ -2,84 +2,69 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Literal
 
-import attrs
 import structlog
 import trio
 
+from trio_worker.backlog import Backlog
 from trio_worker.backoff import Backoff
-from trio_worker.errors import AccessDenied, Busy, Unavailable, WebBuddyError
-from trio_worker.query import Query
-from trio_worker.stop import Stop
+from trio_worker.claims import Claims
+from trio_worker.errors import AccessDenied, Busy, JournalIllError, Unavailable, WebBuddyError
+from trio_worker.gate import Gate
+from trio_worker.held import Held
 from trio_worker.tokens import REFUSAL_HOLDS
 from trio_worker.wakeups import Announcements, Wakeups
 from trio_worker.webbuddy import WebBuddyClient
 
-__all__ = ["Claim", "Intake"]
+__all__ = ["Intake"]
 
 log = structlog.get_logger(__name__)
 
 LONGEST_PAUSE = 60.0  # seconds between two tries while WebBuddy is down
 BUSY_TRIES = 6  # plain 500s in a row that are still no outage: about two seconds
 
-Source = Literal["push", "poll"]
-
-
-@attrs.frozen(kw_only=True)
-class Claim:
-    """A query that is now ours.
-
-    Attributes:
-        query: As WebBuddy handed it out.
-        source: ``"push"`` when a push had named it, else ``"poll"``.
-        at: `trio.current_time` at which the answer was read.
-    """
-
-    query: Query
-    source: Source
-    at: float
-
 
 class Intake:
-    """Where consumers wait for their next query.
+    """Where consumers wait for their next query: one that is held already, or a new claim.
 
     While claims fail, one consumer tries again by itself (full jitter, up to a minute) and the
     others wait behind it, so that an outage costs one claim a pause and not one a consumer.
 
     Args:
         webbuddy: The door to WebBuddy.
+        claims: Sends a claim.
+        backlog: What is held already; it is asked first.
         wakeups: When a claim is worth sending.
         announced: Which ids pushes have named.
-        room: Waits until what is still to be reported leaves room for one more query.
-        stop: The stop, for the deadline of a claim that is under way when it is asked for.
-        claim_limit: Seconds after which a claim is given up.
+        gates: All have to be open for a claim.
     """
 
     def __init__(
         self,
         *,
         webbuddy: WebBuddyClient,
+        claims: Claims,
+        backlog: Backlog,
         wakeups: Wakeups,
         announced: Announcements,
-        room: Callable[[], Awaitable[None]],
-        stop: Stop,
-        claim_limit: float,
+        gates: Sequence[Gate],
     ) -> None:
         self._webbuddy = webbuddy
+        self._claims = claims
+        self._backlog = backlog
         self._wakeups = wakeups
         self._announced = announced
-        self._room = room
-        self._stop = stop
-        self._claim_limit = claim_limit
-        self._waits: set[trio.CancelScope] = set()
-        self._claims: set[trio.CancelScope] = set()
+        self._gates = gates
+        # Dictionaries for their order: which consumer is woken must not depend on addresses in memory.
+        self._waits: dict[trio.CancelScope, None] = {}
+        self._idle: dict[trio.CancelScope, None] = {}
         self._outage: WebBuddyError | None = None
         self._told: set[type[WebBuddyError]] = set()
         self._over = trio.Event()
         self._closed = False
+        backlog.wake = self._interrupt_one
 
     @property
     def outage(self) -> WebBuddyError | None:
@@ -91,41 +76,39 @@ class Intake:
         self._closed = True
         for scope in self._waits:
             scope.cancel()
-        for scope in self._claims:
-            # Not `work_until`: that is now when the stop is hurried, and the query of a claim whose
-            # answer nobody waits for is lost.
-            scope.deadline = min(scope.deadline, self._stop.leave_until)
+        self._claims.hurry()
 
-    async def next(self, listener: trio.MemoryReceiveChannel[None]) -> Claim | None:
-        """Wait for the next query and claim it.
+    async def next(self, listener: trio.MemoryReceiveChannel[None]) -> Held | None:
+        """Wait for the next query. With it the caller is busy, until it calls `finished`.
 
         A claim that was sent is seen through under a shield, so this may return a query although
         the caller has been cancelled or the intake closed meanwhile: it is then the caller's to
         put back.
 
         Returns:
-            The claim, or None when the intake is closed.
+            The query, or None when the intake is closed.
 
         Raises:
             AccessDenied: When WebBuddy refuses the very first log-in.
         """
-        with self._waiting():
+        with self._registered(self._waits):
             while not self._closed:
-                claim = await self._wait_and_claim(listener)
-                if claim is not None:
-                    return claim
+                held = self._backlog.take() or await self._wait_and_claim(listener)
+                if held is not None:
+                    return held
         return None
 
-    async def _wait_and_claim(self, listener: trio.MemoryReceiveChannel[None]) -> Claim | None:
-        await self._room()
-        while self._outage is not None:
-            await self._over.wait()
-        await self._wakeups.wait(listener)
-        if self._outage is not None:
-            self._wakeups.failed()
+    def finished(self) -> None:
+        """The caller has done with the query that it got."""
+        self._backlog.end()
+
+    async def _wait_and_claim(self, listener: trio.MemoryReceiveChannel[None]) -> Held | None:
+        if not await self._wait(listener):
             return None
         try:
             return await self._claim()
+        except JournalIllError:
+            return None  # its gate is closed now
         except WebBuddyError as error:
             if self._closed:
                 return None
@@ -133,23 +116,51 @@ class Intake:
                 return None  # somebody else is trying already, and the wake-up is kept
             return await self._sit_out(error)
 
-    async def _sit_out(self, error: WebBuddyError) -> Claim | None:
-        """Try alone until a claim gets through. Cancelled, it lets the others try."""
+    async def _wait(self, listener: trio.MemoryReceiveChannel[None]) -> bool:
+        """Wait until a claim is worth sending; False when there is something else to do first."""
+        with self._registered(self._idle):
+            for gate in self._gates:
+                await gate.wait()
+            while self._outage is not None:
+                await self._over.wait()
+            await self._wakeups.wait(listener)
+            if self._outage is None and self._gates_are_open and not self._backlog.has_something:
+                return True
+            self._wakeups.failed()
+        return False
+
+    @property
+    def _gates_are_open(self) -> bool:
+        return all(gate.is_open for gate in self._gates)
+
+    def _interrupt_one(self) -> None:
+        """Let a consumer that waits look into the backlog."""
+        if self._idle:
+            scope, _ = self._idle.popitem()
+            scope.cancel()
+
+    async def _sit_out(self, error: WebBuddyError) -> Held | None:
+        """Try alone until a claim gets through. Cancelled or interrupted, it lets the others try."""
         began = trio.current_time()
         pauses = Backoff(first=1.0, most=LONGEST_PAUSE)
         try:
             while True:
                 self._note(error)
-                await trio.sleep(self._pause(error, pauses))
+                with self._registered(self._idle):
+                    await trio.sleep(self._pause(error, pauses))
+                if self._backlog.has_something or not self._gates_are_open:
+                    return None
                 self._wakeups.ask()
                 try:
-                    claim = await self._claim()
+                    held = await self._claim()
+                except JournalIllError:
+                    return None
                 except WebBuddyError as again:
                     error = again
                     continue
                 seconds = round(trio.current_time() - began, 1)
                 log.info("WebBuddy hands out queries again", after_seconds=seconds)
-                return claim
+                return held
         finally:
             self._outage = None
             self._told.clear()
@@ -173,14 +184,25 @@ class Intake:
             return REFUSAL_HOLDS
         return pauses.next(error.retry_after if isinstance(error, Unavailable) else None)
 
-    async def _claim(self) -> Claim | None:
+    async def _claim(self) -> Held | None:
+        held = None
+        self._backlog.begin()
         try:
-            return await self._through_busy()
+            held = await self._through_busy()
         except BaseException:
             self._wakeups.failed()
             raise
+        finally:
+            if held is None:
+                self._backlog.end()
+        if held is not None and held.is_suspect and held.on_disk:
+            # Put back after a crash, and handed out to us again.
+            self._backlog.end()
+            self._backlog.offer(held)
+            return None
+        return held
 
-    async def _through_busy(self) -> Claim | None:
+    async def _through_busy(self) -> Held | None:
         """Claim; the plain 500s of a busy SQLite are no outage: repeat shortly, and quietly."""
         pauses = Backoff(first=0.05, most=1.0)
         for _ in range(BUSY_TRIES - 1):
@@ -191,37 +213,22 @@ class Intake:
             await trio.sleep(pauses.next())
         return await self._ask()
 
-    async def _ask(self) -> Claim | None:
+    async def _ask(self) -> Held | None:
         """Send one claim, and draw from its answer what there is to know of the queue."""
         rung, times_empty = self._wakeups.newest, self._announced.times_empty
-        query = await self._seen_through()
-        if query is None:
+        found = await self._claims.send(times_empty, wanted=lambda: not self._closed)
+        if found is None:
             if self._wakeups.found_nothing(rung):
                 self._announced.found_empty()
             return None
-        named, up_to_date = self._announced.take(query.id, times_empty)
-        self._wakeups.found(announced=up_to_date)
-        return Claim(query=query, source="push" if named else "poll", at=trio.current_time())
-
-    async def _seen_through(self) -> Query | None:
-        # Until it is its turn, a claim is cancelled as soon as nobody wants it any more. (Each turn ends
-        # by itself, so this wait does.)
-        async with self._webbuddy.turns:
-            await trio.lowlevel.checkpoint_if_cancelled()
-            # One that is cancelled half-way may have been carried out: its query would be nobody's.
-            with trio.move_on_after(self._claim_limit, shield=True) as scope:
-                self._claims.add(scope)
-                try:
-                    return await self._webbuddy.claim_next(wanted=lambda: not self._closed)
-                finally:
-                    self._claims.discard(scope)
-        raise Unavailable("claim_next: given up, no answer in time")
+        self._wakeups.found(announced=found.up_to_date)
+        return found.held
 
     @contextmanager
-    def _waiting(self) -> Iterator[None]:
+    def _registered(self, scopes: dict[trio.CancelScope, None]) -> Iterator[None]:
         with trio.CancelScope() as scope:
-            self._waits.add(scope)
+            scopes[scope] = None
             try:
                 yield
             finally:
-                self._waits.discard(scope)
+                scopes.pop(scope, None)

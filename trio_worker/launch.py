@@ -12,19 +12,33 @@ import structlog
 import trio
 
 from trio_worker import event_log
-from trio_worker.errors import AccessDenied, SettingsError
+from trio_worker.disk_kind import disk_warning, read_mounts
+from trio_worker.errors import AccessDenied, JournalError, SettingsError
 from trio_worker.handlers.loading import Handler, load_handler
+from trio_worker.journal import open_journal
+from trio_worker.runners import open_thread
 from trio_worker.service import Pushes, run_service
 from trio_worker.settings import Settings, named_handler, read_environment, unknown_variables
+from trio_worker.state_folder import Address, StateFolder
 from trio_worker.stop import Stop
 from trio_worker.watchdog import watchdog
 from trio_worker.webbuddy import open_webbuddy
 
-__all__ = ["BUG", "LOGIN_REFUSED", "OK", "WRONG_SETTINGS", "Launch", "explain", "leave_by_force"]
+__all__ = [
+    "BAD_JOURNAL",
+    "BUG",
+    "LOGIN_REFUSED",
+    "OK",
+    "WRONG_SETTINGS",
+    "Launch",
+    "explain",
+    "leave_by_force",
+    "state_folder",
+]
 
 log = structlog.get_logger(__name__)
 
-OK, BUG, WRONG_SETTINGS, LOGIN_REFUSED = 0, 1, 2, 3
+OK, BUG, WRONG_SETTINGS, LOGIN_REFUSED, BAD_JOURNAL = 0, 1, 2, 3, 4
 """The exit codes."""
 
 
@@ -94,16 +108,26 @@ class Launch:
         """
         self._announce()
         settings = self.settings
-        async with open_webbuddy(
-            url=settings.webbuddy_url,
-            credentials=settings.credentials(),
-            request_timeout=settings.request_timeout,
-        ) as webbuddy:
-            with watchdog(self.handler, forced_end=lambda: stop.forced_end, abandon=abandon):
+        async with (
+            open_thread("trio-worker journal") as runner,
+            open_journal(state_folder(settings), sync=settings.journal_sync, runner=runner) as journal,
+            open_webbuddy(
+                url=settings.webbuddy_url,
+                credentials=settings.credentials(),
+                request_timeout=settings.request_timeout,
+            ) as webbuddy,
+        ):
+
+            def give_up_on_the_loop() -> None:
+                journal.stopping_by_force()
+                abandon()
+
+            with watchdog(self.handler, forced_end=lambda: stop.forced_end, abandon=give_up_on_the_loop):
                 await run_service(
                     settings,
                     handler=self.handler,
                     webbuddy=webbuddy,
+                    journal=journal,
                     pushes=self.pushes,
                     stop=stop,
                     consumers=self.consumers,
@@ -112,7 +136,7 @@ class Launch:
         log.info("stopped", pushes=attrs.asdict(self.pushes.counts))
 
     def _announce(self) -> None:
-        for warning in self.warnings:
+        for warning in (*self.warnings, *_disk_warnings(self.settings.state_dir)):
             log.warning(warning)
         total = self.settings.num_workers
         log.info(
@@ -122,6 +146,16 @@ class Launch:
             handler=self.handler.path,
             consumers=f"{self.consumers} of {total} here" if self.processes > 1 else str(total),
         )
+
+
+def state_folder(settings: Settings) -> StateFolder:
+    """Where this worker's journals are."""
+    return StateFolder(settings.state_dir, Address(settings.webbuddy_url, settings.username))
+
+
+def _disk_warnings(folder: Path) -> list[str]:
+    warning = disk_warning(folder.resolve(), read_mounts())
+    return [] if warning is None else [warning]
 
 
 def _handler_problems(environ: Mapping[str, str], directory: Path) -> tuple[str, ...]:
@@ -146,18 +180,22 @@ def explain(crash: BaseExceptionGroup) -> tuple[list[str], int]:
         The sentences for the operator, and the exit code; no sentence and `BUG` for a bug.
     """
     leaves = [leaf for leaf in _leaves(crash) if not isinstance(leaf, trio.Cancelled)]
-    problems = [leaf for leaf in leaves if isinstance(leaf, SettingsError | AccessDenied)]
+    problems = [leaf for leaf in leaves if isinstance(leaf, SettingsError | AccessDenied | JournalError)]
     if not leaves or len(problems) < len(leaves):
         return [], BUG
-    wrong = any(isinstance(problem, SettingsError) for problem in problems)
     # Each once: several tasks may have been refused the same log-in.
     sentences = dict.fromkeys(sentence for problem in problems for sentence in _sentences(problem))
-    return list(sentences), WRONG_SETTINGS if wrong else LOGIN_REFUSED
+    return list(sentences), next(code for kind, code in _CODES if any(isinstance(p, kind) for p in problems))
 
 
-def _sentences(problem: SettingsError | AccessDenied) -> tuple[str, ...]:
+_CODES = ((SettingsError, WRONG_SETTINGS), (JournalError, BAD_JOURNAL), (AccessDenied, LOGIN_REFUSED))
+
+
+def _sentences(problem: SettingsError | AccessDenied | JournalError) -> tuple[str, ...]:
     if isinstance(problem, SettingsError):
         return problem.problems
+    if isinstance(problem, JournalError):
+        return (str(problem),)
     return (f"{problem}. Check WORKER_USERNAME and WORKER_PASSWORD.",)
 
 

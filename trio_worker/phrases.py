@@ -31,6 +31,16 @@ class Phrases:
     empty_answer: str
     empty_reason: str
     stopping: str
+    again: str
+    again_after_crash: str
+    postponed: str
+    too_often: str
+    crashed: str
+    crashed_once: str
+    requeued: str
+    put_back_crash: str
+    not_written: str
+    given_up: str
     refused: str
     cut: str
     left_out: str
@@ -53,6 +63,16 @@ ENGLISH = Phrases(
     empty_answer="The agent returned an empty answer.",
     empty_reason="The agent gave up without saying why.",
     stopping="the worker is being stopped",
+    again="Attempt {attempt} by {worker}",
+    again_after_crash="Attempt {attempt} by {worker}, after the worker had died in the middle",
+    postponed="Put aside for {seconds:.10g} s: {reason}",
+    too_often="The agent asked to try again later for the {count}th time; {most} times are allowed.",
+    crashed="The worker died {count} times while this query was the only one it worked on.",
+    crashed_once="The worker died while it worked on this query.",
+    requeued="the worker died while it worked on it",
+    put_back_crash="Put back into the queue: {reason}",
+    not_written="the worker's disk is ill",
+    given_up="The operator has ended this query: nobody was at work on it any more.",
     refused="WebBuddy did not accept the answer: {detail}",
     cut="\n\n[The answer was longer than WebBuddy accepts; the rest was cut off: {count} characters.]",
     left_out="[{count} more lines]",
@@ -74,6 +94,16 @@ RUSSIAN = Phrases(
     empty_answer="Агент вернул пустой ответ.",
     empty_reason="Агент прекратил работу, не указав причину.",
     stopping="воркер останавливается",
+    again="Попытка {attempt}, {worker}",
+    again_after_crash="Попытка {attempt}, {worker}: воркер аварийно завершился посреди работы",
+    postponed="Отложен на {seconds:.10g} с: {reason}",
+    too_often="Агент отложил запрос уже {count}-й раз; разрешено: {most}.",
+    crashed="Воркер аварийно завершился, работая только над этим запросом, раз: {count}.",
+    crashed_once="Воркер аварийно завершился, работая над этим запросом.",
+    requeued="воркер аварийно завершился, работая над ним",
+    put_back_crash="Возвращён в очередь: {reason}",
+    not_written="диск воркера неисправен",
+    given_up="Оператор завершил этот запрос: над ним больше никто не работал.",
     refused="WebBuddy не принял ответ: {detail}",
     cut="\n\n[Ответ длиннее, чем принимает WebBuddy; остаток отброшен, символов: {count}.]",
     left_out="[ещё строк: {count}]",

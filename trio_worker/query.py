@@ -8,7 +8,7 @@ from typing import Any
 
 import attrs
 
-__all__ = ["Done", "Failed", "Outcome", "Query", "Released"]
+__all__ = ["Done", "Ending", "Failed", "Outcome", "Postponed", "Query", "Released", "Revoked"]
 
 
 @attrs.frozen(kw_only=True)
@@ -69,6 +69,15 @@ class Query:
             elif read is None or value is not None:
                 extra[key] = value
         return cls(**known, extra=extra)
+
+    def to_json(self) -> dict[str, Any]:
+        """Give an object from which `from_json` makes an equal query."""
+        known = {
+            key: value.isoformat() if isinstance(value, datetime) else value
+            for key in _READERS
+            if (value := getattr(self, key)) is not None
+        }
+        return {**self.extra, **known}
 
 
 def _integer(value: object) -> int | None:
@@ -142,4 +151,32 @@ class Released:
     reason: str
 
 
+@attrs.frozen
+class Postponed:
+    """The handler wants to try again later. It stays ours meanwhile.
+
+    Attributes:
+        seconds: How long from now.
+        reason: The sentence for the query's author.
+    """
+
+    seconds: float
+    reason: str
+
+
+@attrs.frozen
+class Revoked:
+    """The query is no longer ours: a person ended, requeued or deleted it. Nothing is reported.
+
+    Attributes:
+        reason: What was seen, for the operator.
+    """
+
+    reason: str
+
+
 Outcome = Done | Failed | Released
+"""What WebBuddy is told in the end."""
+
+Ending = Outcome | Postponed | Revoked
+"""How one attempt may end."""

@@ -1,6 +1,7 @@
 """The log of one query: lines in, entries out.
 
-WebBuddy shows only the first 50 entries of a query, so at most 40 are sent, by one schedule:
+WebBuddy shows only the first 50 entries of a query, so at most 40 are sent, over all attempts at the
+query, by one schedule:
 
 - the first 20 as soon as they can go;
 - then each waits half as long again as the one before (1 s, 1.5 s, 2.25 s, …), and takes with it
@@ -9,29 +10,83 @@ WebBuddy shows only the first 50 entries of a query, so at most 40 are sent, by 
 
 Lines travel together that come within a quarter of a second, since WebBuddy's page asks every 3 s
 anyway, and those that come while a request is under way.
+
+What has not gone out is also written to a journal, through a `LineSink`: so a restart loses none of it.
 """
 
 from __future__ import annotations
 
+import math
 import threading
-from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import attrs
 import trio
 
+from trio_worker.log_lines import MOST_ENTRY, SEPARATOR, Batch, Line, LogLines
 from trio_worker.phrases import Phrases
 from trio_worker.plain_text import clean
 
-__all__ = ["QueryLog"]
+__all__ = ["SEPARATOR", "Fresh", "Line", "LineSink", "Past", "QueryLog"]
 
 MOST_ENTRIES = 40
 PROMPT_ENTRIES = 20
 GATHER = 0.25  # seconds
 GROWTH = 1.5
 
-MOST_LINE = 4_000  # characters of one line
-MOST_HALF = 16_000  # characters of the first, and of the last, lines of one entry, with their times
-SEPARATOR = " · "  # not a newline: WebBuddy's page collapses those
+
+@attrs.frozen
+class Fresh:
+    """What is to be written down.
+
+    Attributes:
+        lines: New lines, in order.
+        left_out: The first and the last number of a range that was left out and may be deleted; not all
+            of it was ever written down. None: nothing.
+    """
+
+    lines: Sequence[Line]
+    left_out: tuple[int, int] | None
+
+
+@attrs.frozen
+class Past:
+    """What a journal knew of a log when the process before this one died.
+
+    Attributes:
+        entries: How many entries had gone out.
+        last_number: The highest number that was ever used for a line.
+        lines: Those that had not gone out, in order: number, time and text of each.
+    """
+
+    entries: int = 0
+    last_number: int = 0
+    lines: Sequence[tuple[int, str, str]] = ()
+
+
+_NO_PAST = Past()
+
+
+class LineSink(Protocol):
+    """Where a log is written down. Called on the thread of the event loop only."""
+
+    def lines_wait(self, collect: Callable[[], Fresh]) -> None:
+        """There is something to be written down.
+
+        Not called again before ``collect`` was.
+
+        Args:
+            collect: Gives it. To be called once, later, on the thread of the event loop.
+        """
+
+    def sent(self, entries: int, up_to: int) -> None:
+        """Entries have gone out.
+
+        Args:
+            entries: How many in all.
+            up_to: All lines up to this number have gone out with them, or were left out.
+        """
 
 
 class QueryLog:
@@ -40,28 +95,37 @@ class QueryLog:
     `write` may be called from any thread. The rest belongs to the thread of the event loop. One
     task at a time reads, with `next_entry` and `sent`.
 
+    Unsent lines are kept up to 256 000 characters; of more, the first and the last half.
+
     Args:
         phrases: The language of the note about lines left out.
         began: `trio.current_time` at which the query was claimed; lines that travel together carry
             the seconds since then, because WebBuddy's page shows no time.
+        sink: Where the lines are written down; None: nowhere.
+        past: What was written down by a process that has died.
     """
 
-    def __init__(self, phrases: Phrases, *, began: float) -> None:
-        self._phrases = phrases
+    def __init__(
+        self, phrases: Phrases, *, began: float, sink: LineSink | None = None, past: Past = _NO_PAST
+    ) -> None:
         self._began = began
         # From a thread there is no `trio.current_time`; the clock itself may be asked from anywhere.
         self._clock = trio.lowlevel.current_clock()
         self._token = trio.lowlevel.current_trio_token()
         self._thread = threading.get_ident()
         self._lock = threading.Lock()
-        self._lines = _Lines()
+        self._lines = LogLines(phrases, past.last_number, [Line(*line) for line in past.lines])
+        self._restored = past.last_number
+        self._sent = self._lines.gone  # the number up to which all has gone out
+        self._sink = sink
+        self._collected = past.last_number  # the number up to which the sink has all
+        self._collecting = False
         self._written = trio.Event()
         self._closed = trio.Event()
         self._closed_at: float | None = None
-        self._entry: str | None = None  # given out and not yet known to have arrived
-        self._entry_lines = 0
-        self._count = 0
-        self._not_before = began
+        self._given: Batch | None = None  # given out and not yet known to have arrived
+        self._count = past.entries
+        self._not_before = trio.current_time() + self._pause() if past.entries else began
         self._open = True
 
     @property
@@ -80,21 +144,23 @@ class QueryLog:
         with self._lock:
             if not self._open:
                 return
-            self._lines.add(f"+{self._clock.current_time() - self._began:.1f}s", line)
+            self._lines.add(f"+{max(0.0, self._clock.current_time() - self._began):.1f}s", line)
         self._wake()
 
     def close(self, last: str) -> None:
-        """End the log with a last line. What is written later is ignored.
+        """End the log with a last line. What is written later is ignored. Again, it does nothing.
 
         Args:
-            last: How the query ended.
+            last: How the query ended; may be blank.
         """
+        if self._closed_at is not None:
+            return
         self.write(last)
         with self._lock:
             self._open = False
         self._closed_at = trio.current_time()
-        self._written.set()
         self._closed.set()
+        self._note_lines()  # a thread's too, that the loop has not heard of yet
 
     async def next_entry(self) -> str | None:
         """Wait for the next entry, by the schedule.
@@ -104,23 +170,60 @@ class QueryLog:
         Returns:
             Its text, or None when the log is closed and everything was given out.
         """
-        if self._entry is None:
+        if self._given is None:
             await self._due()
-            self._entry = self._take()
-        return self._entry
+            with self._lock:
+                self._given = self._lines.take(math.inf if self._is_last else MOST_ENTRY)
+        return self._given.text if self._given is not None else None
 
     @property
     def unsent_lines(self) -> int:
-        """How many lines have not arrived, or are not known to have."""
-        return self._entry_lines + self._lines.count
+        """How many lines have not arrived, or are not known to have; those left out are counted."""
+        return self._lines.newest - self._sent
 
     def sent(self) -> None:
-        """The entry given out last has arrived, or never will."""
-        self._entry = None
-        self._entry_lines = 0
-        self._count += 1
+        """The entry given out last has arrived, or never will.
+
+        Raises:
+            RuntimeError: None is given out.
+        """
+        if self._given is None:
+            raise RuntimeError("no entry is given out")
+        up_to, self._given = self._given.up_to, None
+        self._went_out(up_to)
+
+    def skip_arrived(self, texts: Sequence[str]) -> int:
+        """After a restart: take for sent what had arrived, though that was not yet written down.
+
+        To be called before the first `next_entry`.
+
+        Args:
+            texts: All entries that WebBuddy shows for the query since its claim, in order. Those of
+                others are passed over.
+
+        Returns:
+            How many lines are not sent again.
+        """
+        before = self._sent
+        # Those known to be sent come before all others: a handler that says "still at it" each minute
+        # must not have its last words taken for its first.
+        for text in texts[self._count :]:
+            with self._lock:
+                count = self._lines.match(text, self._restored)
+                self._lines.drop(count)
+            if count:
+                self._went_out(self._lines.gone)
+        return self._sent - before
+
+    # --- When -----------------------------------------------------------------------------------------
+
+    @property
+    def _is_last(self) -> bool:
+        return self._count >= MOST_ENTRIES - 1
+
+    def _pause(self) -> float:
         late = self._count - PROMPT_ENTRIES
-        self._not_before = trio.current_time() + (GATHER if late < 0 else GROWTH**late)
+        return GATHER if late < 0 else GROWTH**late
 
     async def _due(self) -> None:
         while not self._lines and not self._closed.is_set():
@@ -128,72 +231,45 @@ class QueryLog:
             # line has gone out already.
             self._written = trio.Event()
             await self._written.wait()
-        if self._count == MOST_ENTRIES - 1:
+        if self._is_last:
             await self._closed.wait()
         with trio.move_on_at(max(self._not_before, trio.current_time() + GATHER)):
             await self._closed.wait()
 
-    def _take(self) -> str | None:
-        with self._lock:
-            lines, self._lines = self._lines, _Lines()
-        self._entry_lines = lines.count
-        return lines.joined(self._phrases) if lines else None
+    def _went_out(self, up_to: int) -> None:
+        self._sent = up_to
+        self._count += 1
+        self._not_before = trio.current_time() + self._pause()
+        if self._sink is not None:
+            self._sink.sent(self._count, up_to)
+
+    # --- The news, to the reader and to the sink ------------------------------------------------------
 
     def _wake(self) -> None:
         if threading.get_ident() == self._thread:
-            self._written.set()
+            self._note_lines()
             return
         try:
-            self._token.run_sync_soon(self._set_written, idempotent=True)
+            self._token.run_sync_soon(self._note_lines, idempotent=True)
         except trio.RunFinishedError:
             pass  # a thread that was left behind has outlived the event loop
 
-    def _set_written(self) -> None:
+    def _note_lines(self) -> None:
         self._written.set()
-
-
-@attrs.define
-class _Lines:
-    """Lines that will travel together: their beginning and their end, in bounded memory."""
-
-    first: list[tuple[str, str]] = attrs.field(factory=list)
-    last: deque[tuple[str, str]] = attrs.field(factory=deque)
-    first_size: int = 0
-    last_size: int = 0
-    left_out: int = 0
-
-    def __bool__(self) -> bool:
-        return bool(self.first)
-
-    @property
-    def count(self) -> int:
-        """How many lines were added."""
-        return len(self.first) + len(self.last) + self.left_out
-
-    def add(self, time: str, line: str) -> None:
-        """Append a line; when there are too many, the middle ones go."""
-        if len(line) > MOST_LINE:
-            line = line[:MOST_LINE] + "…"
-        if not self.last and self.first_size + _size(time, line) <= MOST_HALF:
-            self.first.append((time, line))
-            self.first_size += _size(time, line)
+        if self._sink is None or self._collecting:
             return
-        self.last.append((time, line))
-        self.last_size += _size(time, line)
-        while self.last_size > MOST_HALF:
-            self.last_size -= _size(*self.last.popleft())
-            self.left_out += 1
+        if self._lines.newest > self._collected or self._lines.left_out:
+            self._collecting = True
+            self._sink.lines_wait(self._collect)
 
-    def joined(self, phrases: Phrases) -> str:
-        """Make one entry of them. A single line goes as it is, others carry their times."""
-        if len(self.first) == 1 and not self.last:
-            return self.first[0][1]
-        parts = [f"{time} {line}" for time, line in self.first]
-        if self.left_out:
-            parts.append(phrases.left_out.format(count=self.left_out))
-        parts += [f"{time} {line}" for time, line in self.last]
-        return SEPARATOR.join(parts)
-
-
-def _size(time: str, line: str) -> int:
-    return len(time) + 1 + len(line) + len(SEPARATOR)
+    def _collect(self) -> Fresh:
+        self._collecting = False
+        with self._lock:
+            given = self._given.lines if self._given is not None else ()
+            lines = [line for line in given if line.number > self._collected]
+            lines += self._lines.since(self._collected)
+            left_out = self._lines.left_out.popleft() if self._lines.left_out else None
+            self._collected = self._lines.newest
+        if self._lines.left_out:
+            self._note_lines()  # one range at a time; more than one comes of a disk that was slow
+        return Fresh(lines, left_out)

@@ -4,21 +4,29 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 
 import structlog
 import trio
 
+from trio_worker.backlog import Backlog
+from trio_worker.claims import Claims
 from trio_worker.consumer import Consumer
 from trio_worker.execution import Execution, LeftBehind
 from trio_worker.handlers.loading import Handler
 from trio_worker.intake import Intake
+from trio_worker.journal import Journal
+from trio_worker.lost_claims import LostClaims
 from trio_worker.phrases import phrases
+from trio_worker.recovery import Recovery
 from trio_worker.reporting import Deliveries
 from trio_worker.settings import Settings
 from trio_worker.stop import Stop, last_resort
 from trio_worker.ticker import look_again, tick
 from trio_worker.wakeups import Announcements, Wakeups
+from trio_worker.watch import watch
 from trio_worker.web.push_counts import PushCounts
+from trio_worker.web.readiness import Readiness
 from trio_worker.webbuddy import WebBuddyClient
 
 __all__ = ["Pushes", "run_service"]
@@ -27,6 +35,7 @@ log = structlog.get_logger(__name__)
 
 CLAIM_MARGIN = 1.0  # seconds; a call ends by itself at its limit
 SPARE_REPORTS = 64  # ended queries that may wait to be reported, beside one for each consumer
+LOOK_AFTER = 30.0  # seconds for which a query is believed to be ours without a look, where there is no watch
 
 
 class Pushes:
@@ -36,12 +45,14 @@ class Pushes:
         wakeups: Rung by pushes, listened to by consumers.
         announced: The ids that pushes named.
         counts: What came to the push endpoint.
+        readiness: What it says to those who ask whether the worker is ready.
     """
 
     def __init__(self) -> None:
         self.wakeups = Wakeups()
         self.announced = Announcements()
         self.counts = PushCounts()
+        self.readiness = Readiness()
 
     def pushed(self, query_id: int) -> None:
         """A push has come. Never waits."""
@@ -54,6 +65,7 @@ async def run_service(
     *,
     handler: Handler,
     webbuddy: WebBuddyClient,
+    journal: Journal,
     pushes: Pushes,
     stop: Stop,
     consumers: int,
@@ -64,15 +76,18 @@ async def run_service(
     ::
 
         last resort                  ends the process when a handler can't be stopped
-        └── clocks                   ticker, second look, the stop; end when all inside has ended
+        └── clocks                   ticker, watch, recovery, the stop, …; end when all inside has ended
             └── deliveries           logs and results go out last
                 └── handlers         the user's code; what swallows its cancellation is left here
                     └── consumers    end by themselves once the intake is closed
+
+    The journal is around all of it, and the last to end.
 
     Args:
         settings: The settings.
         handler: The user's handler.
         webbuddy: The door to WebBuddy.
+        journal: What is held. What it held when it was opened is taken up before anything new is claimed.
         pushes: Shared with the push endpoint.
         stop: Asked for by a signal.
         consumers: How many consumers this process has.
@@ -84,6 +99,7 @@ async def run_service(
             as far as that went within two seconds.
     """
     language = phrases(settings.language)
+    backlog = Backlog()
     async with (
         last_resort(stop, abandon),
         _cancelled_at_the_end() as clocks,
@@ -96,14 +112,33 @@ async def run_service(
             phrases=language,
             stop=stop,
             most_waiting=consumers + SPARE_REPORTS,
+            look_after=settings.watch_interval or LOOK_AFTER,
+        )
+        recovery = Recovery(
+            webbuddy=webbuddy,
+            journal=journal,
+            deliveries=deliveries,
+            backlog=backlog,
+            phrases=language,
+            on_crash=settings.on_crash,
+            most_attempts=settings.max_attempts,
+            nursery=clocks,
+        )
+        claims = Claims(
+            webbuddy=webbuddy,
+            journal=journal,
+            announced=pushes.announced,
+            stop=stop,
+            limit=settings.request_timeout + CLAIM_MARGIN,
+            phrases=language,
         )
         intake = Intake(
             webbuddy=webbuddy,
+            claims=claims,
+            backlog=backlog,
             wakeups=pushes.wakeups,
             announced=pushes.announced,
-            room=deliveries.room,
-            stop=stop,
-            claim_limit=settings.request_timeout + CLAIM_MARGIN,
+            gates=(deliveries.gate, journal.gate, recovery.gate, backlog.gate),
         )
         execution = Execution(
             handler=handler,
@@ -118,14 +153,34 @@ async def run_service(
             intake=intake,
             execution=execution,
             deliveries=deliveries,
+            recovery=recovery,
             phrases=language,
             worker=settings.name,
             time_limit=settings.processing_timeout,
+            most_retries=settings.max_retries,
             stop=stop,
         )
+        lost_claims = LostClaims(
+            webbuddy=webbuddy,
+            journal=journal,
+            mode=settings.lost_claims,
+            unclaimed=lambda: pushes.announced.unclaimed,
+        )
+        pushes.readiness.ask(
+            service=lambda: "it is stopping" if stop.asked.is_set() else None,
+            journal=lambda: journal.illness,
+            webbuddy=lambda: None if intake.outage is None else str(intake.outage),
+        )
+        recovery.begin()
         clocks.start_soon(tick, pushes.wakeups, settings.polling_interval)
         clocks.start_soon(look_again, pushes.wakeups)
-        clocks.start_soon(_keep_to, stop, intake, execution, deliveries, delivery_nursery)
+        clocks.start_soon(recovery.look_around)
+        clocks.start_soon(lost_claims.find)
+        if settings.watch_interval:
+            clocks.start_soon(
+                partial(watch, webbuddy, execution, deliveries.at_work, interval=settings.watch_interval)
+            )
+        clocks.start_soon(_keep_to, stop, journal, intake, execution, deliveries, delivery_nursery)
         async with trio.open_nursery() as consumer_nursery:
             for _ in range(consumers):
                 consumer_nursery.start_soon(consumer.run)
@@ -140,7 +195,12 @@ async def _cancelled_at_the_end() -> AsyncIterator[trio.Nursery]:
 
 
 async def _keep_to(
-    stop: Stop, intake: Intake, execution: Execution, deliveries: Deliveries, delivery_nursery: trio.Nursery
+    stop: Stop,
+    journal: Journal,
+    intake: Intake,
+    execution: Execution,
+    deliveries: Deliveries,
+    delivery_nursery: trio.Nursery,
 ) -> None:
     """Take each part to its end when its time has come."""
 
@@ -158,6 +218,7 @@ async def _keep_to(
         keep()
         raise
     log.info("stopping: no new query is taken", grace_seconds=stop.grace)
+    journal.stopping()
     keep()
     with trio.move_on_at(stop.work_until):
         await stop.hurried.wait()

@@ -28,6 +28,7 @@ from typing import Any, Literal, NoReturn, get_args
 import attrs
 import dotenv
 import httpx
+import platformdirs
 import structlog
 import trio
 
@@ -36,15 +37,22 @@ from trio_worker.errors import SettingsError
 __all__ = [
     "VARIABLES",
     "Credentials",
+    "JournalSync",
+    "LostClaims",
+    "OnCrash",
     "Settings",
     "Variable",
     "named_handler",
     "read_environment",
+    "read_fields",
     "split_handler_path",
     "unknown_variables",
 ]
 
+JournalSync = Literal["full", "normal"]
 Language = Literal["en", "ru"]
+LostClaims = Literal["requeue", "report"]
+OnCrash = Literal["rerun", "requeue", "fail"]
 LogFormat = Literal["auto", "pretty", "json"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 
@@ -84,13 +92,14 @@ def _whole(low: int, high: int) -> _Kind:
     return _Kind(read, f"a whole number from {low} to {high}")
 
 
-def _seconds(high: int) -> _Kind:
+def _seconds(high: int, *, or_off: bool = False) -> _Kind:
     def read(text: str) -> float:
         # float() alone would also take "nan", "inf" and "1e3".
         value = float(text) if re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", text) else _reject()
-        return value if 0 < value <= high else _reject()
+        return value if 0 < value <= high or (or_off and value == 0) else _reject()
 
-    return _Kind(read, f"seconds, such as 30 or 0.5: more than 0 and at most {high}")
+    low = "0 (off) or more" if or_off else "more than 0"
+    return _Kind(read, f"seconds, such as 30 or 0.5: {low} and at most {high}")
 
 
 def _one_of(choices: Iterable[str]) -> _Kind:
@@ -162,6 +171,11 @@ def _read_path(text: str) -> Path:
     return Path(text).absolute() if "\0" not in text else _reject()
 
 
+def _read_folder(text: str) -> Path:
+    # "~" is not the shell's here: it may come from `.env`, or from a unit file.
+    return _read_path(os.path.expanduser(text))
+
+
 def _shown_url(text: str) -> str:
     """A URL without what may be a secret: a user and password, a query, a fragment."""
     text = re.sub(r"^([a-z]+://)?.*@", r"\1***@", text, flags=re.DOTALL | re.IGNORECASE)
@@ -188,6 +202,7 @@ _PASSWORD = _Kind(
     lambda text: text.rstrip("\r\n"), "the password of the account, or WORKER_PASSWORD_FILE in its stead"
 )
 _PASSWORD_FILE = _Kind(_read_path, "the path of a readable file that holds the password and nothing else")
+_STATE_DIR = _Kind(_read_folder, "the path of a folder on a local disk")
 _URL = _Kind(
     _read_url,
     "http:// or https://, a host, perhaps a port and a path; no user, no password, no ? and no #",
@@ -286,6 +301,10 @@ def _from(
     return attrs.field(default=value, repr=not secret, metadata={_VARIABLE: variable})
 
 
+def _own_state_dir() -> Path:
+    return platformdirs.user_state_path("trio-worker")
+
+
 def _own_name() -> str:
     return f"{socket.gethostname()}:{os.getpid()}"
 
@@ -311,6 +330,13 @@ class Settings:
         shutdown_grace: From the stop signal to the exit, all in all.
         bind: ``host:port``, ``[address]:port`` or ``unix:/path``; port 0 lets the system choose.
         name: Who claims, in the log.
+        state_dir: Where the journal lies; absolute.
+        journal_sync: ``full``: safe from a power cut; ``normal``: only from the death of the process.
+        on_crash: What becomes of a query whose worker died in the middle.
+        max_attempts: Deaths of which a query alone is to blame, after which it is failed.
+        max_retries: How often a handler may put one query aside.
+        watch_interval: Between two looks whether a running query is still ours; 0: never.
+        lost_claims: What becomes of a query that was handed out in an answer that was lost.
         log_level: The least important level that is logged.
         log_format: ``auto`` is pretty on a terminal and JSON elsewhere.
         language: Of the sentences that WebBuddy's users read.
@@ -399,6 +425,51 @@ class Settings:
         example="worker-1",
         otherwise=attrs.Factory(_own_name),
     )
+    state_dir: Path = _from(
+        "WORKER_STATE_DIR",
+        _STATE_DIR,
+        "Where what the worker holds is kept over a crash: a folder on a local disk. In a container, mount a "
+        "volume there.",
+        words="`~/.local/state/trio-worker`, or your platform's",
+        example="/var/lib/trio-worker",
+        otherwise=attrs.Factory(_own_state_dir),
+    )
+    journal_sync: JournalSync = _from(
+        "WORKER_JOURNAL_SYNC",
+        _one_of(get_args(JournalSync)),
+        "`full`: what is held survives a power cut. `normal`: only the death of the process; faster.",
+        default="full",
+    )
+    on_crash: OnCrash = _from(
+        "WORKER_ON_CRASH",
+        _one_of(get_args(OnCrash)),
+        "A query whose worker died in the middle: `rerun` it here, `requeue` it, or `fail` it.",
+        default="rerun",
+    )
+    max_attempts: int = _from(
+        "WORKER_MAX_ATTEMPTS",
+        _whole(1, 1_000),
+        "A query that was alone at work in so many deaths of its worker is failed.",
+        default="3",
+    )
+    max_retries: int = _from(
+        "WORKER_MAX_RETRIES",
+        _whole(0, 10_000),
+        "How often a handler may put one query aside by `RetryLater`.",
+        default="10",
+    )
+    watch_interval: float = _from(
+        "WORKER_WATCH_INTERVAL",
+        _seconds(_DAY, or_off=True),
+        "Seconds between two looks whether a running query was ended, requeued or deleted meanwhile. 0: off.",
+        default="30",
+    )
+    lost_claims: LostClaims = _from(
+        "WORKER_LOST_CLAIMS",
+        _one_of(get_args(LostClaims)),
+        "A query whose claim's answer was lost on the way: `requeue` it, or only `report` it.",
+        default="requeue",
+    )
     log_level: LogLevel = _from(
         "WORKER_LOG_LEVEL",
         _one_of(get_args(LogLevel)),
@@ -427,16 +498,7 @@ class Settings:
         Raises:
             SettingsError: With everything that is wrong, one sentence each.
         """
-        values: dict[str, Any] = {}
-        problems: list[str] = []
-        for field, variable in _declared(cls):
-            try:
-                values |= _found(field, variable, environ)
-            except ValueError as problem:
-                problems.append(str(problem))
-        if problems:
-            raise SettingsError(problems)
-        return cls(**values)
+        return cls(**_read(environ, _BY_FIELD))
 
     @property
     def shutdown_reserve(self) -> float:
@@ -471,6 +533,43 @@ VARIABLES: tuple[Variable, ...] = tuple(variable for _, variable in _declared(Se
 """Every variable that is read, in the order of the README's table."""
 
 _BY_FIELD = dict(_declared(Settings))
+
+
+def read_fields(environ: Mapping[str, str], *fields: str) -> dict[str, Any]:
+    """Read some of the settings, for a command that needs no others: the rest may be missing, or wrong.
+
+    Args:
+        environ: As `read_environment` gives it.
+        *fields: Attributes of `Settings`.
+
+    Returns:
+        Their values by name.
+
+    Raises:
+        SettingsError: With everything that is wrong, one sentence each.
+    """
+    found = _read(environ, fields)
+    return {field: found[field] if field in found else _default(field) for field in fields}
+
+
+def _read(environ: Mapping[str, str], fields: Iterable[str]) -> dict[str, Any]:
+    """The values of those fields that the environment has."""
+    values: dict[str, Any] = {}
+    problems: list[str] = []
+    for field in fields:
+        try:
+            values |= _found(field, _BY_FIELD[field], environ)
+        except ValueError as problem:
+            problems.append(str(problem))
+    if problems:
+        raise SettingsError(problems)
+    return values
+
+
+def _default(field: str) -> Any:
+    default = getattr(attrs.fields(Settings), field).default
+    factory = getattr(default, "factory", None)  # attrs.Factory is no class to mypy
+    return default if factory is None else factory()
 
 
 def named_handler(environ: Mapping[str, str]) -> str | None:

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import json
 import math
-import time
 from collections.abc import AsyncGenerator, Callable, Mapping
 from functools import partial
 from typing import Any, Protocol
@@ -25,6 +24,7 @@ import httpx
 import jwt
 import trio
 
+from trio_worker import clock
 from trio_worker.answers import call_name, is_json, judge, read_json, retry_after, said, server_date
 from trio_worker.errors import AccessDenied, Unavailable
 
@@ -312,7 +312,7 @@ def _life(access: str, answer: httpx.Response) -> float:
     start = _number(claims.get("iat"))
     if start is None:
         date = server_date(answer)
-        start = date.timestamp() if date is not None else time.time()
+        start = date.timestamp() if date is not None else clock.now()
     # A life that is already over says that a clock or a claim is wrong, not that the token is.
     return end - start if end > start else ASSUMED_LIFE
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 
 import trio
@@ -181,6 +181,11 @@ class Announcements:
         self._ids: OrderedDict[int, int] = OrderedDict()
         self.times_empty = 0
         """How often the queue was found empty. Read it before a claim is sent, for `take`."""
+
+    @property
+    def unclaimed(self) -> Collection[int]:
+        """The ids that no claim has brought yet."""
+        return self._ids.keys()
 
     def add(self, query_id: int) -> None:
         """Remember the id that a push named."""

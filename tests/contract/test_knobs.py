@@ -12,6 +12,7 @@ import pytest
 import trio
 import trio.testing
 
+from trio_worker import clock
 from trio_worker.testing import WebBuddy, serve_webbuddy, trio_time
 
 CLAIM = "/api/queries/claim_next/"
@@ -330,6 +331,90 @@ async def test_pushing_off() -> None:
         await eventually(webbuddy, lambda: webbuddy.pushes["accepted"] > 0)
     assert webbuddy.pushes["sent"] == 1
     assert b'"query_id": 99' in worker.bodies[0]
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "path"),
+    [
+        ("read", "/api/queries/1/"),
+        ("by_status", "/api/queries/by_status/?status=queued"),
+        ("query_logs", "/api/queries/1/logs/"),
+        ("me", ME),
+    ],
+)
+async def test_missing(webbuddy: WebBuddy, client: httpx.AsyncClient, endpoint: str, path: str) -> None:
+    """A call that it does not know gets the page, like any other path; all others work."""
+    webbuddy.add_query("x")
+    assert (await client.get(path)).headers["content-type"].startswith("application/json")
+    webbuddy.missing = frozenset({endpoint})
+    answer = await client.get(path)
+    assert (answer.status_code, answer.headers["content-type"]) == (200, "text/html; charset=utf-8")
+    assert webbuddy.count(endpoint) == 2
+    assert await status(client, CLAIM, "POST") == 200
+
+
+async def test_a_missing_call_that_changes_something(webbuddy: WebBuddy, client: httpx.AsyncClient) -> None:
+    """To the page's route a POST is 405; nothing is done."""
+    query = webbuddy.add_query("x")
+    webbuddy.missing = frozenset({"claim_next"})
+    assert await status(client, CLAIM, "POST") == 405
+    assert query.status == "queued"
+
+
+async def test_shows_started(webbuddy: WebBuddy, client: httpx.AsyncClient) -> None:
+    """Without it no answer has the key; what is kept stays as it is."""
+    webbuddy.shows_started = False
+    webbuddy.add_query("x")
+    assert "query_started" not in (await client.post(CLAIM)).json()
+    assert "query_started" not in (await client.get("/api/queries/1/")).json()
+    assert "query_started" not in (await client.get("/api/queries/")).json()["results"][0]
+    webbuddy.shows_started = True
+    assert (await client.get("/api/queries/1/")).json()["query_started"] is not None
+
+
+async def test_requeue(webbuddy: WebBuddy, client: httpx.AsyncClient) -> None:
+    """A person puts a query back: it keeps its times and its log, and can be claimed again."""
+    query = webbuddy.add_query("x")
+    first = (await client.post(CLAIM)).json()
+    webbuddy.add_entry(query, 1, "begun")
+    webbuddy.requeue(query.id)
+    assert [(change.status, change.by) for change in query.history][-1] == ("queued", "member")
+    assert (await client.get("/api/queries/1/")).json()["query_started"] == first["query_started"]
+    again = (await client.post(CLAIM)).json()
+    assert (again["id"], again["logs_count"]) == (1, 1)
+    assert again["query_started"] > first["query_started"]
+
+
+async def test_requeue_pushes_nothing() -> None:
+    """Only a new query is pushed."""
+    webbuddy = WebBuddy(push_url="http://worker", push_transport=_Worker())
+    async with webbuddy.running():
+        webbuddy.add_query("x", push=False)
+        webbuddy.requeue(1)
+        await trio.testing.wait_all_tasks_blocked()
+    assert webbuddy.pushes["sent"] == 0
+
+
+async def test_reset_database(webbuddy: WebBuddy, client: httpx.AsyncClient) -> None:
+    """All queries are gone and numbers begin anew; whoever was logged in still is."""
+    webbuddy.add_query("old")
+    webbuddy.add_entry(webbuddy.add_query("old"), 1, "x")
+    webbuddy.reset_database()
+    assert await status(client, CLAIM, "POST") == 404
+    query = webbuddy.add_query("new")
+    entry = webbuddy.add_entry(query, 1, "y")
+    assert (query.id, entry.id) == (1, 1)
+    assert (await client.post(CLAIM)).json()["query_text"] == "new"
+
+
+async def test_its_own_clock() -> None:
+    """A caller with another clock does not change WebBuddy's."""
+    webbuddy = WebBuddy()
+    async with in_process(webbuddy) as client:
+        before = clock.source.set(lambda: 1.0)
+        await log_in(client)
+        clock.source.reset(before)
+    assert webbuddy.requests[0].began > 1_000_000_000
 
 
 # State and counters.

@@ -10,6 +10,8 @@ from types import FrameType
 
 import click
 
+from trio_worker.cli.age import read_age
+
 __all__ = ["main"]
 
 
@@ -83,6 +85,68 @@ def submit(text: str, project: int | None, wait: bool) -> None:
     from trio_worker.cli.submit import submit_query
 
     raise SystemExit(submit_query(text, project=project, wait=wait))
+
+
+@main.command()
+@click.option(
+    "--older-than",
+    callback=read_age,
+    metavar="AGE",
+    help="Only those that have been so for as long: 90m, 2h, 1d.",
+)
+@click.option("--requeue", is_flag=True, help="Put them back into the queue.")
+@click.option("--fail", is_flag=True, help="End them as failed.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def stuck(older_than: float | None, requeue: bool, fail: bool, yes: bool) -> None:
+    """List the queries that are in_progress, oldest first.
+
+    Those that a worker on this machine holds, in the same WORKER_STATE_DIR, are marked and never
+    changed. Exit codes: 0 all is done, 1 not reached or not all changed, 2 wrong settings, 3 log-in
+    refused, 130 Ctrl-C.
+    """
+    if requeue and fail:
+        raise click.UsageError("--requeue and --fail exclude each other")
+    _begin()
+    from trio_worker.cli.stuck import handle_stuck
+
+    raise SystemExit(
+        handle_stuck(
+            older_than=older_than, action="requeue" if requeue else "fail" if fail else None, sure=yes
+        )
+    )
+
+
+@main.command()
+@click.argument("numbers", nargs=-1, type=int, metavar="[ID]...")
+@click.option("--retry", is_flag=True, help="Have them tried again.")
+@click.option("--drop", is_flag=True, help="Forget them, after asking.")
+@click.option(
+    "--export", type=click.Path(dir_okay=False), metavar="FILE", help="Write them as JSON; - is stdout."
+)
+@click.option("--all", "every", is_flag=True, help="All dead letters, instead of IDs.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def outbox(
+    numbers: tuple[int, ...], retry: bool, drop: bool, export: str | None, every: bool, yes: bool
+) -> None:
+    """Show the queries that workers hold here; retry, drop or export dead letters.
+
+    A dead letter is a query whose result WebBuddy will never take. ID is its query's number. Works while
+    workers run. Exit codes: 0 done, 1 there is nothing to do or it could not be done, 2 wrong settings, 4
+    a journal can't be read, 130 Ctrl-C.
+    """
+    possible = {"retry": retry, "drop": drop, "export": export is not None}
+    wishes = [name for name, wished in possible.items() if wished]
+    if len(wishes) > 1:
+        raise click.UsageError("one at a time: --retry, --drop or --export")
+    if not wishes and (numbers or every):
+        raise click.UsageError("say what is to be done with them: --retry, --drop or --export FILE")
+    if wishes and bool(numbers) == every:
+        raise click.UsageError("say which: the numbers of the queries, or --all")
+    _begin()
+    from trio_worker.cli.outbox import Wish, open_outbox
+
+    wish = Wish(wishes[0] if wishes else None, numbers, every, export or "-", ask=not yes)  # type: ignore[arg-type]
+    raise SystemExit(open_outbox(wish))
 
 
 def _leave_when_asked() -> None:

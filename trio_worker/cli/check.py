@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import signal
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
-from typing import Literal, NoReturn
+from typing import NoReturn
 
 import attrs
-import click
 import trio
 
-from trio_worker import event_log
+from trio_worker import clock, event_log
 from trio_worker.cli.check_endpoint import described, is_out_of_reach, same_place, why_not_bind
+from trio_worker.cli.check_folder import check_folder
+from trio_worker.cli.check_report import LOGIN_REFUSED, WRONG_SETTINGS, Report
 from trio_worker.cli.ending import Interruption, run_command
 from trio_worker.errors import AccessDenied, SettingsError, Unavailable, WebBuddyError
 from trio_worker.handlers.loading import Handler, load_handler
@@ -25,23 +24,15 @@ from trio_worker.webbuddy import Account, WebBuddyClient, open_webbuddy
 
 __all__ = ["check_setup"]
 
-FINE, PROBLEM, WRONG_SETTINGS, LOGIN_REFUSED = 0, 1, 2, 3
-
 IMPORT_SECONDS = 30  # for the handler's module
 CALL_SECONDS = 10.0  # for one call to WebBuddy, whatever WORKER_REQUEST_TIMEOUT allows
 NETWORK_SECONDS = 30.0  # for all that goes over the network
 LOOK_SECONDS = 3.0  # for looking whether the account sees any query
 SKEW_SECONDS = 30.0  # between the two clocks, before it is worth a word
 
-Mark = Literal["fine", "problem", "note", "skipped"]
-
-_SIGNS = {"fine": "✓", "problem": "✗", "note": "!", "skipped": "-"}
-_PLAIN_SIGNS = {"fine": "ok", "problem": "NO", "note": "! ", "skipped": "- "}
-_COLOURS = {"fine": "green", "problem": "red", "note": "yellow", "skipped": None}
-
 
 def check_setup() -> int:
-    """Check what a worker needs, and say so. Nothing is claimed, nothing is written.
+    """Check what a worker needs, and say so. Nothing is claimed, and nothing that is written is left.
 
     Returns:
         The exit code: 0 all is well, 1 there is a problem, 2 a setting or the handler is wrong, 3
@@ -53,46 +44,7 @@ def check_setup() -> int:
     if settings is None:
         report.say("skipped", "WebBuddy", "not asked: the settings first")
         return report.exit_code()
-    return run_command(Network(settings, report).check)
-
-
-# --- What is said --------------------------------------------------------------------------------
-
-
-def _signs() -> dict[str, str]:
-    try:
-        "".join(_SIGNS.values()).encode(sys.stdout.encoding or "ascii")
-    except UnicodeEncodeError:
-        return _PLAIN_SIGNS
-    return _SIGNS
-
-
-@attrs.define
-class Report:
-    """Prints a line for each check, and remembers the worst.
-
-    Attributes:
-        codes: The exit codes that the problems call for.
-    """
-
-    codes: set[int] = attrs.field(factory=set)
-    _signs: dict[str, str] = attrs.field(factory=_signs)
-
-    def say(self, mark: Mark, what: str, sentence: str) -> None:
-        """Print one line."""
-        click.echo(f"{click.style(self._signs[mark], fg=_COLOURS[mark])} {what:<14} {sentence}")
-
-    def fail(self, what: str, sentence: str, code: int = PROBLEM) -> None:
-        """Print the line of a problem."""
-        self.codes.add(code)
-        self.say("problem", what, sentence)
-
-    def exit_code(self) -> int:
-        """What to end with."""
-        for code in (WRONG_SETTINGS, LOGIN_REFUSED, PROBLEM):
-            if code in self.codes:
-                return code
-        return FINE
+    return run_command(Surroundings(settings, report).check)
 
 
 # --- Settings and handler ------------------------------------------------------------------------
@@ -176,12 +128,12 @@ def _alarm(seconds: int) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-# --- WebBuddy and the push endpoint --------------------------------------------------------------
+# --- The state folder, WebBuddy and the push endpoint --------------------------------------------
 
 
 @attrs.frozen
-class Network:
-    """The checks that need the network.
+class Surroundings:
+    """The checks of what is outside of this program.
 
     Attributes:
         settings: The settings.
@@ -198,6 +150,7 @@ class Network:
             The exit code.
         """
         with interruption.scope:
+            await check_folder(self.settings, self.report)
             with trio.move_on_after(NETWORK_SECONDS) as patience:
                 await self._ask_webbuddy()
             if patience.cancelled_caught:
@@ -269,7 +222,7 @@ class Network:
         date = webbuddy.server_date
         if date is None:
             return
-        ahead = (datetime.now(UTC) - date).total_seconds()
+        ahead = (clock.utc_now() - date).total_seconds()
         if abs(ahead) < SKEW_SECONDS:
             self.report.say("fine", "clock", "agrees with WebBuddy's")
             return

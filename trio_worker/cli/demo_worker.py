@@ -68,8 +68,8 @@ async def start_worker(webbuddy_url: str, directory: Path, *, consumers: int) ->
 
     Args:
         webbuddy_url: Whom it works for.
-        directory: Its working directory, where its log is written. Not the user's own, whose ``.env``
-            is about something else.
+        directory: Its working directory, where its log and its journal are written. Not the user's own,
+            whose ``.env`` is about something else.
         consumers: ``NUM_WORKERS``.
     """
     log = directory / "worker.log"
@@ -80,7 +80,7 @@ async def start_worker(webbuddy_url: str, directory: Path, *, consumers: int) ->
             stdout=file,
             stderr=subprocess.STDOUT,
             cwd=directory,
-            env=_environment(webbuddy_url, consumers),
+            env=_environment(webbuddy_url, directory, consumers),
         )
     try:
         yield DemoWorker(process, log)
@@ -95,7 +95,7 @@ async def start_worker(webbuddy_url: str, directory: Path, *, consumers: int) ->
                 await process.wait()
 
 
-def _environment(webbuddy_url: str, consumers: int) -> dict[str, str]:
+def _environment(webbuddy_url: str, directory: Path, consumers: int) -> dict[str, str]:
     """The environment of this process, with the demo's settings and nobody else's."""
     names = {variable.name for variable in VARIABLES}
     inherited = {name: value for name, value in os.environ.items() if name not in names}
@@ -109,6 +109,8 @@ def _environment(webbuddy_url: str, consumers: int) -> dict[str, str]:
         "WORKER_NAME": NAME,
         "WORKER_PROCESSING_TIMEOUT": f"{TIME_LIMIT:g}",
         "WORKER_SHUTDOWN_GRACE": f"{GRACE:g}",
+        # Not the user's own, where a real worker of theirs may have its journal.
+        "WORKER_STATE_DIR": str(directory / "state"),
         "POLLING_INTERVAL": f"{POLLING_INTERVAL:g}",
         "NUM_WORKERS": str(consumers),
         # Not by way of a proxy; urllib reads the lower-case name first.

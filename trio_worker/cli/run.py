@@ -71,7 +71,10 @@ async def _listen(launch: Launch, nursery: trio.Nursery, *, until: trio.Event) -
     config.bind = [launch.settings.bind]
     config.graceful_timeout = 1  # seconds for requests under way at the end; a push takes milliseconds
     app = make_app(
-        pushed=launch.pushes.pushed, own_url=launch.settings.webbuddy_url, counts=launch.pushes.counts
+        pushed=launch.pushes.pushed,
+        own_url=launch.settings.webbuddy_url,
+        counts=launch.pushes.counts,
+        readiness=launch.pushes.readiness,
     )
     try:
         await nursery.start(partial(serve, app, config, shutdown_trigger=until.wait))

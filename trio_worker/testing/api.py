@@ -14,6 +14,7 @@ from werkzeug.routing import BaseConverter
 from trio_worker.testing import rest_framework as drf
 from trio_worker.testing.database import DatabaseLockedError
 from trio_worker.testing.rest_framework import BodyTooLargeError, RefusalError, json_response, say
+from trio_worker.testing.serializers import show_account, show_entry, show_query
 from trio_worker.testing.signing import BadTokenError
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ class Api:
         problem = request.routing_exception
         if isinstance(problem, MethodNotAllowed):
             return self._method_not_allowed(problem)
-        if problem is not None:
+        if problem is not None or request.endpoint in self.webbuddy.missing:
             return self._page()
         drf.require_acceptable()
         return None
@@ -132,7 +133,7 @@ class Api:
             raise RefusalError(401, {"error": "Invalid credentials"})
         issue = self.webbuddy.signer.issue
         access, refresh = issue(account, "access"), issue(account, "refresh")
-        return json_response({"access": access, "refresh": refresh, "user": _show_account(account)})
+        return json_response({"access": access, "refresh": refresh, "user": show_account(account)})
 
     async def refresh(self) -> Response:
         """``POST /api/token/refresh/``."""
@@ -155,7 +156,7 @@ class Api:
 
     async def me(self) -> Response:
         """``GET /api/users/me/``."""
-        return json_response(_show_account(self._account()))
+        return json_response(show_account(self._account()))
 
     def _find(self, username: object, password: object) -> Account | None:
         if self.webbuddy.refuse_logins:
@@ -293,35 +294,10 @@ class Api:
         cast("dict[str, Call]", request.scope)[CALL].query = query
 
     def _show(self, query: StoredQuery) -> dict[str, object]:
-        time = self.webbuddy.timestamp
-        return {
-            "id": query.id,
-            "project": query.project,
-            "project_name": self.webbuddy.projects[query.project],
-            "user": query.user,
-            "user_name": self.webbuddy.accounts[query.user].username,
-            "query_text": query.query_text,
-            "answer_text": query.answer_text,
-            "status": query.status,
-            "query_created": time(query.created),
-            "query_started": None if query.started is None else time(query.started),
-            # Read-only on current servers, and set by nobody.
-            "query_finished": None,
-            "logs_count": len(query.entries),
-        }
+        return show_query(self.webbuddy, query)
 
     def _show_entry(self, entry: LogEntry) -> dict[str, object]:
-        return {
-            "id": entry.id,
-            "project": entry.project,
-            "query": entry.query,
-            "log_data": entry.text,
-            "log_created": self.webbuddy.timestamp(entry.at),
-        }
-
-
-def _show_account(account: Account) -> dict[str, object]:
-    return {"id": account.id, "username": account.username, "project": account.project}
+        return show_entry(self.webbuddy, entry)
 
 
 def _unauthorized(detail: str, code: str) -> RefusalError:

@@ -12,54 +12,33 @@ suite of tests runs against it and against a real Django + DRF + SimpleJWT serve
 
 from __future__ import annotations
 
-import time
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta, timezone
-from typing import Any, Self
+from typing import Self
 
 import attrs
 import httpx
 import trio
 
+from trio_worker import clock
 from trio_worker.testing.database import Database
-from trio_worker.testing.faults import Answer, Cut, Fault, Hang
+from trio_worker.testing.faults import Faulty
+from trio_worker.testing.knobs import knob
 from trio_worker.testing.network import InProcessTransport
 from trio_worker.testing.pushing import Pusher
 from trio_worker.testing.signing import Signer
 from trio_worker.testing.state import Account, Call, Change, LogEntry, StoredQuery
+from trio_worker.testing.virtual_time import trio_time
 
 __all__ = ["WebBuddy", "trio_time"]
 
 MOSCOW = timezone(timedelta(hours=3))
-GARBAGE = b"<!doctype html><title>Bad gateway</title><p>\xff\xfe{"
-
-
-def trio_time(epoch: float = 1_795_000_000.0) -> Callable[[], float]:
-    """Make a clock for `WebBuddy` that follows Trio's, so that tokens expire in virtual time.
-
-    Only for runs under `trio.testing.MockClock`, whose time begins at 0; Trio's own clock begins
-    anywhere.
-
-    Args:
-        epoch: The seconds since 1970 at which Trio's clock stands at 0.
-    """
-    return lambda: epoch + trio.current_time()
-
-
-def _announce(webbuddy: WebBuddy, attribute: Any, value: Any) -> Any:
-    """Wake who waits in `until`. They run later, when the new value is in its place."""
-    webbuddy.announce()
-    return value
-
-
-def _knob(default: Any) -> Any:
-    return attrs.field(default=default, on_setattr=_announce)
 
 
 @attrs.define(kw_only=True, eq=False)
-class WebBuddy:
+class WebBuddy(Faulty):
     """A WebBuddy to run workers against.
 
     State, counters and knobs; all of it may be read and set at any time, from the same Trio
@@ -72,7 +51,8 @@ class WebBuddy:
     ``by_status``, ``query_logs`` and ``page`` (any other path).
 
     Attributes:
-        now: Gives the time in epoch seconds. `trio_time` for virtual time.
+        now: Gives the time in epoch seconds: its own clock, whatever its callers' are. `trio_time` for
+            virtual time; the default is `trio_worker.clock.source` as it is when this is made.
         access_lifetime: Seconds.
         refresh_lifetime: Seconds.
         rotate_refresh_tokens: Whether a refresh brings a new refresh token, too, and ends the old.
@@ -93,6 +73,9 @@ class WebBuddy:
         sqlite: Knob. Whether overlapping writes meet as they do on SQLite: a claim that overlaps
             another write gets 500 "database is locked".
         write_seconds: Knob. How long a write takes on SQLite, in seconds.
+        missing: Knob. Endpoints that this WebBuddy does not know: their calls are answered like those of
+            any other unknown path, and counted under their own names.
+        shows_started: Knob. False: no answer has a ``query_started``, as in one version of WebBuddy.
         faults: Knob. What goes wrong with the next calls; see `fail_next` and its like.
 
         calls: How many calls were answered, by endpoint and status. Status None: cut off.
@@ -105,7 +88,9 @@ class WebBuddy:
         most_connections: The most that were ever open at once.
     """
 
-    now: Callable[[], float] = time.time
+    # The source itself, not `clock.now`: calls in-process run in the caller's context, and a server does
+    # not go by its callers' clocks.
+    now: Callable[[], float] = attrs.field(factory=clock.source.get)
     access_lifetime: float = 24 * 3600
     refresh_lifetime: float = 7 * 24 * 3600
     rotate_refresh_tokens: bool = False
@@ -118,14 +103,15 @@ class WebBuddy:
     projects: dict[int, str] = attrs.field(factory=dict, init=False)
     queries: dict[int, StoredQuery] = attrs.field(factory=dict, init=False)
 
-    down: bool = _knob(default=False)
-    slow: float = _knob(default=0)
-    hang: bool = _knob(default=False)
-    pushing: bool = _knob(default=True)
-    refuse_logins: bool = _knob(default=False)
-    sqlite: bool = _knob(default=False)
-    write_seconds: float = _knob(default=0.005)
-    faults: list[Fault] = attrs.field(factory=list, init=False)
+    down: bool = knob(default=False)
+    slow: float = knob(default=0)
+    hang: bool = knob(default=False)
+    pushing: bool = knob(default=True)
+    refuse_logins: bool = knob(default=False)
+    sqlite: bool = knob(default=False)
+    write_seconds: float = knob(default=0.005)
+    missing: frozenset[str] = knob(default=frozenset())
+    shows_started: bool = knob(default=True)
 
     calls: Counter[tuple[str, int | None]] = attrs.field(factory=Counter, init=False)
     requests: deque[Call] = attrs.field(factory=lambda: deque(maxlen=10_000), init=False)
@@ -139,7 +125,6 @@ class WebBuddy:
     signer: Signer = attrs.field(init=False, repr=False)
     database: Database = attrs.field(init=False, repr=False)
     _nursery: trio.Nursery | None = attrs.field(default=None, init=False, repr=False)
-    _changed: trio.Event = attrs.field(factory=trio.Event, init=False, repr=False)
     _last_query: int = attrs.field(default=0, init=False)
     _last_entry: int = attrs.field(default=0, init=False)
 
@@ -177,20 +162,6 @@ class WebBuddy:
         waits for it, so that a claim whose answer is lost leaves its query ``in_progress``.
         """
         return InProcessTransport(self)
-
-    async def until(self, condition: Callable[[], bool]) -> None:
-        """Wait until ``condition`` holds; it is asked again after each change.
-
-        Changes are: a call arrives or is answered, a push ends, a query changes, a knob is set.
-        """
-        await trio.lowlevel.checkpoint()
-        while not condition():
-            await self._changed.wait()
-
-    def announce(self) -> None:
-        """Say that something has changed."""
-        self._changed.set()
-        self._changed = trio.Event()
 
     # What a test or a demo does to it.
 
@@ -234,6 +205,17 @@ class WebBuddy:
         del self.queries[query_id]
         self.announce()
 
+    def requeue(self, query_id: int) -> None:
+        """Put a query back to ``queued``, as a person does. Nobody is told: WebBuddy pushes new ones only."""
+        query = self.queries[query_id]
+        self.set_status(query, "queued", self.accounts[query.user])
+
+    def reset_database(self) -> None:
+        """Lose all queries and their log entries; numbers begin at 1 again. Tokens stay good."""
+        self.queries.clear()
+        self._last_query = self._last_entry = 0
+        self.announce()
+
     def add_user(
         self,
         username: str,
@@ -269,43 +251,6 @@ class WebBuddy:
         self.signer.expire("access")
         if refresh_tokens:
             self.signer.expire("refresh")
-
-    def fail_next(
-        self,
-        status: int,
-        *,
-        calls: int = 1,
-        endpoint: str | None = None,
-        headers: Mapping[str, str] | None = None,
-        body: bytes = b"<!doctype html><title>Error</title>",
-        after_commit: bool = False,
-    ) -> None:
-        """Answer the next calls with this status.
-
-        Args:
-            status: The HTTP status.
-            calls: How many calls.
-            endpoint: Only calls of this endpoint; None: of any.
-            headers: Added to the answer, for example ``{"Retry-After": "60"}``.
-            body: The body; HTML, as proxies and Django's own error pages have it, unless
-                ``headers`` say otherwise.
-            after_commit: Whether the calls do their work nevertheless.
-        """
-        merged = {"Content-Type": "text/html; charset=utf-8", **(headers or {})}
-        self.faults.append(Fault(Answer(status, merged, body), calls, endpoint, after_commit))
-
-    def garble_next(self, *, calls: int = 1, endpoint: str | None = None, after_commit: bool = True) -> None:
-        """Answer the next calls with 200 and a body that is neither JSON nor UTF-8."""
-        headers = {"Content-Type": "application/json"}
-        self.faults.append(Fault(Answer(200, headers, GARBAGE), calls, endpoint, after_commit))
-
-    def cut_next(self, *, calls: int = 1, endpoint: str | None = None, after_commit: bool = False) -> None:
-        """Close the connection of the next calls without an answer."""
-        self.faults.append(Fault(Cut(), calls, endpoint, after_commit))
-
-    def hang_next(self, *, calls: int = 1, endpoint: str | None = None, after_commit: bool = False) -> None:
-        """Never answer the next calls."""
-        self.faults.append(Fault(Hang(), calls, endpoint, after_commit))
 
     # What a test asks it.
 

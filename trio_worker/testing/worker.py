@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -11,11 +13,15 @@ import httpx
 import trio
 import trio.testing
 
+from trio_worker import clock
 from trio_worker.context import Context
 from trio_worker.handlers.loading import handler_of
+from trio_worker.journal import Journal, open_journal
 from trio_worker.query import Query
+from trio_worker.runners import Runner, inline, open_thread
 from trio_worker.service import Pushes, run_service
 from trio_worker.settings import Settings
+from trio_worker.state_folder import Address, StateFolder
 from trio_worker.stop import Stop
 from trio_worker.testing.state import StoredQuery
 from trio_worker.testing.webbuddy import WebBuddy, trio_time
@@ -37,6 +43,7 @@ class RunningWorker:
         stop: `Stop.ask` stops it as a signal would.
         pushes: What its push endpoint and its consumers share.
         ended: Set when its service has ended.
+        journal: What it holds; None until it has begun.
         abandoned: Set when it would have ended its process by force: a handler can't be stopped.
     """
 
@@ -46,6 +53,7 @@ class RunningWorker:
     pushes: Pushes
     ended: trio.Event = attrs.field(factory=trio.Event)
     abandoned: trio.Event = attrs.field(factory=trio.Event)
+    journal: Journal | None = None
 
     async def ask(self, text: str, *, project: int = 1, push: bool = True) -> StoredQuery:
         """Create a query as a user would, and wait until it is ``done`` or ``failed``.
@@ -62,7 +70,11 @@ class RunningWorker:
 
 @asynccontextmanager
 async def open_worker(
-    handler: HandlerFunction, *, webbuddy: WebBuddy | None = None, **settings: Any
+    handler: HandlerFunction,
+    *,
+    webbuddy: WebBuddy | None = None,
+    state_dir: Path | None = None,
+    **settings: Any,
 ) -> AsyncIterator[RunningWorker]:
     """Run the whole worker with this handler, without sockets. Works in virtual time.
 
@@ -79,6 +91,7 @@ async def open_worker(
         handler: The handler, async or plain. Virtual time waits neither for threads nor for the
             network: where a handler is plain, or uses real sockets, use the real clock.
         webbuddy: The WebBuddy to work for; None makes one that keeps the test's time.
+        state_dir: Where its journal lies, for tests of what survives a crash; None: in memory.
         **settings: Attributes of `Settings`, such as ``num_workers=1`` or ``processing_timeout=5``.
 
     Raises:
@@ -93,25 +106,58 @@ async def open_worker(
         Stop(grace=chosen.shutdown_grace, reserve=chosen.shutdown_reserve),
         Pushes(),
     )
-    async with webbuddy.running(), _pushing(worker), trio.open_nursery() as nursery:
-        nursery.start_soon(_run_worker, worker, handler)
-        try:
-            yield worker
-        finally:
-            worker.stop.ask()
+    folder = None
+    if state_dir is not None:
+        folder = StateFolder(state_dir, Address(chosen.webbuddy_url, chosen.username))
+    with _same_time():
+        async with webbuddy.running(), _pushing(worker), trio.open_nursery() as nursery:
+            nursery.start_soon(_run_worker, worker, handler, folder)
+            try:
+                yield worker
+            finally:
+                worker.stop.ask()
+
+
+def _time_is_virtual() -> bool:
+    return isinstance(trio.lowlevel.current_clock(), trio.testing.MockClock)
+
+
+@contextmanager
+def _same_time() -> Iterator[None]:
+    """Let the wall clock follow virtual time, unless the test has set one of its own."""
+    if not _time_is_virtual() or clock.source.get() is not time.time:
+        yield
+        return
+    before = clock.source.set(trio_time())
+    try:
+        yield
+    finally:
+        clock.source.reset(before)
+
+
+@asynccontextmanager
+async def _runner() -> AsyncIterator[Runner]:
+    """Where the journal waits for the disk: while a thread works, virtual time would jump."""
+    if _time_is_virtual():
+        yield inline
+    else:
+        async with open_thread("trio-worker journal") as thread:
+            yield thread
 
 
 def _new_webbuddy() -> WebBuddy:
     """A WebBuddy whose tokens expire in the test's time, virtual or real."""
-    virtual = isinstance(trio.lowlevel.current_clock(), trio.testing.MockClock)
-    return WebBuddy(now=trio_time()) if virtual else WebBuddy()
+    return WebBuddy(now=trio_time()) if _time_is_virtual() else WebBuddy()
 
 
 @asynccontextmanager
 async def _pushing(worker: RunningWorker) -> AsyncIterator[None]:
     """Let WebBuddy's pushes arrive at the worker's own endpoint."""
     app = make_app(
-        pushed=worker.pushes.pushed, own_url=worker.settings.webbuddy_url, counts=worker.pushes.counts
+        pushed=worker.pushes.pushed,
+        own_url=worker.settings.webbuddy_url,
+        counts=worker.pushes.counts,
+        readiness=worker.pushes.readiness,
     )
     before = worker.webbuddy.push_url, worker.webbuddy.push_transport
     worker.webbuddy.push_url = worker.webbuddy.push_url or "http://worker.test:8001"
@@ -122,18 +168,23 @@ async def _pushing(worker: RunningWorker) -> AsyncIterator[None]:
         worker.webbuddy.push_url, worker.webbuddy.push_transport = before
 
 
-async def _run_worker(worker: RunningWorker, handler: HandlerFunction) -> None:
+async def _run_worker(worker: RunningWorker, handler: HandlerFunction, folder: StateFolder | None) -> None:
     settings = worker.settings
-    async with open_webbuddy(
-        url=settings.webbuddy_url,
-        credentials=settings.credentials(),
-        request_timeout=settings.request_timeout,
-        transport=worker.webbuddy.transport(),
-    ) as client:
+    async with (
+        _runner() as runner,
+        open_journal(folder, sync=settings.journal_sync, runner=runner) as worker.journal,
+        open_webbuddy(
+            url=settings.webbuddy_url,
+            credentials=settings.credentials(),
+            request_timeout=settings.request_timeout,
+            transport=worker.webbuddy.transport(),
+        ) as client,
+    ):
         await run_service(
             settings,
             handler=handler_of(handler, settings.handler),
             webbuddy=client,
+            journal=worker.journal,
             pushes=worker.pushes,
             stop=worker.stop,
             consumers=settings.num_workers,

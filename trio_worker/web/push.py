@@ -23,6 +23,7 @@ from werkzeug.exceptions import BadRequest, HTTPException, RequestEntityTooLarge
 
 from trio_worker.web.hypercorn_fixes import ClientGone, FixedHTTPConnection
 from trio_worker.web.push_counts import PushCounts
+from trio_worker.web.readiness import READY_PATH, Readiness
 
 __all__ = ["PUSH_PATH", "PushCounts", "make_app"]
 
@@ -38,8 +39,14 @@ _MAX_ID = 2**63 - 1
 _log = structlog.stdlib.get_logger(__name__)
 
 
-def make_app(*, pushed: Callable[[int], None], own_url: str, counts: PushCounts | None = None) -> QuartTrio:
-    """Build the ASGI app with the push endpoint, ``POST /api/process-query``.
+def make_app(
+    *,
+    pushed: Callable[[int], None],
+    own_url: str,
+    counts: PushCounts | None = None,
+    readiness: Readiness | None = None,
+) -> QuartTrio:
+    """Build the ASGI app with the push endpoint, ``POST /api/process-query``, and ``GET /readyz``.
 
     It answers every request in JSON: 200 ``{"status": "accepted"}`` for a push, otherwise
     ``{"detail": ...}`` with 400, 404, 405, 408 (the body took too long), 413 or 500.
@@ -54,12 +61,16 @@ def make_app(*, pushed: Callable[[int], None], own_url: str, counts: PushCounts 
         own_url: Our ``WEBBUDDY_URL``. A push that names another one is accepted all the same; the
             first is logged, all are counted.
         counts: Where to count. Without it nobody reads the numbers.
+        readiness: Knows whether the worker is ready. Without it there is no ``/readyz``.
     """
     app = _PushApp(__name__, static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = _MAX_BODY_BYTES
     endpoint = _PushEndpoint(pushed, _comparable(own_url), counts if counts is not None else PushCounts())
     # Without provide_automatic_options=False, Quart would answer OPTIONS with 200.
     app.add_url_rule(PUSH_PATH, "push", endpoint.handle, methods=["POST"], provide_automatic_options=False)
+    if readiness is not None:
+        ready = readiness.handle
+        app.add_url_rule(READY_PATH, "ready", ready, methods=["GET"], provide_automatic_options=False)
     app.register_error_handler(HTTPException, _http_error)
     app.register_error_handler(Exception, _unexpected_error)
     return app

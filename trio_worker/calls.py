@@ -1,0 +1,228 @@
+"""How a call to WebBuddy is made: its turn, its time, its answer judged."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from typing import Any
+from urllib.parse import parse_qsl
+
+import httpx
+import trio
+
+from trio_worker import clock
+from trio_worker.answers import call_name, judge, server_date
+from trio_worker.errors import Busy, NotFound, Refused, Unavailable
+from trio_worker.server_clock import ServerClock
+from trio_worker.turns import Turns
+
+__all__ = ["LOGS", "Calls"]
+
+MOST_PAGES = 1000
+"""Of 50 entries each; a server whose pages have no end must not hold a caller for ever."""
+
+LOGS = "api/logs/"
+
+_NOTHING_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError)
+_ASKED_AT = "trio_worker.asked_at"  # a request's extension
+
+
+class Calls:
+    """Makes calls; what they are about is for `trio_worker.webbuddy`, which also says what is promised.
+
+    Args:
+        client: What to send through. Its event hooks are taken.
+        request_timeout: Seconds for one call.
+
+    Attributes:
+        turns: How many calls may be under way at once.
+        clock: WebBuddy's clock.
+        server_date: The ``Date`` of the last answer, whatever it was.
+        well_at: `trio.current_time` of the last good answer to anything but ``POST api/logs/``.
+    """
+
+    def __init__(self, client: httpx.AsyncClient, request_timeout: float) -> None:
+        self._client = client
+        self._request_timeout = request_timeout
+        self._ill: set[str] = set()  # paths that fail by themselves; no more than calls that are repeated
+        self.turns = Turns()
+        self.clock = ServerClock()
+        self.server_date: datetime | None = None
+        self.well_at = -math.inf
+        # Hooks, since a log-in goes on within the call that wants the token, and its answer may be all
+        # that is heard of WebBuddy's clock before a claim is lost.
+        client.event_hooks = {"request": [_note_asked], "response": [self._hear]}
+
+    def build(
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, object] | None = None,
+        *,
+        parameters: Mapping[str, str] | None = None,
+        extensions: Mapping[str, Any] | None = None,
+    ) -> httpx.Request:
+        """Build a request; what is None in the body is left out."""
+        return self._client.build_request(
+            method,
+            path,
+            params=parameters,
+            content=None if body is None else _encoded(body),
+            headers=None if body is None else {"Content-Type": "application/json"},
+            extensions=None if extensions is None else dict(extensions),
+        )
+
+    async def pages(self, path: str, parameters: Mapping[str, str]) -> list[Any]:
+        """Read a list, all pages of it."""
+        entries: list[Any] = []
+        for _ in range(MOST_PAGES):
+            page = await self.read(path, parameters)
+            if not isinstance(page, dict):
+                return entries + (page if isinstance(page, list) else [])
+            results = page.get("results")
+            entries += results if isinstance(results, list) else []
+            following = page.get("next")
+            if not isinstance(following, str) or not following:
+                break
+            # Only its parameters: behind a proxy `next` often names a host that isn't ours, and our
+            # token must not go there.
+            parameters = {**parameters, **dict(parse_qsl(httpx.URL(following).query.decode("ascii")))}
+        return entries
+
+    async def read(self, path: str, parameters: Mapping[str, str] | None = None) -> Any:
+        """Make a call that a WebBuddy may not know; see `_judge_read`."""
+        return await self._in_turn(self.build("GET", path, parameters=parameters), _judge_read)
+
+    async def make(self, method: str, path: str, body: Mapping[str, object]) -> Any:
+        """Make a call when it is its turn, and judge the answer.
+
+        Returns:
+            The decoded JSON.
+        """
+        return await self._in_turn(self.build(method, path, body), judge)
+
+    async def _in_turn(self, request: httpx.Request, judged_by: Callable[[httpx.Response], Any]) -> Any:
+        with trio.move_on_after(self._request_timeout) as waiting:
+            async with self.turns:
+                waiting.deadline = math.inf
+                # Had the time ended in the moment in which the turn came, this is where it shows:
+                # before anything is sent.
+                await trio.lowlevel.checkpoint_if_cancelled()
+                return await self.send(request, judged_by)
+        raise Unavailable(
+            f"{call_name(request)}: not sent, other calls took longer than {self._request_timeout:g} s",
+            maybe_done=False,
+        )
+
+    async def send(self, request: httpx.Request, judged_by: Callable[[httpx.Response], Any] = judge) -> Any:
+        """Send a request at once, and judge the answer. The turn is the caller's."""
+        path = request.url.path
+        try:
+            data = judged_by(await self._answer(request))
+        except Busy:
+            self._note_busy(path)
+            raise
+        except Refused as error:  # an answer like any other; an empty queue's 404 is one
+            self._note_well(path, by_api=not isinstance(error, NotFound) or error.by_api)
+            raise
+        self._note_well(path, by_api=True)
+        return data
+
+    def _note_busy(self, path: str) -> None:
+        """Take turns from now on, if it can have been an overlap.
+
+        A call that failed while it was the only one fails for a reason of its own. As long as it
+        does, it says nothing of the others: one query that WebBuddy can't save must not make all
+        calls take turns.
+        """
+        if self.turns.at_once == 1:
+            self._ill.add(path)
+        elif path not in self._ill:
+            self.turns.overlapped()
+
+    def _note_well(self, path: str, *, by_api: bool) -> None:
+        self._ill.discard(path)
+        self.turns.went_well()
+        if by_api and not path.endswith("/" + LOGS):
+            self.well_at = trio.current_time()
+
+    async def _answer(self, request: httpx.Request) -> httpx.Response:
+        """Send a request, and read its answer to the end, within the time for one call."""
+        with trio.move_on_after(self._request_timeout):
+            try:
+                return await self._client.send(request)
+            except httpx.RequestError as error:
+                raise self._no_answer(request, error) from error
+        raise Unavailable(
+            f"{call_name(request)}: no answer within {self._request_timeout:g} s",
+            maybe_done=_was_sent(request),
+        )
+
+    async def _hear(self, response: httpx.Response) -> None:
+        date = server_date(response)
+        if date is None:
+            return
+        self.server_date = date
+        if response.status_code < 500:  # those are often a proxy's own, by another clock
+            self.clock.heard(date.timestamp(), response.request.extensions[_ASKED_AT])
+
+    def _no_answer(self, request: httpx.Request, error: httpx.RequestError) -> Unavailable:
+        nothing_sent = isinstance(error, _NOTHING_SENT) or not _was_sent(request)
+        what = "no connection to" if nothing_sent else "the connection broke,"
+        base = self._client.base_url
+        reason = _reason(error)
+        return Unavailable(
+            f"{call_name(error.request)}: {what} {base.scheme}://{base.netloc.decode('ascii')} ({reason})",
+            maybe_done=not nothing_sent,
+        )
+
+
+def _judge_read(response: httpx.Response) -> Any:
+    """Judge the answer to a call that a WebBuddy may not know.
+
+    Of this call's own answer only: a log-in before it that was answered like that says that
+    WEBBUDDY_URL is wrong.
+
+    Raises:
+        NotFound: Also, with ``by_api`` False, for the ways in which WebBuddy's catch-all route and
+            other web servers say that they do not know a path (200 with HTML, 404 or 405 without
+            JSON), and in which the API says that it knows the path for other calls only (405). A proxy
+            may do the same in passing: "not at this moment" is all that is certain.
+    """
+    try:
+        return judge(response)
+    except (Unavailable, Refused) as error:
+        known = isinstance(error, Refused) and error.status != 405
+        if known or error.status not in (200, 404, 405):
+            raise
+        raise NotFound(str(error), status=error.status, by_api=False) from None
+
+
+async def _note_asked(request: httpx.Request) -> None:
+    request.extensions[_ASKED_AT] = clock.now()
+
+
+def _was_sent(request: httpx.Request) -> bool:
+    # TokenAuth puts it on just before the request leaves, and takes it off after a 401.
+    return "Authorization" in request.headers
+
+
+def _reason(error: BaseException) -> str:
+    """What is behind an error: httpcore wraps (a certificate that is refused is three deep) and drops
+    the words on the way."""
+    while not str(error) and error.__cause__ is not None:
+        error = error.__cause__
+    return str(error) or type(error).__name__
+
+
+def _encoded(body: Mapping[str, object]) -> bytes:
+    """Encode what there is of a body; what is None is left out.
+
+    UTF-8 as it is, since ``\\uXXXX`` makes three times the bytes of a Cyrillic text and there is a
+    limit. A lone surrogate, which UTF-8 can't hold, becomes "?": callers clean their texts, and
+    where one forgets it, a blemish is better than a query whose result can't be reported.
+    """
+    given = {key: value for key, value in body.items() if value is not None}
+    return json.dumps(given, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")

@@ -1,0 +1,135 @@
+"""One claim: sent, seen through, and written down before anybody may lose it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import attrs
+import structlog
+import trio
+
+from trio_worker.errors import JournalIllError, Unavailable
+from trio_worker.held import Held
+from trio_worker.journal import Journal, Receipt
+from trio_worker.phrases import Phrases
+from trio_worker.query import Query
+from trio_worker.stop import Stop
+from trio_worker.wakeups import Announcements
+from trio_worker.webbuddy import WebBuddyClient
+
+__all__ = ["Claims", "Found"]
+
+log = structlog.get_logger(__name__)
+
+
+@attrs.frozen
+class Found:
+    """A query that is now ours.
+
+    Attributes:
+        held: It.
+        up_to_date: Whether a push had named it since the queue was last empty.
+    """
+
+    held: Held
+    up_to_date: bool
+
+
+@attrs.define(kw_only=True, eq=False)
+class Claims:
+    """Sends claims.
+
+    Attributes:
+        webbuddy: The door to WebBuddy.
+        journal: Where a claimed query is written down.
+        announced: Which ids pushes have named.
+        stop: The stop, for the deadline of a claim that is under way when it is asked for.
+        limit: Seconds after which a claim, with its entry in the journal, is given up.
+        phrases: The language of the queries' logs.
+    """
+
+    webbuddy: WebBuddyClient
+    journal: Journal
+    announced: Announcements
+    stop: Stop
+    limit: float
+    phrases: Phrases
+    _knows_the_time: bool = attrs.field(default=False, init=False)
+    _under_way: dict[trio.CancelScope, None] = attrs.field(factory=dict, init=False)
+
+    def hurry(self) -> None:
+        """The stop has been asked for: claims under way are seen through in its time."""
+        for scope in self._under_way:
+            # Not `work_until`: that is now when the stop is hurried, and the query of a claim whose
+            # answer nobody waits for is lost.
+            scope.deadline = min(scope.deadline, self.stop.leave_until)
+
+    async def send(self, times_empty: int, *, wanted: Callable[[], bool]) -> Found | None:
+        """Send one claim.
+
+        Until it is its turn a claim is cancelled as soon as nobody wants it any more. (Each turn ends by
+        itself, so this wait does.) One that has been sent is not: it may have been carried out, and its
+        query would be nobody's.
+
+        Args:
+            times_empty: What `Announcements.times_empty` was when it was decided to ask.
+            wanted: Asked just before it is sent.
+
+        Returns:
+            The query; None when the queue is empty. Where ``held.on_disk`` is False the disk did not take
+            it in time: it must be put back, not started.
+
+        Raises:
+            WebBuddyError: As `WebBuddyClient.claim_next` does. Where it may have been carried out all the
+                same, that is noted in the journal.
+            JournalIllError: The disk is ill; nothing was sent.
+        """
+        if not self._knows_the_time:
+            # The first answer tells WebBuddy's clock; until then the time of a lost claim would be ours.
+            await self.webbuddy.log_in()
+            self._knows_the_time = True
+        async with self.webbuddy.turns:
+            await trio.lowlevel.checkpoint_if_cancelled()
+            began = self.webbuddy.server_now()
+            await self.journal.claiming(began, self.limit)
+            try:
+                return await self._seen_through(times_empty, wanted, began)
+            finally:
+                self.journal.claimed()
+
+    async def _seen_through(self, times_empty: int, wanted: Callable[[], bool], began: float) -> Found | None:
+        found = None
+        with trio.move_on_after(self.limit, shield=True) as scope:
+            self._under_way[scope] = None
+            try:
+                query = await self.webbuddy.claim_next(wanted=wanted)
+                if query is None:
+                    return None
+                # No await between the answer and this: from here on the query can't be forgotten.
+                found, receipt = self._hold(query, times_empty)
+                await receipt.durable()
+                found.held.on_disk = True
+            except Unavailable as error:
+                if error.maybe_done:
+                    self._note_lost(began, error)
+                raise
+            except JournalIllError as error:
+                log.error("a claimed query can't be written down; it is put back", reason=str(error))
+            finally:
+                del self._under_way[scope]
+        if found is not None:
+            return found
+        given_up = Unavailable("claim_next: given up, no answer in time")
+        self._note_lost(began, given_up)
+        raise given_up
+
+    def _hold(self, query: Query, times_empty: int) -> tuple[Found, Receipt]:
+        named, up_to_date = self.announced.take(query.id, times_empty)
+        held, receipt = Held.claimed(self.journal, query, "push" if named else "poll", self.phrases)
+        return Found(held, up_to_date), receipt
+
+    def _note_lost(self, began: float, error: Unavailable) -> None:
+        log.debug("a claim may have been carried out though its answer is lost", reason=str(error))
+        # A server that we no longer listen to may still be at it.
+        late = self.limit if error.status is None else 0.0
+        self.journal.note_lost(began, self.webbuddy.server_now() + late)

@@ -1,0 +1,348 @@
+"""One query's way back to WebBuddy: its log entries, in order, then how it ended."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from functools import partial
+from typing import TYPE_CHECKING
+
+import structlog
+import trio
+
+from trio_worker.backoff import Backoff
+from trio_worker.errors import AccessDenied, Busy, JournalIllError, NotFound, Refused, Unavailable
+from trio_worker.held import Held
+from trio_worker.journal import Receipt
+from trio_worker.ownership import Standing, look
+from trio_worker.query import Done, Failed, Outcome, Released
+from trio_worker.stop import only_cancelled
+from trio_worker.tokens import REFUSAL_HOLDS
+
+if TYPE_CHECKING:
+    from trio_worker.reporting import Deliveries
+
+__all__ = ["LOG_PATIENCE", "Delivery"]
+
+log = structlog.get_logger(__name__)
+
+LOG_PATIENCE = 60.0
+"""Seconds for which a result waits for its log while WebBuddy takes other calls, but no log entries."""
+
+BUSY_TRIES = 6  # plain 500s that are answered by a short pause, as in the intake
+LAST_PAUSE = 0.5  # seconds between two tries while the service stops
+
+
+class TakenError(Exception):
+    """The query is not ours any more.
+
+    Args:
+        standing: How it stands.
+    """
+
+    def __init__(self, standing: Standing = Standing.TAKEN) -> None:
+        super().__init__(standing.value)
+        self.standing = standing
+
+
+class Delivery:
+    """One query's way back to WebBuddy, from its claim on and over all its attempts.
+
+    Made by `Deliveries.of`.
+
+    Attributes:
+        held: The query.
+    """
+
+    def __init__(self, deliveries: Deliveries, held: Held) -> None:
+        self.held = held
+        self._all = deliveries
+        self._shipping = trio.CancelScope()
+        self._ended = trio.Event()
+        self._put_off = trio.CancelScope()
+        self._written: Receipt | None = None
+        self._tried = False
+        self._dropped = False
+        self._log_fails_since = math.inf
+        if held.outcome is not None:
+            held.log.close("")
+            self._note_end()
+
+    # --- What the consumer does; all of it synchronous, so that it also works in cancelled code --------
+
+    def end(self, outcome: Outcome, last_line: str) -> None:
+        """Hand over how the query ended.
+
+        Args:
+            outcome: What to report.
+            last_line: The last line of the query's log.
+        """
+        if self._dropped:
+            return
+        self.held.log.close(last_line)  # first: the line goes to disk together with the outcome
+        self._written = self.held.end(outcome)
+        self._note_end()
+        if self._log_fails_since < math.inf:
+            self._overtake_at(trio.current_time() + LOG_PATIENCE)
+        self.hurry()
+
+    def drop(self) -> None:
+        """Tell WebBuddy nothing more: the query is not ours any more."""
+        self._dropped = True
+        self.held.log.close("")
+        self.held.forget()
+        self._put_off.cancel()
+
+    def _note_end(self) -> None:
+        self._ended.set()
+        self._all.count_waiting(+1)
+
+    def hurry(self) -> None:
+        """Keep to the stop, if there is one: by when the log has to be through."""
+        stop = self._all.stop
+        if not stop.asked.is_set():
+            return
+        leave_for_report = (stop.end - stop.work_until) / 3
+        self._shipping.deadline = min(self._shipping.deadline, stop.end - leave_for_report)
+        if self.held.is_put_aside:
+            self._put_off.cancel()  # it stays in the journal for the next start
+
+    # --- The task --------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Ship and report. Cancelled, it still tries to the end of the stop, then leaves it on disk."""
+        with self._all.stop.after_a_crash():
+            try:
+                with self._put_off:
+                    await self._deliver()
+            except BaseException as error:
+                if only_cancelled(error):
+                    self._all.stop.hurry()
+                    with trio.move_on_at(self._all.stop.end, shield=True) as scope:
+                        await self._deliver()
+                    if scope.cancelled_caught:
+                        log.warning(
+                            "WebBuddy has not heard how the query ended: that waits for the next start"
+                        )
+                raise
+            finally:
+                if self._ended.is_set():
+                    self._all.count_waiting(-1)
+                self._all.leave(self)
+
+    async def _deliver(self) -> None:
+        try:
+            await self._tell_all()
+        except TakenError as taken:
+            number = self.held.query.id
+            if taken.standing is Standing.OTHER_DATABASE:
+                self.held.died(str(taken))
+                log.error("left alone (trio-worker outbox)", query=number, reason=str(taken))
+                return
+            log.warning("the query is no longer ours; nothing is reported", query=number, reason=str(taken))
+            self.drop()
+
+    async def _tell_all(self) -> None:
+        await self._ship_first()
+        # The time for the log may be over before the query is, when a blocked event loop runs again.
+        await self._ended.wait()
+        if not self.held.entry.reported:
+            await self._until_written()
+            await self._report()
+        if self.held.entry.dead is not None:
+            return
+        if self.held.log.unsent_lines:
+            self.held.reported()
+            await self._ship(to_the_end=True)
+        self.held.forget()
+
+    async def _until_written(self) -> None:
+        """The outcome is on disk before WebBuddy hears of it; a disk that is ill holds nobody up."""
+        if self._written is not None:
+            try:
+                await self._written.durable()
+            except JournalIllError:
+                log.warning("reporting a result that could not be written down", query=self.held.query.id)
+
+    # --- The log ---------------------------------------------------------------------------------------
+
+    async def _ship_first(self) -> None:
+        """Ship the log, as long as it may hold the result back."""
+        while True:
+            self._shipping = trio.CancelScope()
+            self.hurry()
+            with self._shipping:
+                await self._ship(to_the_end=self.held.entry.reported)
+            if not self._shipping.cancelled_caught or self._all.stop.asked.is_set():
+                return
+            if self._others_work:
+                log.warning("WebBuddy takes no log entries: the result goes first", query=self.held.query.id)
+                return
+
+    async def _ship(self, *, to_the_end: bool) -> None:
+        """Ship the log until it is closed; unless ``to_the_end``, the result may overtake it."""
+        if self.held.resumed:
+            await self._persist(self._reconcile)
+            self.held.resumed = False
+        failed = None if to_the_end else self._note_failure
+        while (entry := await self.held.log.next_entry()) is not None:
+            self._log_fails_since = math.inf
+            await self._persist(partial(self._send_entry, entry), failed=failed)
+            self.held.log.sent()
+
+    async def _reconcile(self) -> None:
+        """Ask which entries arrived just before the crash, so that none is sent twice."""
+        query = self.held.query
+        if not self.held.log.unsent_lines:
+            return
+        try:
+            entries = await self._all.webbuddy.log_entries(query.id)
+        except Refused:
+            return  # this WebBuddy does not show logs: better twice than never
+        since = query.query_started
+        texts = [
+            entry.text
+            for entry in entries
+            if entry.created is None or since is None or entry.created >= since
+        ]
+        self.held.log.skip_arrived(texts)
+
+    async def _send_entry(self, entry: str) -> None:
+        if self.held.outcome is not None:  # while it is worked on, the watch looks
+            await self._look_when_stale()
+        try:
+            await self._all.webbuddy.add_log(self.held.query, entry)
+        except Refused as refused:
+            log.warning(
+                "WebBuddy refused a log entry; it is dropped", query=self.held.query.id, reason=str(refused)
+            )
+
+    def _note_failure(self) -> None:
+        """The log fails: from the end of the query on it may hold the result back for so long."""
+        now, closed_at = trio.current_time(), self.held.log.closed_at
+        self._log_fails_since = min(self._log_fails_since, now)
+        if closed_at is None:
+            return
+        overtaken_at = max(self._log_fails_since, closed_at) + LOG_PATIENCE
+        if now < overtaken_at or self._others_work:
+            self._overtake_at(overtaken_at)
+
+    def _overtake_at(self, time: float) -> None:
+        self._shipping.deadline = min(self._shipping.deadline, time)
+
+    @property
+    def _others_work(self) -> bool:
+        """Whether WebBuddy has taken other calls since the log fails; if not, it is down, and all wait."""
+        return self._all.webbuddy.well_at > self._log_fails_since
+
+    # --- The result ------------------------------------------------------------------------------------
+
+    async def _report(self) -> None:
+        try:
+            await self._persist(self._send_outcome)
+        except NotFound:
+            raise TakenError from None
+        except Refused as refused:
+            await self._report_refusal(refused)
+        else:
+            log.debug("reported", query=self.held.query.id)
+
+    async def _report_refusal(self, refused: Refused) -> None:
+        number = self.held.query.id
+        log.error("WebBuddy refused the result; reporting failed instead", query=number, reason=str(refused))
+        outcome = self.held.outcome
+        reason = (
+            outcome.reason
+            if isinstance(outcome, Released)
+            else self._all.phrases.refused.format(detail=refused.detail or refused.status)
+        )
+        answer = self.held.outcome
+        self._written = self.held.end(Failed(reason, "refused"))
+        await self._until_written()
+        try:
+            await self._persist(self._send_outcome)
+        except NotFound:
+            raise TakenError from None
+        except Refused as again:
+            self.held.end(answer or Failed(reason, "refused"))  # what the operator wants to see and to retry
+            self.held.died(str(again))
+            log.error(
+                "WebBuddy refuses every result: the query stays as it is there, and the result here as a dead"
+                " letter (trio-worker outbox)",
+                query=number,
+                reason=str(again),
+            )
+
+    async def _send_outcome(self) -> None:
+        """Report once.
+
+        After a first try that failed, a look comes before each: what got through must not be said again
+        over what somebody else has made of the query meanwhile.
+        """
+        report = self._all.webbuddy.report
+        number, outcome = self.held.query.id, self.held.outcome
+        if await self._look_when_stale(always=self._tried) is Standing.DELIVERED:
+            return
+        self._tried = True
+        match outcome:
+            case Done(answer):
+                await report(number, status="done", answer_text=answer, query_finished=self._ended_at())
+            case Failed(reason):
+                await report(number, status="failed", answer_text=reason, query_finished=self._ended_at())
+            case Released():
+                await report(number, status="queued")
+
+    def _ended_at(self) -> datetime:
+        return datetime.fromtimestamp(self.held.entry.ended_at or 0.0, UTC)
+
+    async def _look_when_stale(self, *, always: bool = False) -> Standing:
+        """Make sure that the query is still ours, if that is not known from shortly before.
+
+        Raises:
+            TakenError: It is not.
+        """
+        fresh = trio.current_time() - self.held.seen_at <= self._all.look_after
+        if fresh and not always:
+            return Standing.OURS
+        found = await look(self._all.webbuddy, self.held)
+        if found in (Standing.TAKEN, Standing.OTHER_DATABASE):
+            raise TakenError(found)
+        return found
+
+    # --- Again and again -------------------------------------------------------------------------------
+
+    async def _persist(
+        self, send: Callable[[], Awaitable[None]], *, failed: Callable[[], None] | None = None
+    ) -> None:
+        """Repeat a call until it got through; only what WebBuddy will never take comes out.
+
+        Args:
+            send: Makes the call.
+            failed: Called after each failure.
+        """
+        pauses = Backoff(first=0.5, most=60.0)
+        short_pauses = Backoff(first=0.05, most=1.0)
+        short_tries = BUSY_TRIES
+        while True:
+            try:
+                return await send()
+            except Busy as error:
+                short_tries -= 1
+                # When it goes on it is an outage, and each ended query would ask twice a second.
+                pause = short_pauses.next() if short_tries > 0 else pauses.next(error.retry_after)
+            except Unavailable as error:
+                pause = pauses.next(error.retry_after)
+            except AccessDenied:
+                pause = REFUSAL_HOLDS
+            if failed is not None:
+                failed()
+            await self._pause(pause)
+
+    async def _pause(self, seconds: float) -> None:
+        stopping = self._all.stop.asked
+        if stopping.is_set():
+            await trio.sleep(min(seconds, LAST_PAUSE))
+            return
+        with trio.move_on_after(seconds):
+            await stopping.wait()

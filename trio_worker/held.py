@@ -1,0 +1,192 @@
+"""A query that this process holds: each change of it goes to the journal before the next step begins."""
+
+from __future__ import annotations
+
+import math
+import secrets
+from collections.abc import Callable
+from typing import Literal
+
+import trio
+
+from trio_worker import clock
+from trio_worker.journal import Journal, Receipt
+from trio_worker.journal_file import Entry, HeldLine, Statement, Tombstone
+from trio_worker.phrases import Phrases
+from trio_worker.query import Outcome, Query
+from trio_worker.query_log import Fresh, Past, QueryLog
+
+__all__ = ["SUSPECT_DEATHS", "Held"]
+
+SUSPECT_DEATHS = 2
+"""Deaths of a process after which a query that was at work each time is only run alone: the first may
+have been anybody's fault, and to run all one by one would punish the many for the one."""
+
+TOMBSTONE_SECONDS = 7 * 86_400.0
+
+
+class Held:
+    """A query that is ours, from its claim to the moment in which WebBuddy knows everything.
+
+    Args:
+        journal: Where it is written down.
+        entry: What is written down.
+        phrases: The language of its log.
+        resumed: Whether it comes out of the journal: WebBuddy has to be asked whether it is still ours.
+
+    Attributes:
+        log: Its log, over all attempts.
+        on_disk: Whether its claim is known to be on disk. If not, it must not be started.
+        seen_at: `trio.current_time` at which WebBuddy last showed it as ours; -inf: not in this process.
+        resumed: As above; False once that is done.
+        after_crash: Whether a process died in the middle of it, and its author has not read that yet.
+    """
+
+    def __init__(self, journal: Journal, entry: Entry, phrases: Phrases, *, resumed: bool) -> None:
+        self.entry = entry
+        self.resumed = resumed
+        self.on_disk = resumed
+        self.after_crash = resumed and entry.due is None and entry.attempts > 0
+        self.seen_at = -math.inf if resumed else trio.current_time()
+        self._journal = journal
+        self.log = QueryLog(
+            phrases,
+            began=trio.current_time() - (clock.now() - entry.claimed_at),
+            sink=self,
+            past=Past(
+                entry.entries, max([entry.last_number, *(line.number for line in entry.lines)]), entry.lines
+            ),
+        )
+        entry.lines = []  # they are the log's now
+
+    @classmethod
+    def claimed(
+        cls, journal: Journal, query: Query, source: Literal["push", "poll"], phrases: Phrases
+    ) -> tuple[Held, Receipt]:
+        """Write down a query that was just handed out. Synchronous.
+
+        It is written as being at work already, which spares a second commit, unless it is a suspect of an
+        earlier crash.
+
+        Returns:
+            It, and the receipt for its claim.
+        """
+        entry = Entry(id=secrets.token_hex(8), query=query, source=source, claimed_at=clock.now())
+        stone = journal.exhume(query.id, _created(query))
+        if stone is not None:
+            entry.attempts, entry.retries = stone.attempts, stone.retries
+            entry.deaths, entry.blamed = stone.deaths, stone.blamed
+        if entry.deaths < SUSPECT_DEATHS:
+            entry.running, entry.attempts = True, entry.attempts + 1
+        receipt = journal.keep(entry)
+        return cls(journal, entry, phrases, resumed=False), receipt
+
+    @property
+    def query(self) -> Query:
+        """As WebBuddy handed it out."""
+        return self.entry.query
+
+    @property
+    def outcome(self) -> Outcome | None:
+        """How it ended, or None."""
+        return self.entry.outcome
+
+    @property
+    def is_suspect(self) -> bool:
+        """Whether it is only to be run alone: it may be what kills our processes."""
+        return self.entry.deaths >= SUSPECT_DEATHS
+
+    @property
+    def is_put_aside(self) -> bool:
+        """Whether it waits for the time at which its handler wants to be called again."""
+        return self.entry.due is not None and self.entry.outcome is None
+
+    @property
+    def claimed_at(self) -> float:
+        """`trio.current_time` of its claim, which may lie before this process."""
+        return trio.current_time() - (clock.now() - self.entry.claimed_at)
+
+    # --- What happens to it ---------------------------------------------------------------------------
+
+    def start(self) -> Receipt:
+        """Its handler is to be started once this is on disk."""
+        self.entry.running = True
+        self.entry.attempts += 1
+        self.entry.due = None
+        return self._update("running", "attempts", "due")
+
+    def end(self, outcome: Outcome) -> Receipt:
+        """It has ended; to be reported once this is on disk."""
+        self.entry.running = False
+        self.entry.outcome = outcome
+        self.entry.ended_at = clock.now()
+        return self._update("running", "outcome", "ended_at")
+
+    def postpone(self, seconds: float) -> None:
+        """Its handler wants to be called again later."""
+        self.entry.running = False
+        self.entry.due = clock.now() + seconds
+        self.entry.retries += 1
+        self._update("running", "due", "retries")
+
+    def reported(self) -> None:
+        """WebBuddy has taken the outcome; log entries are still missing there."""
+        self.entry.reported = True
+        self._update("reported")
+
+    def died(self, reason: str) -> None:
+        """WebBuddy will never take the outcome: a dead letter, kept until an operator decides."""
+        self.entry.dead = reason
+        self._update("dead")
+
+    def forget(self) -> None:
+        """WebBuddy knows everything, or it is not ours any more."""
+        self._journal.forget(self.entry)
+
+    def bury(self) -> None:
+        """Remember its attempts and deaths, for the case that it is claimed here again."""
+        entry = self.entry
+        self._journal.bury(
+            Tombstone(
+                query_id=entry.query.id,
+                created=_created(entry.query),
+                until=clock.now() + TOMBSTONE_SECONDS,
+                attempts=entry.attempts,
+                retries=entry.retries,
+                deaths=entry.deaths,
+                blamed=entry.blamed,
+            )
+        )
+
+    def _update(self, *fields: str) -> Receipt:
+        return self._journal.write(self.entry.update(*fields))
+
+    # --- Its log (`LineSink`) -------------------------------------------------------------------------
+
+    def lines_wait(self, collect: Callable[[], Fresh]) -> None:
+        """Write down what `collect` gives, with the next commit."""
+        self._journal.collect_later(lambda: self._line_statements(collect()))
+
+    def sent(self, entries: int, up_to: int) -> None:
+        """So many entries have gone out in all, and every line up to this number."""
+        self.entry.entries, self.entry.last_number = entries, up_to
+        self._journal.write(
+            self.entry.update("entries", "last_number"),
+            ("DELETE FROM lines WHERE held = ? AND number <= ?", (self.entry.id, up_to)),
+            lazily=True,
+        )
+
+    def _line_statements(self, fresh: Fresh) -> list[Statement]:
+        statements = [HeldLine(*line).insertion(self.entry.id) for line in fresh.lines]
+        if fresh.left_out is not None:
+            first, last = fresh.left_out
+            gone = (
+                "DELETE FROM lines WHERE held = ? AND number BETWEEN ? AND ?",
+                (self.entry.id, first, last),
+            )
+            statements.append(gone)
+        return statements
+
+
+def _created(query: Query) -> str:
+    return query.query_created.isoformat() if query.query_created is not None else ""

@@ -1,0 +1,290 @@
+"""The journal: what this process holds, on disk before the next step begins."""
+
+from __future__ import annotations
+
+import secrets
+import sqlite3
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from functools import partial
+
+import attrs
+import structlog
+import trio
+
+from trio_worker import clock
+from trio_worker.errors import JournalIllError
+from trio_worker.gate import Gate
+from trio_worker.journal_file import Contents, Entry, LostClaim, Statement, Tombstone, describe
+from trio_worker.journal_rows import fact
+from trio_worker.journal_writer import CLOSE_SECONDS, LAZY, Collector, JournalWriter, Receipt
+from trio_worker.runners import Runner
+from trio_worker.settings import JournalSync
+from trio_worker.state_folder import StateFolder
+from trio_worker.takeover import OwnJournal
+
+__all__ = ["Journal", "Receipt", "open_journal"]
+
+log = structlog.get_logger(__name__)
+
+MARK_LIFE = 1.0  # seconds for which one mark "claiming" is good
+LOSSES_APART = 2.0  # seconds between two lost claims that are noted as one
+NOTE_GROWS = 60.0  # seconds for which one note takes in more
+
+
+@asynccontextmanager
+async def open_journal(
+    folder: StateFolder | None, *, sync: JournalSync = "full", runner: Runner
+) -> AsyncIterator[Journal]:
+    """Open this process's journal, and take over those of dead processes.
+
+    At the end of the block what is queued is written, for two seconds at most. A journal in which nothing
+    is left is deleted; any other is left to the next process on the folder.
+
+    Args:
+        folder: Where; None: in memory, for tests and for what need not outlive the process.
+        sync: ``full``: safe from a power cut; ``normal``: only from the death of the process.
+        runner: Where the disk is waited for.
+
+    Raises:
+        JournalError: It can't be used.
+    """
+    own = await runner(partial(OwnJournal.open, folder, sync))
+    journal = Journal(own, runner)
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(journal.run)
+            try:
+                yield journal
+            finally:
+                journal.close()
+    finally:
+        with trio.move_on_after(CLOSE_SECONDS, shield=True) as scope:
+            await runner(own.close)
+        if scope.cancelled_caught:
+            log.error("the disk does not answer: the journal is left as it is", journal=journal.path)
+
+
+class Journal:
+    """What this process holds.
+
+    All but `claiming`, `take_over`, `held_here` and `revived` is synchronous: it queues, in order, and may be
+    called in cancelled code.
+
+    Attributes:
+        entries: By their names: all that is held, dead letters too.
+        tombstones: By number and creation: of queries that were put back.
+        lost: The claims whose answers were lost. A note may be replaced by one of a longer time.
+        gate: Open while it can be written to.
+    """
+
+    def __init__(self, own: OwnJournal, runner: Runner) -> None:
+        self.path = str(own.file.path or "in memory")  # for messages
+        self.entries: dict[str, Entry] = {}
+        self.tombstones: dict[tuple[int, str], Tombstone] = {}
+        self.lost: list[LostClaim] = []
+        self._own = own
+        self._runner = runner
+        self._writer = JournalWriter(own.file.apply, runner, name=self.path)
+        self.gate: Gate = self._writer.gate
+        self._mark: Receipt | None = None
+        self._mark_good_until = 0.0
+        self._claims: dict[trio.lowlevel.Task, float] = {}  # under way: when they began, by WebBuddy's clock
+        self._closed = False
+        self._take_in(own.found)
+
+    @property
+    def illness(self) -> str | None:
+        """Why nothing can be written, or None."""
+        return self._writer.illness
+
+    # --- Writing --------------------------------------------------------------------------------------
+
+    def write(self, *statements: Statement, lazily: bool = False) -> Receipt:
+        """As `JournalWriter.write`."""
+        return self._writer.write(*statements, lazily=lazily)
+
+    def collect_later(self, collector: Collector, *, within: float = LAZY) -> None:
+        """As `JournalWriter.collect_later`."""
+        self._writer.collect_later(collector, within=within)
+
+    async def run(self) -> None:
+        """As `JournalWriter.run`."""
+        await self._writer.run()
+
+    def close(self) -> None:
+        """Have `run` write what is queued, and end."""
+        self._closed = True
+        if not self._claims:
+            self.write(_MARK_REMOVAL, lazily=True)
+        self._writer.close()
+
+    def keep(self, entry: Entry) -> Receipt:
+        """Write down a query that is held now."""
+        self.entries[entry.id] = entry
+        return self.write(*entry.insertion())
+
+    def forget(self, entry: Entry) -> None:
+        """WebBuddy knows everything of a query, or it is not ours any more."""
+        if self.entries.pop(entry.id, None) is not None:
+            self.write(*entry.removal(), lazily=True)
+
+    def stopping(self) -> None:
+        """The process has been asked to stop: whatever happens to it from now on is nobody's fault."""
+        self.write(fact("stopping", 1))
+
+    def stopping_by_force(self) -> None:
+        """The same for a process that is ended now, though its event loop stands still. In any thread.
+
+        Blocks for a second at most. What does not succeed is left: then the death counts.
+        """
+        self._own.note_stopping(seconds=1.0)
+
+    def bury(self, tombstone: Tombstone) -> None:
+        """Remember a query that is put back."""
+        self.tombstones[tombstone.query_id, tombstone.created] = tombstone
+        self.write(tombstone.insertion(), lazily=True)
+
+    def exhume(self, query_id: int, created: str) -> Tombstone | None:
+        """Give what is remembered of a query, and no longer remember what is old."""
+        now = clock.now()
+        old = [key for key, tombstone in self.tombstones.items() if tombstone.until < now]
+        for key in old:
+            del self.tombstones[key]
+        if old:
+            self.write(("DELETE FROM tombstones WHERE until < ?", (now,)), lazily=True)
+        return self.tombstones.get((query_id, created))
+
+    # --- Claims whose answers are lost ----------------------------------------------------------------
+
+    async def claiming(self, server_now: float, longest: float) -> None:
+        """Return when it is on disk that a claim may be under way. Then call `claimed`, however it ends.
+
+        One such mark is good for all claims that begin within a second. A task has one claim at a time.
+
+        Args:
+            server_now: WebBuddy's clock, in epoch seconds.
+            longest: Seconds that a claim may take.
+
+        Raises:
+            JournalIllError: It is not on disk; no claim may be sent.
+        """
+        # Before the mark is looked at: while a claim is under way nobody removes it.
+        self._claims[trio.lowlevel.current_task()] = server_now
+        if self._mark is None or trio.current_time() >= self._mark_good_until:
+            # From the oldest claim on: this mark takes the place of that claim's own.
+            since, until = min(self._claims.values()), server_now + MARK_LIFE + longest
+            self._mark = self.write(fact("claiming_since", since), fact("claiming_until", until))
+            self._mark_good_until = trio.current_time() + MARK_LIFE
+        try:
+            await self._mark.durable()
+        except BaseException as error:
+            if isinstance(error, JournalIllError):
+                self._mark = None
+            self.claimed()
+            raise
+
+    def claimed(self) -> None:
+        """This task's claim has its answer, or its loss is noted."""
+        del self._claims[trio.lowlevel.current_task()]
+        if not self._claims and not self._closed:
+            self.collect_later(self._without_mark)
+
+    def _without_mark(self) -> Iterable[Statement]:
+        """Remove the mark, not more often than it is made: a new one costs the next claim a commit."""
+        rest = self._mark_good_until - trio.current_time()
+        if self._claims or self._closed:
+            return ()
+        if rest > 0 and self._mark is not None:
+            self.collect_later(self._without_mark, within=rest)
+            return ()
+        self._mark = None
+        return (_MARK_REMOVAL,)
+
+    def note_lost(self, since: float, until: float) -> None:
+        """Note that a claim of this time may have been carried out, though its answer is lost.
+
+        It becomes part of the newest note where it can: on a WebBuddy with SQLite every loser of a claim is
+        told nothing but 500. The mark of the claim covers it until it is written down.
+        """
+        since, until = sorted((since, until))  # the clock may have been set in between
+        newest = max(self.lost, key=lambda lost: lost.noted_at, default=None)
+        if newest is not None and _belong_together(newest, since, until):
+            longer = attrs.evolve(newest, since=min(since, newest.since), until=max(until, newest.until))
+            if longer != newest:
+                self.lost[self.lost.index(newest)] = longer
+                self.write(longer.update(), lazily=True)
+            return
+        lost = LostClaim(id=secrets.token_hex(8), since=since, until=until, noted_at=clock.now())
+        self.lost.append(lost)
+        self.write(lost.insertion(), lazily=True)
+
+    def forget_lost(self, lost: LostClaim) -> None:
+        """Nothing is to be found of it any more. One that has grown meanwhile is kept."""
+        if lost in self.lost:
+            self.lost.remove(lost)
+            self.write(lost.removal(), lazily=True)
+
+    # --- Others' journals -----------------------------------------------------------------------------
+
+    async def take_over(self) -> list[Entry]:
+        """Take over what processes have left that have died since the last call.
+
+        The first call gives what was found when the journal was opened.
+
+        Raises:
+            JournalError: The folder can't be used, or our own journal not be written to.
+        """
+        try:
+            found = await self._runner(self._own.take_over)
+        except sqlite3.Error as error:
+            raise JournalIllError(describe(error)) from error
+        return self._take_in(found)
+
+    async def held_here(self) -> set[int]:
+        """Read the numbers of the queries that any process of this folder holds.
+
+        Raises:
+            JournalError: A journal can't be read.
+        """
+        on_disk = await self._runner(self._held_on_disk)
+        return on_disk | {entry.query.id for entry in self.entries.values()}
+
+    def _held_on_disk(self) -> set[int]:
+        # Our own file too: what is being taken over is there before it is in `entries`.
+        return self._own.held_by_others() | self._own.file.held_ids()
+
+    async def revived(self) -> list[Entry]:
+        """Find the dead letters that an operator wants to be tried again; those dropped are forgotten.
+
+        Raises:
+            JournalError: The journal can't be read, or not be written to.
+        """
+        dead = [entry for entry in self.entries.values() if entry.dead is not None]
+        if not dead:
+            return []
+        await self.write().durable()  # or what is not on disk yet would pass for the operator's will
+        on_disk = {entry.id: entry for entry in (await self._runner(self._own.file.load)).entries}
+        for entry in dead:
+            if entry.id not in on_disk:
+                self.entries.pop(entry.id, None)
+        alive = [entry for entry in dead if entry.id in on_disk and on_disk[entry.id].dead is None]
+        for entry in alive:
+            entry.dead = None
+        return alive
+
+    def _take_in(self, found: Contents) -> list[Entry]:
+        new = {entry.id: entry for entry in found.entries if entry.id not in self.entries}
+        self.entries |= new
+        self.tombstones |= {(stone.query_id, stone.created): stone for stone in found.tombstones}
+        known = {lost.id for lost in self.lost}
+        self.lost += [lost for lost in found.lost if lost.id not in known]
+        return list(new.values())
+
+
+_MARK_REMOVAL: Statement = ("DELETE FROM facts WHERE name IN ('claiming_since', 'claiming_until')", ())
+
+
+def _belong_together(newest: LostClaim, since: float, until: float) -> bool:
+    near = since < newest.until + LOSSES_APART and newest.since < until + LOSSES_APART
+    return near and clock.now() - newest.noted_at < NOTE_GROWS

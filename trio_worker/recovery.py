@@ -1,0 +1,204 @@
+"""What was held before: by a forerunner, by a neighbour that has died, or until it is due again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import attrs
+import structlog
+import trio
+
+from trio_worker import clock
+from trio_worker.backlog import Backlog
+from trio_worker.backoff import Backoff
+from trio_worker.errors import AccessDenied, JournalError, Unavailable, WebBuddyError
+from trio_worker.gate import Gate
+from trio_worker.held import Held
+from trio_worker.journal import Journal
+from trio_worker.journal_file import Entry
+from trio_worker.ownership import Standing, look_at_all
+from trio_worker.phrases import Phrases
+from trio_worker.query import Failed, Released
+from trio_worker.reporting import Deliveries
+from trio_worker.settings import OnCrash
+from trio_worker.tokens import REFUSAL_HOLDS
+from trio_worker.webbuddy import WebBuddyClient
+
+__all__ = ["Recovery"]
+
+log = structlog.get_logger(__name__)
+
+BUSY_ROUNDS = 6  # after so many plain 500s for looking at a query, what is new no longer waits for it
+LOOK_AROUND = 10.0  # seconds between two looks for neighbours that have died
+
+
+@attrs.define(kw_only=True, eq=False)
+class Recovery:
+    """Takes up what was held.
+
+    ::
+
+        out of the journal ──▶ is it still ours? ──no──▶ forgotten, or left alone (another database)
+                                    │ yes
+              ┌─────────────────────┼───────────────────────┐
+        has an outcome      put aside: wait until due    a handler was at work
+              │                     │                       │ WORKER_ON_CRASH, and who is to blame
+              ▼                     ▼                       ▼
+          delivered            the backlog          the backlog, put back, or failed
+
+    Attributes:
+        webbuddy: The door to WebBuddy.
+        journal: Where it was written down.
+        deliveries: Who tells WebBuddy.
+        backlog: Where consumers find what is to be run.
+        phrases: The language of what the query's author reads.
+        on_crash: What becomes of a query whose worker died in the middle.
+        most_attempts: Deaths of which a query alone is to blame, after which it is not tried again.
+        nursery: Where it waits: for WebBuddy, and for what is to be tried later. To be cancelled at the end.
+        gate: Open once everything that is to be run again was offered: nothing new is claimed before.
+    """
+
+    webbuddy: WebBuddyClient
+    journal: Journal
+    deliveries: Deliveries
+    backlog: Backlog
+    phrases: Phrases
+    on_crash: OnCrash
+    most_attempts: int
+    nursery: trio.Nursery
+    gate: Gate = attrs.field(factory=Gate, init=False)
+
+    def begin(self) -> None:
+        """Take up what the journal held when it was opened."""
+        found = self._held(self.journal.entries.values())
+        if not found:
+            return
+        log.info("taking up what was held before", queries=len(found))
+        self.gate.close()
+        self.nursery.start_soon(self._take_up, found, self.gate.open)
+
+    def add(self, held: Held) -> None:
+        """Keep a query that was put aside until it is due."""
+        self.nursery.start_soon(self._take_up_later, held)
+
+    async def look_around(self) -> None:
+        """Take up what dead neighbours leave, and dead letters that an operator revives. Never returns."""
+        while True:
+            await trio.sleep(LOOK_AROUND)
+            try:
+                found = self._held(await self.journal.take_over() + await self.journal.revived())
+            except JournalError as error:
+                log.warning("neighbours' journals can't be looked at", reason=str(error))
+                continue
+            if found:
+                log.warning("taking up what another process has left", queries=len(found))
+                self.nursery.start_soon(self._take_up, found, _nothing)
+
+    def _held(self, entries: Iterable[Entry]) -> list[Held]:
+        return [
+            Held(self.journal, entry, self.phrases, resumed=True) for entry in entries if entry.dead is None
+        ]
+
+    async def _take_up_later(self, held: Held) -> None:
+        assert held.entry.due is not None  # noqa: S101 - it is put aside
+        await trio.sleep(max(0.0, held.entry.due - clock.now()))
+        await self._take_up([held], _nothing)
+
+    async def _take_up(self, helds: list[Held], offered: Callable[[], None]) -> None:
+        """Look at them until each could be looked at, and do what follows.
+
+        Args:
+            helds: The queries.
+            offered: Called when those that are to be run again are offered. One at which WebBuddy
+                fails again and again, and not for an outage, is not waited for.
+        """
+        for held in [held for held in helds if held.is_put_aside and held.resumed]:
+            if held.entry.due is not None and held.entry.due > clock.now():
+                helds.remove(held)
+                self.add(held)
+        pauses = Backoff(first=0.5, most=60.0)
+        busy_rounds = 0
+        while helds:
+            helds, error = await self._look_and_follow(helds, pauses)
+            busy_rounds += error is None
+            if busy_rounds == BUSY_ROUNDS:
+                offered()
+            if helds:
+                await trio.sleep(pauses.next() if error is None else _pause(error, pauses))
+        offered()
+
+    async def _look_and_follow(
+        self, helds: list[Held], pauses: Backoff
+    ) -> tuple[list[Held], WebBuddyError | None]:
+        """Look at each once; give those at which WebBuddy could not look, and why it stopped, if it did."""
+        found: dict[Held, Standing] = {}
+        error = None
+        try:
+            await look_at_all(self.webbuddy, helds, found)
+        except WebBuddyError as problem:
+            error = problem
+        if found:
+            pauses.reset()
+        for held, standing in found.items():
+            self._follow(held, standing)
+        return [held for held in helds if held not in found], error
+
+    def _follow(self, held: Held, standing: Standing) -> None:
+        number = held.query.id
+        match standing:
+            case Standing.TAKEN:
+                log.warning("a query held here is no longer ours; forgotten", query=number)
+                self._forget(held)
+            case Standing.OTHER_DATABASE:
+                log.error("left alone (trio-worker outbox)", query=number, reason=standing.value)
+                held.died(standing.value)
+            case Standing.DELIVERED:
+                held.reported()
+                self.deliveries.of(held)
+            case Standing.OURS | Standing.NOT_ASKABLE:
+                self._resume(held)
+
+    def _forget(self, held: Held) -> None:
+        if held.resumed:
+            held.forget()
+        else:
+            self.deliveries.of(held).drop()
+
+    def _resume(self, held: Held) -> None:
+        if held.outcome is not None:
+            self.deliveries.of(held)
+            return
+        verdict = self._verdict(held) if held.after_crash else None
+        if verdict is None:
+            self.backlog.offer(held)
+            return
+        log.warning("query is not run again after a crash", query=held.query.id, reason=verdict.reason)
+        if isinstance(verdict, Released):
+            held.bury()
+        self.deliveries.of(held).end(verdict, self._last_line(verdict))
+
+    def _verdict(self, held: Held) -> Failed | Released | None:
+        """Decide what becomes of a query whose worker died; None: it is run again."""
+        if held.entry.blamed >= self.most_attempts:
+            return Failed(self.phrases.crashed.format(count=held.entry.blamed), "crashed")
+        match self.on_crash:
+            case "requeue":
+                return Released(self.phrases.requeued)
+            case "fail":
+                return Failed(self.phrases.crashed_once, "crashed")
+        return None
+
+    def _last_line(self, outcome: Failed | Released) -> str:
+        if isinstance(outcome, Released):
+            return self.phrases.put_back_crash.format(reason=outcome.reason)
+        return outcome.reason
+
+
+def _pause(error: WebBuddyError, pauses: Backoff) -> float:
+    if isinstance(error, AccessDenied):
+        return REFUSAL_HOLDS
+    return pauses.next(error.retry_after if isinstance(error, Unavailable) else None)
+
+
+def _nothing() -> None:
+    pass

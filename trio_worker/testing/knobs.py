@@ -1,0 +1,43 @@
+"""Waiting for what happens to the embedded WebBuddy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import attrs
+import trio
+
+__all__ = ["Watched", "knob"]
+
+
+def knob(default: Any) -> Any:
+    """Make an attribute of a `Watched` that may be set at any time: that wakes who waits in `until`."""
+    return attrs.field(default=default, on_setattr=_announce)
+
+
+def _announce(watched: Watched, attribute: Any, value: Any) -> Any:
+    """Wake who waits. They run later, when the new value is in its place."""
+    watched.announce()
+    return value
+
+
+@attrs.define(kw_only=True, eq=False)
+class Watched:
+    """Something whose changes can be waited for."""
+
+    _changed: trio.Event = attrs.field(factory=trio.Event, init=False, repr=False)
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Wait until ``condition`` holds; it is asked again after each change.
+
+        Changes are: a call arrives or is answered, a push ends, a query changes, a knob is set.
+        """
+        await trio.lowlevel.checkpoint()
+        while not condition():
+            await self._changed.wait()
+
+    def announce(self) -> None:
+        """Say that something has changed."""
+        self._changed.set()
+        self._changed = trio.Event()

@@ -1,0 +1,50 @@
+"""Whether the queries that are worked on are still ours: a person may have ended, requeued or deleted one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import structlog
+import trio
+
+from trio_worker.errors import WebBuddyError
+from trio_worker.execution import Execution
+from trio_worker.held import Held
+from trio_worker.ownership import Standing, look_at_all
+from trio_worker.webbuddy import WebBuddyClient
+
+__all__ = ["watch"]
+
+log = structlog.get_logger(__name__)
+
+
+async def watch(
+    webbuddy: WebBuddyClient,
+    execution: Execution,
+    at_work: Callable[[], Iterable[Held]],
+    *,
+    interval: float,
+) -> None:
+    """Look at what is worked on every ``interval`` seconds; stop what is not ours any more. Never returns.
+
+    A look that fails changes nothing: the next one, or the one before the report, finds out.
+
+    Args:
+        webbuddy: The door to WebBuddy.
+        execution: What runs the handlers.
+        at_work: Gives the queries that are worked on.
+        interval: Seconds.
+    """
+    while True:
+        await trio.sleep(interval)
+        # What was claimed, or looked at, since the last round has shown itself.
+        old = trio.current_time() - interval / 2
+        helds = [held for held in at_work() if held.seen_at <= old]
+        found: dict[Held, Standing] = {}
+        try:
+            await look_at_all(webbuddy, helds, found)
+        except WebBuddyError as error:
+            log.debug("can't look whether running queries are still ours", reason=str(error))
+        for held, standing in found.items():
+            if standing in (Standing.TAKEN, Standing.OTHER_DATABASE):
+                execution.revoke(held.query, standing.value)

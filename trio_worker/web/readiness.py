@@ -1,0 +1,42 @@
+"""``GET /readyz``: whether the worker can do its job just now, and if not, why."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+from quart import Response
+
+__all__ = ["READY_PATH", "Readiness"]
+
+READY_PATH = "/readyz"
+
+
+class Readiness:
+    """Knows whom to ask what is wrong.
+
+    Made before the service, which tells it whom to ask; until then the worker is not ready.
+    """
+
+    def __init__(self) -> None:
+        self._questions: dict[str, Callable[[], str | None]] = {"service": lambda: "it has not started yet"}
+
+    def ask(self, **questions: Callable[[], str | None]) -> None:
+        """Ask these from now on, instead of those of the same names.
+
+        Args:
+            **questions: Each gives what is wrong, as a sentence, or None. Synchronous.
+        """
+        self._questions |= questions
+
+    @property
+    def reasons(self) -> dict[str, str]:
+        """What is wrong, by the name of its question. Empty: the worker is ready."""
+        answers = {name: question() for name, question in self._questions.items()}
+        return {name: answer for name, answer in answers.items() if answer is not None}
+
+    async def handle(self) -> Response:
+        """Answer 200, or 503 with the reasons."""
+        reasons = self.reasons
+        body = json.dumps({"ready": not reasons, "reasons": reasons}, ensure_ascii=False)
+        return Response(body, 503 if reasons else 200, content_type="application/json")
