@@ -12,6 +12,7 @@ from structlog.typing import EventDict
 from trio.testing import MockClock
 
 from trio_worker import Context, Query
+from trio_worker.credentials import Credentials
 from trio_worker.held import Held
 from trio_worker.journal import open_journal
 from trio_worker.phrases import ENGLISH
@@ -19,7 +20,6 @@ from trio_worker.query import Done
 from trio_worker.query import Query as ClaimedQuery
 from trio_worker.reporting import Deliveries
 from trio_worker.runners import inline
-from trio_worker.settings import Credentials
 from trio_worker.stop import Stop, only_cancelled
 from trio_worker.testing import WebBuddy, open_worker, trio_time
 from trio_worker.webbuddy import open_webbuddy

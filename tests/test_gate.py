@@ -35,6 +35,7 @@ async def test_closed_it_holds_everybody_until_it_opens(
     for _ in range(3):
         nursery.start_soon(pass_through, gate, passed)
     await trio.sleep(5)
+    gate.close()
     assert passed == []
     gate.open()
     gate.open()

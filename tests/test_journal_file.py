@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,21 @@ def test_others_read_while_it_is_written(path: Path) -> None:
         JournalFile(path.with_name("none.journal"), read_only=True)
 
 
+def test_what_is_read_is_of_one_moment(path: Path) -> None:
+    """Another process goes on while we look: its query, and that query's lines, are of before or of after."""
+    file = JournalFile(path)
+    entry = make_entry(1, lines=[HeldLine(1, "", "one")])
+    file.apply(entry.insertion())
+    reader = JournalFile(path, read_only=True)
+    reader._connection.set_trace_callback(
+        lambda sql: file.apply(entry.removal()) if "FROM held" in sql else None
+    )
+    assert reader.load().entries == [entry]
+    assert reader.load().entries == []
+    reader.close()
+    file.close()
+
+
 def test_another_journal_without_a_schema_is_empty(path: Path) -> None:
     """Its process has begun this moment."""
     path.touch()
@@ -129,6 +145,11 @@ def test_it_knows_when_nothing_is_left(path: Path) -> None:
 # --- What can't be used -------------------------------------------------------------------------------
 
 
+def load(path: Path) -> Contents:
+    with closing(JournalFile(path)) as file:
+        return file.load()
+
+
 def garbage(data: bytes) -> bytes:
     return b"this was a journal once. " * 400
 
@@ -140,6 +161,15 @@ def half(data: bytes) -> bytes:
 def flipped_page(data: bytes) -> bytes:
     middle = len(data) // 2 // 4096 * 4096
     return data[:middle] + bytes(255 - byte for byte in data[middle : middle + 4096]) + data[middle + 4096 :]
+
+
+def broken_index(data: bytes) -> bytes:
+    """All rows can be read; what finds them by their names is destroyed."""
+    with closing(sqlite3.connect(":memory:")) as connection:
+        connection.deserialize(data[:18] + b"\1\1" + data[20:])  # in memory there is no WAL
+        sql = "SELECT rootpage FROM sqlite_master WHERE name = 'sqlite_autoindex_held_1'"
+        begin = (connection.execute(sql).fetchone()[0] - 1) * 4096
+    return data[: begin + 8] + b"?" * 4088 + data[begin + 4096 :]
 
 
 def no_schema(data: bytes) -> bytes:
@@ -160,18 +190,20 @@ def no_text(data: bytes) -> bytes:
 
 
 def make_database(script: str) -> bytes:
-    connection = sqlite3.connect(":memory:")
-    connection.executescript(script)
-    return connection.serialize()
+    with closing(sqlite3.connect(":memory:")) as connection:
+        connection.executescript(script)
+        return connection.serialize()
 
 
-@pytest.mark.parametrize("spoil", [garbage, half, flipped_page, no_schema, no_json, no_query, no_text])
+@pytest.mark.parametrize(
+    "spoil", [garbage, half, flipped_page, broken_index, no_schema, no_json, no_query, no_text]
+)
 def test_a_damaged_journal_is_found_out(spoil: Any, path: Path) -> None:
     """And told from a disk that gives an error: it says which, and what is wrong. It is not changed."""
     stored(path, *(make_entry(number, dead="x" * 3000) for number in range(20)))
     path.write_bytes(spoil(path.read_bytes()))
     with pytest.raises(CorruptJournalError, match=r"the journal .*/x\.journal ") as caught:
-        JournalFile(path).load()
+        load(path)
     assert "\n" not in str(caught.value)
 
 

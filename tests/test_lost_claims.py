@@ -14,13 +14,13 @@ from structlog.typing import EventDict
 from trio.testing import MockClock
 
 from trio_worker import clock
+from trio_worker.credentials import Credentials
 from trio_worker.errors import Unavailable
 from trio_worker.held import Held
 from trio_worker.journal import Journal, open_journal
 from trio_worker.lost_claims import LostClaims
 from trio_worker.phrases import ENGLISH
 from trio_worker.runners import inline
-from trio_worker.settings import Credentials
 from trio_worker.state_folder import Address, StateFolder
 from trio_worker.testing import StoredQuery, WebBuddy, trio_time
 from trio_worker.webbuddy import WebBuddyClient, open_webbuddy

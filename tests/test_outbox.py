@@ -176,15 +176,16 @@ async def test_eighty_columns(tmp_path: Path) -> None:
     """No line is longer than 80 cells, whatever the letters; what a terminal would obey is replaced."""
     with journal(
         tmp_path,
-        dead_letter(1_234_567, "\x1b[31mвсё " * 100, dead="why not " * 50),
-        entry(2, due=clock.now() + 86_400, outcome=None),
-        entry(3, outcome=Done("登录页面" * 50)),
+        dead_letter(1_234_567, "\a\x9bвсё " * 100, dead="why not " * 50),
+        entry(2, due=clock.now() + 86_400),
+        entry(3, outcome=Done("登录页面" * 3)),
     ):
         ended = await outbox(tmp_path)
     table = [text for text in ended.out.splitlines() if not text.startswith("in /")]
     cells = [len(text) + len(re.findall(r"[登录页面]", text)) for text in table]
     assert 70 < max(cells) <= 80
-    assert "\x1b" not in ended.out
+    assert "\ufffd\ufffdвсё" in line(ended, 1_234_567)
+    assert not {"\a", "\x9b"} & set(ended.out)
     assert ended.out.count("why not") == 50
 
 
@@ -465,7 +466,9 @@ async def test_what_is_not_clear_is_not_done(tmp_path: Path, arguments: list[str
 async def test_the_settings_that_are_needed(tmp_path: Path) -> None:
     """Neither password nor handler, nor that the rest is right; the account's name is needed, exit 2."""
     environ = {"WORKER_PASSWORD": "", "WORKER_HANDLER": "", "NUM_WORKERS": "many"}
-    assert (await outbox(tmp_path, **environ)).code == 0
+    ended = await outbox(tmp_path, **environ, WORKER_STATE_DIR="", HOME=str(tmp_path), XDG_STATE_HOME="")
+    assert (ended.code, ended.err) == (0, "")
+    assert re.search(rf"in {tmp_path}/.+/trio-worker\.\n", ended.out)
     ended = await outbox(tmp_path, WORKER_USERNAME="")
     assert (ended.code, ended.out) == (2, "")
     assert ended.err.startswith("trio-worker: WORKER_USERNAME is missing: expected")

@@ -14,16 +14,11 @@ import pytest
 import structlog
 import trio
 
+from trio_worker.credentials import Credentials
+from trio_worker.environment import read_environment
 from trio_worker.errors import SettingsError
-from trio_worker.settings import (
-    VARIABLES,
-    Credentials,
-    Settings,
-    Variable,
-    read_environment,
-    split_handler_path,
-    unknown_variables,
-)
+from trio_worker.setting_kinds import split_handler_path
+from trio_worker.settings import VARIABLES, Settings, Variable, unknown_variables
 
 ROOT = Path(__file__).parent.parent
 REQUIRED = {"WORKER_USERNAME": "worker", "WORKER_PASSWORD": "hush-hush", "WORKER_HANDLER": "handler:handle"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import threading
 from pathlib import Path
 
 import pytest
@@ -219,6 +220,32 @@ def test_a_reader_keeps_takers_away(tmp_path: Path) -> None:
     with kept_from_takers(path) as free:
         assert not free
     taken.release()
+
+
+def test_at_no_moment_have_two_the_lock(tmp_path: Path) -> None:
+    """Whoever has removed a journal, and its lock, while another was about to lock it."""
+    folder = state_folder(tmp_path)
+    path = folder.path / "0000-00.journal"
+    holders: set[int] = set()
+    most: set[int] = set()
+
+    def take_again_and_again() -> None:
+        for _ in range(500):
+            path.touch()
+            for file in folder.take_free():
+                holders.add(threading.get_ident())
+                for _ in range(20):
+                    file.path.exists()  # lets the others run
+                    most.add(len(holders))
+                holders.remove(threading.get_ident())
+                file.remove()
+
+    threads = [threading.Thread(target=take_again_and_again) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most == {1}
 
 
 # --- Locks, between processes -----------------------------------------------------------------------

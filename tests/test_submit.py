@@ -16,8 +16,8 @@ import trio
 from tests.commands import Ended, environment, run_command
 from tests.processes import TOO_LONG
 from trio_worker.cli.submit import PATIENCE, Watch, shown
+from trio_worker.credentials import Credentials
 from trio_worker.errors import Unavailable
-from trio_worker.settings import Credentials
 from trio_worker.testing import StoredQuery, WebBuddy, serve_webbuddy, trio_time
 from trio_worker.webbuddy import WebBuddyClient, open_webbuddy
 

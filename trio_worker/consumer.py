@@ -125,7 +125,8 @@ class Consumer:
         if count > most:
             return Failed(self.phrases.too_often.format(count=count, most=most), "too_often")
         log.info("query put aside", seconds=wish.seconds, reason=wish.reason, retries=count)
-        held.log.write(self.phrases.postponed.format(seconds=wish.seconds, reason=wish.reason))
+        line = self.phrases.postponed.format(seconds=wish.seconds, reason=wish.reason)
+        held.log.write(line.rstrip(": "))
         held.postpone(wish.seconds)
         self.recovery.add(held)
         return None

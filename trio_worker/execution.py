@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 
 import attrs
@@ -19,7 +19,7 @@ from trio_worker.plain_text import clean, fit
 from trio_worker.query import Done, Ending, Failed, Postponed, Query, Released, Revoked
 from trio_worker.stop import only_cancelled
 
-__all__ = ["Attempt", "Execution", "LeftBehind"]
+__all__ = ["Attempt", "Execution", "LeftBehind", "PlainCall", "in_a_thread"]
 
 log = structlog.get_logger(__name__)
 
@@ -35,6 +35,13 @@ MOST_ANSWER = 2_600_000  # bytes of JSON
 # Bounded by the consumers and by what was left behind, not by a number of ours: a limiter would let
 # one thread that hangs keep the next query waiting inside its own time limit.
 _threads = trio.CapacityLimiter(math.inf)
+
+PlainCall = Callable[[Callable[[], tuple[object]]], Awaitable[tuple[object]]]
+
+
+async def in_a_thread(call: Callable[[], tuple[object]]) -> tuple[object]:
+    """Make a call in a thread of its own. Cancelled, the thread is left behind."""
+    return await trio.to_thread.run_sync(call, abandon_on_cancel=True, limiter=_threads)
 
 
 class LeftBehind:
@@ -57,6 +64,7 @@ class Execution:
         phrases: The language of what the query's author reads.
         worker: The name of this worker.
         left_behind: Counts what could not be stopped.
+        call_plain: Calls a plain function: in a thread, or in place where time is virtual.
         attempts: What runs now.
     """
 
@@ -66,6 +74,7 @@ class Execution:
     phrases: Phrases
     worker: str
     left_behind: LeftBehind
+    call_plain: PlainCall = in_a_thread
     # A dictionary for its order, which sets do not have.
     attempts: dict[Attempt, None] = attrs.field(factory=dict, init=False)
 
@@ -172,7 +181,7 @@ class Attempt:
         if handler.is_async:
             return await handler.function(self.query, self.ctx)
         self.thread = _Thread(partial(handler.function, self.query, self.ctx), self._thread_ended)
-        (answer,) = await trio.to_thread.run_sync(self.thread.run, abandon_on_cancel=True, limiter=_threads)
+        (answer,) = await self.execution.call_plain(self.thread.run)
         return answer
 
     def _outcome_of(self, answer: object, error: BaseException | None) -> Ending:

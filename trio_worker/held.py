@@ -101,11 +101,6 @@ class Held:
         """Whether it waits for the time at which its handler wants to be called again."""
         return self.entry.due is not None and self.entry.outcome is None
 
-    @property
-    def claimed_at(self) -> float:
-        """`trio.current_time` of its claim, which may lie before this process."""
-        return trio.current_time() - (clock.now() - self.entry.claimed_at)
-
     # --- What happens to it ---------------------------------------------------------------------------
 
     def start(self) -> Receipt:

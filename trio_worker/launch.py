@@ -13,12 +13,13 @@ import trio
 
 from trio_worker import event_log
 from trio_worker.disk_kind import disk_warning, read_mounts
+from trio_worker.environment import read_environment
 from trio_worker.errors import AccessDenied, JournalError, SettingsError
 from trio_worker.handlers.loading import Handler, load_handler
 from trio_worker.journal import open_journal
 from trio_worker.runners import open_thread
 from trio_worker.service import Pushes, run_service
-from trio_worker.settings import Settings, named_handler, read_environment, unknown_variables
+from trio_worker.settings import Settings, named_handler, unknown_variables
 from trio_worker.state_folder import Address, StateFolder
 from trio_worker.stop import Stop
 from trio_worker.watchdog import watchdog

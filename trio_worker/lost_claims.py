@@ -36,6 +36,19 @@ MOST_NAMED = 20  # numbers of queries in one line of the operator's log
 Key = tuple[int, datetime | None]
 
 
+@attrs.frozen
+class _Suspect:
+    """A query that may be lost.
+
+    Attributes:
+        query: As the first look has shown it.
+        seen_at: When that was, on Trio's clock.
+    """
+
+    query: Query
+    seen_at: float
+
+
 @attrs.define(kw_only=True, eq=False)
 class LostClaims:
     """Finds the queries of lost claims.
@@ -54,33 +67,36 @@ class LostClaims:
     mode: Literal["requeue", "report"]
     unclaimed: Callable[[], Collection[int]]
     found: int = attrs.field(default=0, init=False)
-    # Of the look before, which is at least LOOKS_APART ago.
-    _suspects: dict[Key, Query] = attrs.field(factory=dict, init=False)
+    _suspects: dict[Key, _Suspect] = attrs.field(factory=dict, init=False)
     _looked_for: set[LostClaim] = attrs.field(factory=set, init=False)
     _settled: set[Key] = attrs.field(factory=set, init=False)
     _unaskable_at: float | None = attrs.field(default=None, init=False)
     _told: bool = attrs.field(default=False, init=False)
+    _pauses: Backoff = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._pauses = Backoff(first=1.0, most=LONGEST_PAUSE)
 
     async def find(self) -> Never:
         """Look every minute, as long as there is something to look for. Never returns.
 
         Cancelled, the notes stay in the journal.
         """
-        pauses = Backoff(first=1.0, most=LONGEST_PAUSE)
         while True:
             wait = LOOKS_APART
             try:
                 if self.journal.lost:
                     await self._look()
-                    pauses.reset()
+                    self._pauses.reset()
                 else:
                     self._forget_all()
+            # Soon again, not in a minute: where one call in ten breaks, no look comes to its end at once.
             except WebBuddyError as error:  # the intake tells the operator
                 log.debug("can't look for the queries of lost claims", reason=str(error))
-                wait += pauses.next(error.retry_after if isinstance(error, Unavailable) else None)
+                wait = self._pauses.next(error.retry_after if isinstance(error, Unavailable) else None)
             except JournalError as error:
                 log.warning("can't look for the queries of lost claims", reason=str(error))
-                wait += pauses.next()
+                wait = self._pauses.next()
             await trio.sleep(wait)
 
     async def _look(self) -> None:
@@ -95,7 +111,7 @@ class LostClaims:
         self._unaskable_at = None
         for note in notes:
             # Looked for twice, since a query is left out of a list that changes while its pages are read.
-            waits = any(_fits(query, note) for query in self._suspects.values())
+            waits = any(_fits(suspect.query, note) for suspect in self._suspects.values())
             if note in self._looked_for and not waits:
                 self._drop(note)
         self._looked_for |= set(notes)
@@ -108,10 +124,10 @@ class LostClaims:
         held = await self.journal.held_here()
         for query in queries:
             key = _key(query)
-            if key in self._settled or query.id in held or not self._may_be_lost(query, notes):
+            if key in self._suspects or key in self._settled or query.id in held:
                 continue
-            if await self._was_heard_of(query) is not True:
-                self._suspects[key] = query
+            if self._may_be_lost(query, notes) and await self._was_heard_of(query) is not True:
+                self._suspects[key] = _Suspect(query, trio.current_time())
 
     def _may_be_lost(self, query: Query, notes: list[LostClaim]) -> bool:
         if query.query_started is None and query.id not in self.unclaimed():
@@ -138,10 +154,14 @@ class LostClaims:
         if not self._suspects:
             return
         held = await self.journal.held_here()
-        for key, query in list(self._suspects.items()):
-            if query.id not in held:
-                await self._settle(query)
+        old = trio.current_time() - LOOKS_APART
+        for key, suspect in list(self._suspects.items()):
+            if suspect.seen_at > old:
+                continue
+            if suspect.query.id not in held:
+                await self._settle(suspect.query)
             del self._suspects[key]
+            self._pauses.reset()
 
     async def _settle(self, suspect: Query) -> None:
         """Look at one by itself, and put it back or report it should it still be as it was.

@@ -24,12 +24,13 @@ from trio_worker.settings import OnCrash
 from trio_worker.tokens import REFUSAL_HOLDS
 from trio_worker.webbuddy import WebBuddyClient
 
-__all__ = ["Recovery"]
+__all__ = ["LOOK_AROUND", "Recovery"]
 
 log = structlog.get_logger(__name__)
 
 BUSY_ROUNDS = 6  # after so many plain 500s for looking at a query, what is new no longer waits for it
-LOOK_AROUND = 10.0  # seconds between two looks for neighbours that have died
+LOOK_AROUND = 10.0
+"""Seconds between two looks for neighbours that have died."""
 
 
 @attrs.define(kw_only=True, eq=False)
@@ -55,6 +56,7 @@ class Recovery:
         on_crash: What becomes of a query whose worker died in the middle.
         most_attempts: Deaths of which a query alone is to blame, after which it is not tried again.
         nursery: Where it waits: for WebBuddy, and for what is to be tried later. To be cancelled at the end.
+        look_around_every: Seconds between two looks for neighbours that have died.
         gate: Open once everything that is to be run again was offered: nothing new is claimed before.
     """
 
@@ -66,6 +68,7 @@ class Recovery:
     on_crash: OnCrash
     most_attempts: int
     nursery: trio.Nursery
+    look_around_every: float = LOOK_AROUND
     gate: Gate = attrs.field(factory=Gate, init=False)
 
     def begin(self) -> None:
@@ -74,8 +77,15 @@ class Recovery:
         if not found:
             return
         log.info("taking up what was held before", queries=len(found))
+        began = trio.current_time()
+
+        def offered() -> None:
+            if not self.gate.is_open:
+                log.info("what was held before is taken up", seconds=round(trio.current_time() - began, 3))
+            self.gate.open()
+
         self.gate.close()
-        self.nursery.start_soon(self._take_up, found, self.gate.open)
+        self.nursery.start_soon(self._take_up, found, offered)
 
     def add(self, held: Held) -> None:
         """Keep a query that was put aside until it is due."""
@@ -84,7 +94,7 @@ class Recovery:
     async def look_around(self) -> None:
         """Take up what dead neighbours leave, and dead letters that an operator revives. Never returns."""
         while True:
-            await trio.sleep(LOOK_AROUND)
+            await trio.sleep(self.look_around_every)
             try:
                 found = self._held(await self.journal.take_over() + await self.journal.revived())
             except JournalError as error:

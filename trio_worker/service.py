@@ -12,13 +12,13 @@ import trio
 from trio_worker.backlog import Backlog
 from trio_worker.claims import Claims
 from trio_worker.consumer import Consumer
-from trio_worker.execution import Execution, LeftBehind
+from trio_worker.execution import Execution, LeftBehind, PlainCall, in_a_thread
 from trio_worker.handlers.loading import Handler
 from trio_worker.intake import Intake
 from trio_worker.journal import Journal
 from trio_worker.lost_claims import LostClaims
 from trio_worker.phrases import phrases
-from trio_worker.recovery import Recovery
+from trio_worker.recovery import LOOK_AROUND, Recovery
 from trio_worker.reporting import Deliveries
 from trio_worker.settings import Settings
 from trio_worker.stop import Stop, last_resort
@@ -70,6 +70,8 @@ async def run_service(
     stop: Stop,
     consumers: int,
     abandon: Callable[[], None],
+    call_plain: PlainCall = in_a_thread,
+    look_around_every: float = LOOK_AROUND,
 ) -> None:
     """Claim queries, work on them and report them, until the stop is asked for.
 
@@ -92,6 +94,8 @@ async def run_service(
         stop: Asked for by a signal.
         consumers: How many consumers this process has.
         abandon: Called when the stop is over and a handler still runs: must end the process.
+        call_plain: How a plain handler is called; for virtual time.
+        look_around_every: Seconds between two looks for neighbours that have died; for virtual time.
 
     Raises:
         ExceptionGroup: With `AccessDenied` in it when WebBuddy refuses the first log-in; with
@@ -123,6 +127,7 @@ async def run_service(
             on_crash=settings.on_crash,
             most_attempts=settings.max_attempts,
             nursery=clocks,
+            look_around_every=look_around_every,
         )
         claims = Claims(
             webbuddy=webbuddy,
@@ -147,6 +152,7 @@ async def run_service(
             phrases=language,
             worker=settings.name,
             left_behind=LeftBehind(),
+            call_plain=call_plain,
         )
         consumer = Consumer(
             wakeups=pushes.wakeups,

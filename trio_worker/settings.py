@@ -16,36 +16,44 @@ that; a test compares the three.
 from __future__ import annotations
 
 import difflib
-import io
-import ipaddress
 import os
-import re
 import socket
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal, NoReturn, get_args
+from typing import Any, Literal, get_args
 
 import attrs
-import dotenv
-import httpx
 import platformdirs
-import structlog
-import trio
 
+from trio_worker.credentials import Credentials, read_password, why_unreadable
 from trio_worker.errors import SettingsError
+from trio_worker.setting_kinds import (
+    BIND,
+    HANDLER,
+    NAME,
+    PASSWORD,
+    PASSWORD_FILE,
+    STATE_DIR,
+    URL,
+    USERNAME,
+    Kind,
+    one_of,
+    seconds,
+    shown,
+    shown_nothing,
+    shown_url,
+    whole_number,
+)
 
 __all__ = [
     "VARIABLES",
-    "Credentials",
     "JournalSync",
     "LostClaims",
     "OnCrash",
     "Settings",
     "Variable",
     "named_handler",
-    "read_environment",
     "read_fields",
-    "split_handler_path",
     "unknown_variables",
 ]
 
@@ -56,158 +64,7 @@ OnCrash = Literal["rerun", "requeue", "fail"]
 LogFormat = Literal["auto", "pretty", "json"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 
-_log = structlog.stdlib.get_logger(__name__)
-
 _DAY = 86_400
-_LONGEST_SHOWN = 100
-# The system's limit for the path of a Unix socket, without its final NUL: 103 bytes on macOS, 107 on Linux.
-_LONGEST_SOCKET_PATH = 103
-
-
-# --- How a value is read -------------------------------------------------------------------------
-
-
-@attrs.frozen
-class _Kind:
-    """A sort of value: how it is read, and what to say when it can't be.
-
-    A reader raises ValueError with any text: the operator is told what is expected, not which
-    step of the reading went wrong.
-    """
-
-    read: Callable[[str], Any]
-    expected: str
-
-
-def _reject(_value: object = None) -> NoReturn:
-    raise ValueError
-
-
-def _whole(low: int, high: int) -> _Kind:
-    def read(text: str) -> int:
-        # int() alone would also take "1_0", "+5", other alphabets' digits, and balk at 5 000 digits.
-        value = int(text) if re.fullmatch(r"[0-9]{1,9}", text) else _reject()
-        return value if low <= value <= high else _reject()
-
-    return _Kind(read, f"a whole number from {low} to {high}")
-
-
-def _seconds(high: int, *, or_off: bool = False) -> _Kind:
-    def read(text: str) -> float:
-        # float() alone would also take "nan", "inf" and "1e3".
-        value = float(text) if re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", text) else _reject()
-        return value if 0 < value <= high or (or_off and value == 0) else _reject()
-
-    low = "0 (off) or more" if or_off else "more than 0"
-    return _Kind(read, f"seconds, such as 30 or 0.5: {low} and at most {high}")
-
-
-def _one_of(choices: Iterable[str]) -> _Kind:
-    allowed = tuple(choices)
-    return _Kind(
-        lambda text: text.lower() if text.lower() in allowed else _reject(),
-        ", ".join(allowed[:-1]) + " or " + allowed[-1],
-    )
-
-
-def _text(expected: str, *, longest: int = 1_000) -> _Kind:
-    return _Kind(lambda text: text if text.isprintable() and len(text) <= longest else _reject(), expected)
-
-
-def _read_url(text: str) -> str:
-    if not text.isprintable() or re.search(r"[\s?#\\]", text):
-        _reject()
-    try:
-        # The parser that will be used on it in the end: what it refuses, or reads differently from
-        # urllib, must be known here and not at the first call.
-        url = httpx.URL(text)
-    except httpx.InvalidURL as error:
-        raise ValueError from error
-    if url.scheme not in ("http", "https") or not url.host.strip(".") or url.userinfo:
-        _reject()
-    if url.port is not None and not 1 <= url.port <= 65_535:
-        _reject()
-    return str(url).rstrip("/")
-
-
-def _read_bind(text: str) -> str:
-    if text.startswith("unix:"):
-        path = text.removeprefix("unix:")
-        long = len(os.fsencode(path)) > _LONGEST_SOCKET_PATH
-        return _reject() if long or not path.startswith("/") or path.endswith("/") else text
-    host, colon, port = text.rpartition(":")
-    if not colon or not re.fullmatch(r"[0-9]{1,5}", port) or int(port) > 65_535:
-        _reject()
-    if host.startswith("[") and host.endswith("]"):
-        ipaddress.IPv6Address(host[1:-1])
-    elif not re.fullmatch(r"[A-Za-z0-9_.-]+", host):
-        _reject()
-    return text
-
-
-def split_handler_path(text: str) -> tuple[str, str]:
-    """Split ``module:function`` at its colon.
-
-    Returns:
-        The dotted name of the module and the (perhaps dotted) name within it.
-
-    Raises:
-        ValueError: When it is not two dotted names with one colon between them.
-    """
-    module, colon, name = text.partition(":")
-    parts = [*module.split("."), *name.split(".")]
-    if not colon or not all(part.isidentifier() for part in parts):
-        raise ValueError("module:function expected")
-    return module, name
-
-
-def _read_handler_path(text: str) -> str:
-    split_handler_path(text)
-    return text
-
-
-def _read_path(text: str) -> Path:
-    # Absolute from the start: the file is read again at each log-in, and a handler may call chdir.
-    return Path(text).absolute() if "\0" not in text else _reject()
-
-
-def _read_folder(text: str) -> Path:
-    # "~" is not the shell's here: it may come from `.env`, or from a unit file.
-    return _read_path(os.path.expanduser(text))
-
-
-def _shown_url(text: str) -> str:
-    """A URL without what may be a secret: a user and password, a query, a fragment."""
-    text = re.sub(r"^([a-z]+://)?.*@", r"\1***@", text, flags=re.DOTALL | re.IGNORECASE)
-    return _shown(re.sub(r"([?#]).*", r"\1***", text, flags=re.DOTALL))
-
-
-def _shown_nothing(_text: str) -> str:
-    return "set (its value is not shown)"
-
-
-def _shown(text: str) -> str:
-    short = text if len(text) <= _LONGEST_SHOWN else text[:_LONGEST_SHOWN] + "…"
-    return repr(short)
-
-
-_BIND = _Kind(
-    _read_bind,
-    "host:port such as 127.0.0.1:8001, [::1]:8001 or 0.0.0.0:8001 (every interface), "
-    f"or unix:/path with a path of at most {_LONGEST_SOCKET_PATH} bytes",
-)
-_HANDLER = _Kind(_read_handler_path, "module:function, such as trio_worker.handlers:echo")
-_NAME = _text("a name of at most 100 printable characters", longest=100)
-_PASSWORD = _Kind(
-    lambda text: text.rstrip("\r\n"), "the password of the account, or WORKER_PASSWORD_FILE in its stead"
-)
-_PASSWORD_FILE = _Kind(_read_path, "the path of a readable file that holds the password and nothing else")
-_STATE_DIR = _Kind(_read_folder, "the path of a folder on a local disk")
-_URL = _Kind(
-    _read_url,
-    "http:// or https://, a host, perhaps a port and a path; no user, no password, no ? and no #",
-)
-_USERNAME = _text("the name of the worker's account at WebBuddy")
 
 
 # --- The variables -------------------------------------------------------------------------------
@@ -263,14 +120,14 @@ _VARIABLE = "trio_worker variable"
 
 def _from(
     name: str,
-    kind: _Kind,
+    kind: Kind,
     meaning: str,
     *,
     default: str | None = None,
     words: str = "required",
     example: str = "",
     otherwise: Any = attrs.NOTHING,
-    show: Callable[[str], str] = _shown,
+    show: Callable[[str], str] = shown,
     secret: bool = False,
 ) -> Any:
     """Declare the field that a variable fills.
@@ -294,7 +151,7 @@ def _from(
         expected=kind.expected,
         required=default is None and words == "required",
         read=kind.read,
-        show=_shown_nothing if secret else show,
+        show=shown_nothing if secret else show,
         strip=not secret,
     )
     value = otherwise if default is None else kind.read(default)
@@ -344,22 +201,22 @@ class Settings:
 
     webbuddy_url: str = _from(
         "WEBBUDDY_URL",
-        _URL,
+        URL,
         "Where WebBuddy is. A path prefix and a trailing slash are fine.",
         default="http://localhost:8000",
-        show=_shown_url,
+        show=shown_url,
     )
-    username: str = _from("WORKER_USERNAME", _USERNAME, "The worker's account at WebBuddy.", example="worker")
+    username: str = _from("WORKER_USERNAME", USERNAME, "The worker's account at WebBuddy.", example="worker")
     password: str = _from(
         "WORKER_PASSWORD",
-        _PASSWORD,
+        PASSWORD,
         "Its password. Never printed or logged. In `.env`, put it into single quotes.",
         example="'change-me'",
         secret=True,
     )
     password_file: Path | None = _from(
         "WORKER_PASSWORD_FILE",
-        _PASSWORD_FILE,
+        PASSWORD_FILE,
         "Instead of `WORKER_PASSWORD`: a mounted secret. Read again at each log-in.",
         words="none",
         example="/run/secrets/webbuddy-password",
@@ -367,14 +224,14 @@ class Settings:
     )
     num_workers: int = _from(
         "NUM_WORKERS",
-        _whole(1, 10_000),
+        whole_number(1, 10_000),
         "Consumers of this launch, 1 to 10000. Several processes share them, "
         "rounded up where it does not divide evenly: 20 over 4 is 4 × 5, 5 over 2 is 3 + 3.",
         default="5",
     )
     worker_processes: int | None = _from(
         "WORKER_PROCESSES",
-        _whole(1, 10_000),
+        whole_number(1, 10_000),
         "How many processes share `NUM_WORKERS`.",
         words="hypercorn's `--workers`",
         example="1",
@@ -382,44 +239,44 @@ class Settings:
     )
     polling_interval: float = _from(
         "POLLING_INTERVAL",
-        _seconds(_DAY),
+        seconds(_DAY),
         "Seconds between two looks for queries that no push announced, ± 10 %.",
         default="30",
     )
     handler: str = _from(
         "WORKER_HANDLER",
-        _HANDLER,
+        HANDLER,
         "Your function, as `module:function`. The working directory is importable.",
         example="trio_worker.handlers:echo",
     )
     processing_timeout: float = _from(
         "WORKER_PROCESSING_TIMEOUT",
-        _seconds(30 * _DAY),
+        seconds(30 * _DAY),
         "Seconds for one query.",
         default="300",
     )
     request_timeout: float = _from(
         "WORKER_REQUEST_TIMEOUT",
-        _seconds(3_600),
+        seconds(3_600),
         "Seconds for one call to WebBuddy.",
         default="30",
     )
     shutdown_grace: float = _from(
         "WORKER_SHUTDOWN_GRACE",
-        _seconds(_DAY),
+        seconds(_DAY),
         "Seconds from the stop signal to the exit, all in all (Kubernetes gives 30). "
         "The last 5, at most a third, are for putting back and reporting.",
         default="25",
     )
     bind: str = _from(
         "WORKER_BIND",
-        _BIND,
+        BIND,
         "Where `trio-worker run` listens: `host:port` or `unix:/path`.",
         default="127.0.0.1:8001",
     )
     name: str = _from(
         "WORKER_NAME",
-        _NAME,
+        NAME,
         "Who claimed a query, in the log.",
         words="host and process id",
         example="worker-1",
@@ -427,7 +284,7 @@ class Settings:
     )
     state_dir: Path = _from(
         "WORKER_STATE_DIR",
-        _STATE_DIR,
+        STATE_DIR,
         "Where what the worker holds is kept over a crash: a folder on a local disk. In a container, mount a "
         "volume there.",
         words="`~/.local/state/trio-worker`, or your platform's",
@@ -436,55 +293,55 @@ class Settings:
     )
     journal_sync: JournalSync = _from(
         "WORKER_JOURNAL_SYNC",
-        _one_of(get_args(JournalSync)),
+        one_of(get_args(JournalSync)),
         "`full`: what is held survives a power cut. `normal`: only the death of the process; faster.",
         default="full",
     )
     on_crash: OnCrash = _from(
         "WORKER_ON_CRASH",
-        _one_of(get_args(OnCrash)),
+        one_of(get_args(OnCrash)),
         "A query whose worker died in the middle: `rerun` it here, `requeue` it, or `fail` it.",
         default="rerun",
     )
     max_attempts: int = _from(
         "WORKER_MAX_ATTEMPTS",
-        _whole(1, 1_000),
+        whole_number(1, 1_000),
         "A query that was alone at work in so many deaths of its worker is failed.",
         default="3",
     )
     max_retries: int = _from(
         "WORKER_MAX_RETRIES",
-        _whole(0, 10_000),
+        whole_number(0, 10_000),
         "How often a handler may put one query aside by `RetryLater`.",
         default="10",
     )
     watch_interval: float = _from(
         "WORKER_WATCH_INTERVAL",
-        _seconds(_DAY, or_off=True),
+        seconds(_DAY, or_off=True),
         "Seconds between two looks whether a running query was ended, requeued or deleted meanwhile. 0: off.",
         default="30",
     )
     lost_claims: LostClaims = _from(
         "WORKER_LOST_CLAIMS",
-        _one_of(get_args(LostClaims)),
+        one_of(get_args(LostClaims)),
         "A query whose claim's answer was lost on the way: `requeue` it, or only `report` it.",
         default="requeue",
     )
     log_level: LogLevel = _from(
         "WORKER_LOG_LEVEL",
-        _one_of(get_args(LogLevel)),
+        one_of(get_args(LogLevel)),
         "`debug`, `info`, `warning` or `error`.",
         default="info",
     )
     log_format: LogFormat = _from(
         "WORKER_LOG_FORMAT",
-        _one_of(get_args(LogFormat)),
+        one_of(get_args(LogFormat)),
         "`pretty`, `json`, or `auto`: pretty on a terminal, JSON lines elsewhere.",
         default="auto",
     )
     language: Language = _from(
         "WORKER_LANGUAGE",
-        _one_of(get_args(Language)),
+        one_of(get_args(Language)),
         "`en` or `ru`: the sentences that WebBuddy's users read in logs and failures.",
         default="en",
     )
@@ -617,114 +474,9 @@ def _password_of_file(variable: Variable, text: str) -> dict[str, str]:
     except ValueError:
         return {}  # said by the field password_file
     try:
-        return {"password": _read_password(path)}
+        return {"password": read_password(path)}
     except (OSError, ValueError) as error:
-        raise variable.problem(f"{_shown(text.strip())}, and {_reason(error)}") from None
-
-
-def _read_password(path: Path) -> str:
-    """Read a password's file; blocks.
-
-    Raises:
-        OSError: When it can't be read.
-        ValueError: When there is no password in it; never quotes what there is.
-    """
-    # A pipe (bash's `<(…)`) would be empty at the next log-in, and one without a writer never ends.
-    if path.exists() and not path.is_file():
-        raise ValueError("that file is a directory, a pipe or a device")
-    try:
-        # The newline is the editor's. Blanks are the password's.
-        password = path.read_text(encoding="utf-8").rstrip("\r\n")
-    except UnicodeDecodeError:
-        raise ValueError("that file is not UTF-8") from None
-    if not password.strip():
-        raise ValueError("that file is empty")
-    return password
-
-
-def _reason(error: OSError | ValueError) -> str:
-    if isinstance(error, OSError):
-        return f"that file can't be read ({error.strerror})"
-    return str(error)
-
-
-# --- The password, again at each log-in ----------------------------------------------------------
-
-
-@attrs.define
-class Credentials:
-    """What the worker logs in with. The password is never in the ``repr``.
-
-    Args:
-        username: The account.
-        password: The password so far.
-        password_file: Where a newer one may stand, or None.
-    """
-
-    username: str
-    _password: str = attrs.field(repr=False)
-    password_file: Path | None = None
-
-    async def read(self) -> tuple[str, str]:
-        """Give the name and the password as they are now, for one log-in.
-
-        A file that can't be read at this moment, or is empty (a secret that is just being
-        replaced), is a warning in the log, and the last password known is given: WebBuddy decides.
-
-        Cancellation leaves at most a thread behind that ends with its read, and the last password
-        known as it was.
-
-        Returns:
-            The name and the password.
-        """
-        if self.password_file is None:
-            await trio.lowlevel.checkpoint()
-            return self.username, self._password
-        try:
-            # abandon_on_cancel: a mounted secret can hang with its file system, a log-in must not.
-            self._password = await trio.to_thread.run_sync(
-                _read_password, self.password_file, abandon_on_cancel=True
-            )
-        except (OSError, ValueError) as error:
-            _log.warning(
-                "password file can't be read, the last password known is used",
-                file=str(self.password_file),
-                reason=_reason(error),
-            )
-        return self.username, self._password
-
-
-# --- The environment -----------------------------------------------------------------------------
-
-
-def read_environment(directory: Path) -> dict[str, str]:
-    """Lay the environment of the process over the ``.env`` of a directory.
-
-    ``.env`` is taken literally: no ``$VARIABLE`` in it is replaced, since a password may have a
-    dollar sign. A missing ``.env`` is an empty one.
-
-    Args:
-        directory: Where ``.env`` is looked for; its parents are not searched.
-
-    Raises:
-        SettingsError: When there is a ``.env`` that can't be read.
-    """
-    # A line without "=" is a name without a value: told as "empty" rather than passed over.
-    return {name: value or "" for name, value in _dotenv(directory / ".env").items()} | dict(os.environ)
-
-
-def _dotenv(path: Path) -> Mapping[str, str | None]:
-    try:
-        # Read here, since python-dotenv takes a directory for a missing file. utf-8-sig: to
-        # python-dotenv before 1.2 an editor's byte order mark is part of the first name.
-        text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        return {}
-    except OSError as error:
-        raise SettingsError([f"{path} can't be read ({error.strerror}): expected a readable file"]) from error
-    except UnicodeDecodeError:
-        raise SettingsError([f"{path} is not UTF-8: expected a UTF-8 text file"]) from None
-    return dotenv.dotenv_values(stream=io.StringIO(text), interpolate=False)
+        raise variable.problem(f"{shown(text.strip())}, and {why_unreadable(error)}") from None
 
 
 def unknown_variables(environ: Mapping[str, str]) -> list[str]:

@@ -17,9 +17,10 @@ from trio_worker.cli.check_endpoint import described, is_out_of_reach, same_plac
 from trio_worker.cli.check_folder import check_folder
 from trio_worker.cli.check_report import LOGIN_REFUSED, WRONG_SETTINGS, Report
 from trio_worker.cli.ending import Interruption, run_command
+from trio_worker.environment import read_environment
 from trio_worker.errors import AccessDenied, SettingsError, Unavailable, WebBuddyError
 from trio_worker.handlers.loading import Handler, load_handler
-from trio_worker.settings import Settings, named_handler, read_environment, unknown_variables
+from trio_worker.settings import Settings, named_handler, unknown_variables
 from trio_worker.webbuddy import Account, WebBuddyClient, open_webbuddy
 
 __all__ = ["check_setup"]

@@ -22,8 +22,8 @@ from trio_worker.cli.demo_queries import Case, Sight, make_cases, sight_of, verd
 from trio_worker.cli.demo_screen import PlainScreen, Screen, make_screen
 from trio_worker.cli.demo_worker import DemoWorker, start_worker
 from trio_worker.cli.ending import Interruption, complain, run_command
+from trio_worker.credentials import Credentials
 from trio_worker.errors import WebBuddyError
-from trio_worker.settings import Credentials
 from trio_worker.testing import Account, WebBuddy, serve_webbuddy
 from trio_worker.webbuddy import open_webbuddy
 

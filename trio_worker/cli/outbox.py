@@ -24,8 +24,9 @@ from trio_worker.cli.outbox_journals import (
     look_into,
 )
 from trio_worker.cli.outbox_table import counted, table, to_json
+from trio_worker.environment import read_environment
 from trio_worker.errors import JournalError, SettingsError
-from trio_worker.settings import read_environment, read_fields
+from trio_worker.settings import read_fields
 from trio_worker.state_folder import Address, StateFolder
 
 __all__ = ["Action", "Wish", "open_outbox"]

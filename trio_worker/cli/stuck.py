@@ -20,6 +20,7 @@ from trio_worker.cli.age import age_text
 from trio_worker.cli.ending import Interruption, complain, run_command
 from trio_worker.cli.held_here import HeldHere, held_here
 from trio_worker.cli.submit import shown
+from trio_worker.environment import read_environment
 from trio_worker.errors import (
     AccessDenied,
     JournalError,
@@ -31,7 +32,7 @@ from trio_worker.errors import (
 from trio_worker.launch import state_folder
 from trio_worker.phrases import phrases
 from trio_worker.query import Query
-from trio_worker.settings import Settings, read_environment
+from trio_worker.settings import Settings
 from trio_worker.webbuddy import WebBuddyClient, open_webbuddy
 
 __all__ = ["Action", "Found", "handle_stuck"]

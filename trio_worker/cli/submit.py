@@ -12,9 +12,10 @@ import trio
 
 from trio_worker import event_log
 from trio_worker.cli.ending import Interruption, complain, run_command
+from trio_worker.environment import read_environment
 from trio_worker.errors import AccessDenied, NotFound, SettingsError, Unavailable, WebBuddyError
 from trio_worker.query import Query
-from trio_worker.settings import Settings, read_environment
+from trio_worker.settings import Settings
 from trio_worker.webbuddy import LogEntry, WebBuddyClient, open_webbuddy
 
 __all__ = ["PATIENCE", "Watch", "shown", "submit_query"]

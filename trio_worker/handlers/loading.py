@@ -16,7 +16,7 @@ from typing import Any
 import attrs
 
 from trio_worker.errors import HandlerError
-from trio_worker.settings import split_handler_path
+from trio_worker.setting_kinds import split_handler_path
 
 __all__ = ["Handler", "handler_of", "load_handler"]
 

@@ -251,6 +251,8 @@ class _SocketServer:
         while True:
             with self._bound_socket() as listening:
                 self.address = listening.getsockname()[:2]
+                if not self.webbuddy.down:
+                    listening.listen(1024)  # before another process is told where
                 task_status.started(f"http://{self.address[0]}:{self.address[1]}")
                 task_status = trio.TASK_STATUS_IGNORED
                 # Bound but not listening, the port refuses connections and stays ours.
