@@ -49,15 +49,16 @@ def numbers(contents: Contents) -> list[int]:
 
 
 def leave_behind(
-    folder: StateFolder, *entries: Entry, statements: Iterable[Statement] = (), boot: str | None = None
+    folder: StateFolder, *entries: Entry, statements: Iterable[Statement] = (), name: str | None = None
 ) -> Path:
     """A journal whose process is dead."""
     lock = folder.new()
-    file = JournalFile(lock.path)
-    file.apply([fact("boot", boot or boot_id()), *statements, *Contents(entries=list(entries)).insertion()])
+    path = lock.path if name is None else folder.path / name
+    file = JournalFile(path)
+    file.apply([fact("boot", boot_id()), *statements, *Contents(entries=list(entries)).insertion()])
     file.close()
     lock.release()
-    return lock.path
+    return path
 
 
 def read(path: str | Path) -> Contents:
@@ -93,9 +94,11 @@ class Disk:
 
     def __init__(self) -> None:
         self.stuck = False
+        self.calls = 0
         self._jobs: deque[Job[Any]] = deque()
 
     def __call__(self, function: Callable[[], T]) -> Job[T]:
+        self.calls += 1
         job = Job(function)
         self._jobs.append(job)
         if not self.stuck:

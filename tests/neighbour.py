@@ -99,9 +99,26 @@ def main(root: Path) -> None:
             own.file.apply(make_entry(int(words[0]), running="running" in words).insertion())
         elif verb == "child":
             answer = str(_CHILDREN[words[0]]())
+        elif verb == "cramped":
+            answer = _start_cramped(root, int(words[0]))
         elif verb == "trouble":
             answer = trio.run(_trouble, root, clock=MockClock(autojump_threshold=0))
         print(answer, flush=True)
+
+
+def _start_cramped(root: Path, size: int) -> str:
+    """Start and end while no file of ours may have more than so many bytes. Returns how it went."""
+    from tests.journals import open_own
+    from trio_worker.errors import JournalError
+
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+    try:
+        open_own(root).close()
+    except JournalError as error:
+        return str(error)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    return "well"
 
 
 async def _trouble(root: Path) -> str:

@@ -364,3 +364,12 @@ async def test_a_new_password_is_read_from_its_file(autojump_clock: MockClock, t
         password_file.write_text("new\n")
         await webbuddy.until(webbuddy.all_ended)
     assert [body["password"] for body in logins.seen][-1] == "new"
+
+
+@pytest.mark.parametrize("status", [500, 502])
+async def test_a_call_that_only_tells_the_time_may_be_ill(status: int, autojump_clock: MockClock) -> None:
+    """Before its first claim a worker asks for WebBuddy's clock; it claims without it, too."""
+    webbuddy = WebBuddy(now=trio_time())
+    webbuddy.fail_next(status, calls=10**9, endpoint="me")
+    async with open_worker(quick, webbuddy=webbuddy) as worker:
+        assert (await worker.ask("x")).status == "done"

@@ -11,6 +11,7 @@ from trio.testing import MockClock
 
 from tests.forerunner import claimed_by_the_dead, leave_behind, lines
 from trio_worker import Context, Query
+from trio_worker.errors import AccessDenied
 from trio_worker.query import Done, Failed, Released
 from trio_worker.testing import WebBuddy, open_worker, trio_time
 
@@ -209,20 +210,71 @@ async def test_where_reads_are_missing_it_goes_on_without(
     assert (stored.status, agent.called) == ("done", [(1, 2)])
 
 
+@pytest.mark.parametrize("status", [500, 502])
 async def test_one_that_can_not_be_looked_at_does_not_hold_up_the_rest(
-    webbuddy: WebBuddy, tmp_path: Path, autojump_clock: MockClock
+    status: int, webbuddy: WebBuddy, tmp_path: Path, autojump_clock: MockClock
 ) -> None:
-    """A 500 for each look at one query: what is new is claimed all the same."""
+    """An error for each look at one query, be it a proxy's: what is new is claimed all the same."""
     agent = Agent()
     _, entry = claimed_by_the_dead(webbuddy)
     leave_behind(tmp_path, webbuddy, [entry])
-    webbuddy.fail_next(500, calls=10**6, endpoint="read")
-    async with webbuddy.running(), open_worker(agent.handle, webbuddy=webbuddy, state_dir=tmp_path) as worker:
+    webbuddy.fail_next(status, calls=10**6, endpoint="read")
+    async with (
+        webbuddy.running(),
+        open_worker(agent.handle, webbuddy=webbuddy, state_dir=tmp_path) as worker,
+    ):
         query = await worker.ask("new")
         assert query.status == "done"
         assert agent.called == [(2, 1)]
         webbuddy.faults.clear()
         await webbuddy.until(webbuddy.all_ended)
+
+
+async def test_a_refused_log_in_ends_the_start(
+    webbuddy: WebBuddy, tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """Also when it is not a claim that needs the log-in first: exit 3, not silence."""
+    leave_behind(tmp_path, webbuddy, [claimed_by_the_dead(webbuddy)[1]])
+    webbuddy.refuse_logins = True
+    with pytest.RaisesGroup(AccessDenied, flatten_subgroups=True):
+        async with webbuddy.running(), open_worker(Agent().handle, webbuddy=webbuddy, state_dir=tmp_path):
+            await trio.sleep(3600)
+
+
+async def test_it_is_not_ready_before_that_is_done(
+    webbuddy: WebBuddy, tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """`/readyz` says that what was held is not taken up, while WebBuddy is down."""
+    leave_behind(tmp_path, webbuddy, [claimed_by_the_dead(webbuddy)[1]])
+    webbuddy.down = True
+    async with (
+        webbuddy.running(),
+        open_worker(Agent().handle, webbuddy=webbuddy, state_dir=tmp_path) as worker,
+    ):
+        await trio.sleep(60)
+        assert list(worker.pushes.readiness.reasons) == ["recovery"]
+        webbuddy.down = False
+        await webbuddy.until(webbuddy.all_ended)
+        assert worker.pushes.readiness.reasons == {}
+
+
+async def test_a_clock_that_was_wrong_puts_nothing_off_for_ever(
+    webbuddy: WebBuddy, tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """Put aside until next year by a machine whose clock was a year ahead: thirty days at most."""
+    agent = Agent()
+    due = webbuddy.now() + 365 * 86_400
+    stored, entry = claimed_by_the_dead(webbuddy, running=False, retries=1, due=due)
+    leave_behind(tmp_path, webbuddy, [entry])
+    async with (
+        webbuddy.running(),
+        open_worker(agent.handle, webbuddy=webbuddy, state_dir=tmp_path),
+    ):
+        await trio.sleep(1)
+        autojump_clock.jump(30 * 86_400 - 10)
+        assert agent.called == []
+        with trio.fail_after(60):
+            await webbuddy.until(lambda: stored.status == "done")
 
 
 # --- No longer ours ------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import threading
 from pathlib import Path
 
 import pytest
@@ -101,6 +102,26 @@ def test_a_folder_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:
         open_own(tmp_path / "file" / "state")
 
 
+async def test_a_start_without_room_is_an_error(tmp_path: Path) -> None:
+    """Wherever it runs out: one sentence, nothing is left of ours, and the dead keep what they had."""
+    folder = state_folder(tmp_path)
+    path = leave_behind(folder, make_entry(7, dead="x" * 20_000))
+    answers = set()
+    async with start_neighbour(tmp_path) as neighbour:
+        for size in range(0, 80_000, 3000):
+            answer = await neighbour.ask(f"cramped {size}")
+            if answer == "well":
+                break
+            answers.add(answer.split(" can't be used: ")[1])
+            assert folder.journals() == [path]
+            assert list(folder.path.glob("*.lock")) == [path.with_suffix(".lock")]
+        assert size > 40_000
+    assert answers == {"the disk gives an error (disk I/O error)"}
+    own = open_own(tmp_path)
+    assert numbers(own.found) == [7]
+    own.close()
+
+
 def test_while_our_own_disk_is_full_nothing_is_taken(tmp_path: Path) -> None:
     """It stays with the dead, whole, until there is room."""
     own = open_own(tmp_path)
@@ -142,6 +163,33 @@ def test_what_lies_in_the_journals_of_the_dead_is_held(tmp_path: Path) -> None:
     lock.path.touch()
     assert own.held_by_others() == {7}
     lock.remove()
+    own.close()
+
+
+def test_what_goes_from_one_journal_to_another_is_always_held(tmp_path: Path) -> None:
+    """It is read, in whichever order, while a neighbour takes it over from another."""
+    own = open_own(tmp_path)
+    seen: list[set[int]] = []
+    over = threading.Event()
+
+    def look_again_and_again() -> None:
+        while not over.is_set():
+            seen.append(own.held_by_others())
+
+    left = leave_behind(own.folder, make_entry(7))
+    thread = threading.Thread(target=look_again_and_again)
+    thread.start()
+    try:
+        for number in range(100):
+            name = f"{'0f'[number % 2] * 16}-{number:04}.journal"
+            new = leave_behind(own.folder, make_entry(7), name=name)
+            left.unlink()
+            left = new
+    finally:
+        over.set()
+        thread.join()
+    assert len(seen) > 10
+    assert all(numbers == {7} for numbers in seen)
     own.close()
 
 

@@ -138,3 +138,20 @@ async def test_many_are_looked_at_by_pages(autojump_clock: MockClock) -> None:
         interfere(webbuddy, webbuddy.queries[50], "done")
         await trio.sleep(60)
         assert len(agent.cancelled_at) == 1
+
+
+async def test_one_that_comes_to_us_again_is_let_go_at_once(autojump_clock: MockClock) -> None:
+    """Requeued, and claimed by another consumer of ours: the first run ends then, not at the next look."""
+    agent = Agent()
+    async with open_worker(
+        agent.handle, num_workers=2, processing_timeout=2000, polling_interval=1
+    ) as worker:
+        webbuddy = worker.webbuddy
+        query = webbuddy.add_query("long")
+        await trio.sleep(5)
+        webbuddy.requeue(query.id)
+        await webbuddy.until(lambda: query.statuses.count("in_progress") == 2)
+        again = trio.current_time()
+        await webbuddy.until(lambda: query.status == "done")
+    assert agent.cancelled_at == [pytest.approx(again, abs=0.1)]
+    assert query.statuses.count("done") == 1

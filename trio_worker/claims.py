@@ -86,8 +86,7 @@ class Claims:
         """
         if not self._knows_the_time:
             # The first answer tells WebBuddy's clock; until then the time of a lost claim would be ours.
-            await self.webbuddy.log_in()
-            self._knows_the_time = True
+            await self._learn_the_time()
         async with self.webbuddy.turns:
             await trio.lowlevel.checkpoint_if_cancelled()
             began = self.webbuddy.server_now()
@@ -96,6 +95,15 @@ class Claims:
                 return await self._seen_through(times_empty, wanted, began)
             finally:
                 self.journal.claimed()
+
+    async def _learn_the_time(self) -> None:
+        try:
+            await self.webbuddy.log_in()
+        except Unavailable as error:
+            if error.status is None:
+                raise
+            # That call alone may be ill: the claim itself will tell.
+        self._knows_the_time = True
 
     async def _seen_through(self, times_empty: int, wanted: Callable[[], bool], began: float) -> Found | None:
         found = None

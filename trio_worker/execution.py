@@ -19,7 +19,7 @@ from trio_worker.plain_text import clean, fit
 from trio_worker.query import Done, Ending, Failed, Postponed, Query, Released, Revoked
 from trio_worker.stop import only_cancelled
 
-__all__ = ["Attempt", "Execution", "LeftBehind", "PlainCall", "in_a_thread"]
+__all__ = ["LONGEST_RETRY", "Attempt", "Execution", "LeftBehind", "PlainCall", "in_a_thread"]
 
 log = structlog.get_logger(__name__)
 

@@ -187,7 +187,7 @@ class Journal:
     def claimed(self) -> None:
         """This task's claim has its answer, or its loss is noted."""
         del self._claims[trio.lowlevel.current_task()]
-        if not self._claims and not self._closed:
+        if not self._claims:
             self.collect_later(self._without_mark)
 
     def _without_mark(self) -> Iterable[Statement]:
@@ -198,7 +198,6 @@ class Journal:
         if rest > 0 and self._mark is not None:
             self.collect_later(self._without_mark, within=rest)
             return ()
-        self._mark = None
         return (_MARK_REMOVAL,)
 
     def note_lost(self, since: float, until: float) -> None:
@@ -247,7 +246,10 @@ class Journal:
         Raises:
             JournalError: A journal can't be read.
         """
-        on_disk = await self._runner(self._held_on_disk)
+        try:
+            on_disk = await self._runner(self._held_on_disk)
+        except sqlite3.Error as error:
+            raise JournalIllError(describe(error)) from error
         return on_disk | {entry.query.id for entry in self.entries.values()}
 
     def _held_on_disk(self) -> set[int]:

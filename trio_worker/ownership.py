@@ -7,12 +7,13 @@ as it was.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 from enum import Enum
 
 import structlog
 import trio
 
-from trio_worker.errors import Busy, NotFound, Refused
+from trio_worker.errors import NotFound, Refused, Unavailable
 from trio_worker.held import Held
 from trio_worker.query import Done, Failed, Outcome, Query
 from trio_worker.webbuddy import WebBuddyClient
@@ -22,6 +23,7 @@ __all__ = ["Standing", "look", "look_at_all", "standing"]
 log = structlog.get_logger(__name__)
 
 MOST_SINGLE_LOOKS = 20  # for more, pages of 50 are fewer calls
+MOST_FAILED_LOOKS = 3  # in a row, which are an outage
 
 
 class Standing(Enum):
@@ -60,17 +62,22 @@ async def look_at_all(webbuddy: WebBuddyClient, helds: Sequence[Held], found: di
             of which WebBuddy could not say it just now are missing in it.
 
     Raises:
-        Unavailable: WebBuddy can't be reached.
+        Unavailable: WebBuddy can't be reached, or fails for several in a row.
         AccessDenied: The log-in is refused.
     """
     if len(helds) > MOST_SINGLE_LOOKS:
         found |= await _look_at_pages(webbuddy, helds)
-    for held in helds:
-        if held not in found:
-            try:
-                found[held] = await look(webbuddy, held)
-            except Busy:
-                log.debug("a query can't be looked at", query=held.query.id)
+    failed_in_a_row = 0
+    for held in [held for held in helds if held not in found]:
+        try:
+            found[held] = await look(webbuddy, held)
+            failed_in_a_row = 0
+        except Unavailable as error:
+            # It may be this query alone, whose page a proxy gives up; the others must not wait for it.
+            failed_in_a_row += 1
+            if error.status is None or failed_in_a_row == MOST_FAILED_LOOKS:
+                raise
+            log.debug("a query can't be looked at", query=held.query.id, reason=str(error))
 
 
 async def _look_at_pages(webbuddy: WebBuddyClient, helds: Sequence[Held]) -> dict[Held, Standing]:
@@ -105,13 +112,18 @@ def standing(claimed: Query, outcome: Outcome | None, now: Query) -> Standing:
         outcome: How it ended here, or None.
         now: As it is shown.
     """
-    if claimed.query_created != now.query_created:
+    if _differ(claimed.query_created, now.query_created):
         return Standing.OTHER_DATABASE
-    if now.status == "in_progress" and claimed.query_started == now.query_started:
+    if now.status == "in_progress" and not _differ(claimed.query_started, now.query_started):
         return Standing.OURS
     if _is_delivered(outcome, now):
         return Standing.DELIVERED
     return Standing.TAKEN
+
+
+def _differ(claimed: datetime | None, now: datetime | None) -> bool:
+    """Whether two times are known and not the same: one version of WebBuddy leaves one of them out."""
+    return claimed is not None and now is not None and claimed != now
 
 
 def _is_delivered(outcome: Outcome | None, now: Query) -> bool:

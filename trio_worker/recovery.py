@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 
 import attrs
 import structlog
@@ -12,6 +12,7 @@ from trio_worker import clock
 from trio_worker.backlog import Backlog
 from trio_worker.backoff import Backoff
 from trio_worker.errors import AccessDenied, JournalError, Unavailable, WebBuddyError
+from trio_worker.execution import LONGEST_RETRY
 from trio_worker.gate import Gate
 from trio_worker.held import Held
 from trio_worker.journal import Journal
@@ -95,14 +96,19 @@ class Recovery:
         """Take up what dead neighbours leave, and dead letters that an operator revives. Never returns."""
         while True:
             await trio.sleep(self.look_around_every)
-            try:
-                found = self._held(await self.journal.take_over() + await self.journal.revived())
-            except JournalError as error:
-                log.warning("neighbours' journals can't be looked at", reason=str(error))
-                continue
-            if found:
-                log.warning("taking up what another process has left", queries=len(found))
-                self.nursery.start_soon(self._take_up, found, _nothing)
+            # One after the other: what the first has given must not be lost with an error of the second.
+            await self._take_up_from(self.journal.take_over, "taking up what another process has left")
+            await self._take_up_from(self.journal.revived, "trying dead letters again")
+
+    async def _take_up_from(self, source: Callable[[], Awaitable[list[Entry]]], event: str) -> None:
+        try:
+            found = self._held(await source())
+        except JournalError as error:
+            log.warning("the journals can't be looked through", reason=str(error))
+            return
+        if found:
+            log.warning(event, queries=len(found))
+            self.nursery.start_soon(self._take_up, found, _nothing)
 
     def _held(self, entries: Iterable[Entry]) -> list[Held]:
         return [
@@ -111,7 +117,9 @@ class Recovery:
 
     async def _take_up_later(self, held: Held) -> None:
         assert held.entry.due is not None  # noqa: S101 - it is put aside
-        await trio.sleep(max(0.0, held.entry.due - clock.now()))
+        # By the wall clock, for it may be after a restart; one that was wrong must not put it off for ever.
+        await trio.sleep(min(max(0.0, held.entry.due - clock.now()), LONGEST_RETRY))
+        held.entry.due = clock.now()
         await self._take_up([held], _nothing)
 
     async def _take_up(self, helds: list[Held], offered: Callable[[], None]) -> None:
@@ -131,11 +139,19 @@ class Recovery:
         while helds:
             helds, error = await self._look_and_follow(helds, pauses)
             busy_rounds += error is None
-            if busy_rounds == BUSY_ROUNDS:
+            if busy_rounds >= BUSY_ROUNDS and await self._answers():
                 offered()
             if helds:
                 await trio.sleep(pauses.next() if error is None else _pause(error, pauses))
         offered()
+
+    async def _answers(self) -> bool:
+        """Whether WebBuddy answers other calls: then what it can't show is these queries' own trouble."""
+        try:
+            await self.webbuddy.log_in()
+        except WebBuddyError:
+            return False
+        return True
 
     async def _look_and_follow(
         self, helds: list[Held], pauses: Backoff
@@ -146,6 +162,8 @@ class Recovery:
         try:
             await look_at_all(self.webbuddy, helds, found)
         except WebBuddyError as problem:
+            if isinstance(problem, AccessDenied) and not self.webbuddy.logged_in:
+                raise  # as for the first claim
             error = problem
         if found:
             pauses.reset()

@@ -110,6 +110,15 @@ async def run_service(
         trio.open_nursery() as delivery_nursery,
         trio.open_nursery() as handler_nursery,
     ):
+        execution = Execution(
+            handler=handler,
+            nursery=handler_nursery,
+            time_limit=settings.processing_timeout,
+            phrases=language,
+            worker=settings.name,
+            left_behind=LeftBehind(),
+            call_plain=call_plain,
+        )
         deliveries = Deliveries(
             webbuddy=webbuddy,
             nursery=delivery_nursery,
@@ -117,6 +126,7 @@ async def run_service(
             stop=stop,
             most_waiting=consumers + SPARE_REPORTS,
             look_after=settings.watch_interval or LOOK_AFTER,
+            revoke=execution.revoke,
         )
         recovery = Recovery(
             webbuddy=webbuddy,
@@ -145,15 +155,6 @@ async def run_service(
             announced=pushes.announced,
             gates=(deliveries.gate, journal.gate, recovery.gate, backlog.gate),
         )
-        execution = Execution(
-            handler=handler,
-            nursery=handler_nursery,
-            time_limit=settings.processing_timeout,
-            phrases=language,
-            worker=settings.name,
-            left_behind=LeftBehind(),
-            call_plain=call_plain,
-        )
         consumer = Consumer(
             wakeups=pushes.wakeups,
             intake=intake,
@@ -176,6 +177,7 @@ async def run_service(
             service=lambda: "it is stopping" if stop.asked.is_set() else None,
             journal=lambda: journal.illness,
             webbuddy=lambda: None if intake.outage is None else str(intake.outage),
+            recovery=lambda: None if recovery.gate.is_open else "what was held before is not taken up yet",
         )
         recovery.begin()
         clocks.start_soon(tick, pushes.wakeups, settings.polling_interval)

@@ -192,8 +192,6 @@ class OwnJournal:
 
     def _read(self, lock: LockedFile) -> Contents:
         """Read a journal, judge what is in it, and make it ours."""
-        if lock.path.stat().st_size == 0:  # its process died before it could write anything
-            return Contents()
         theirs = JournalFile(lock.path, sync=self.sync)
         try:
             contents = theirs.load()
