@@ -28,6 +28,7 @@ class Scene:
         self.backlog = Backlog()
         self.woken = 0
         self.backlog.wake = self._wake
+        self.held: dict[int, Held] = {}
         self._journal = journal
 
     def _wake(self) -> None:
@@ -35,7 +36,9 @@ class Scene:
 
     def offer(self, number: int, *, deaths: int = 0) -> None:
         entry = make_entry(number, deaths=deaths, attempts=deaths)
-        self.backlog.offer(Held(self._journal, entry, ENGLISH, resumed=True))
+        self._journal.keep(entry)
+        self.held[number] = Held(self._journal, entry, ENGLISH, resumed=True)
+        self.backlog.offer(self.held[number])
 
     def offer_suspect(self, number: int) -> None:
         self.offer(number, deaths=SUSPECT_DEATHS)
@@ -153,4 +156,24 @@ async def test_what_is_taken_counts_until_its_end(scene: Scene) -> None:
     scene.offer_suspect(5)
     assert scene.take() == 5
     scene.backlog.end()
+    assert scene.backlog.gate.is_open
+
+
+async def test_what_somebody_took_meanwhile_is_not_given_out(scene: Scene) -> None:
+    """A query that was let go while it waited; a suspect among them no longer keeps new claims back."""
+    scene.offer(1)
+    scene.offer(2)
+    scene.offer_suspect(3)
+    scene.held[1].forget()
+    scene.held[3].died("reset")
+    assert scene.take_all() == [2]
+    assert scene.backlog.gate.is_open
+
+
+async def test_all_of_it_can_be_taken_at_once(scene: Scene) -> None:
+    """At the stop, for putting it back."""
+    scene.offer(1)
+    scene.offer_suspect(2)
+    assert [held.query.id for held in scene.backlog.clear()] == [1, 2]
+    assert scene.backlog.waiting == 0
     assert scene.backlog.gate.is_open

@@ -12,6 +12,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from tests.journals import Disk, Waiters, fact_in, held_in, make_entry, opened, transactions
 from trio_worker.journal_rows import Statement, fact
+from trio_worker.journal_writer import JournalWriter
 
 
 @pytest.fixture
@@ -203,6 +204,22 @@ async def test_the_end_writes_what_is_queued(autojump_clock: MockClock, tmp_path
         began = trio.current_time()
     assert trio.current_time() == began
     assert held_in(journal.path) == [7, 8, 9]
+
+
+async def test_the_end_asks_the_collectors(autojump_clock: MockClock) -> None:
+    """Also when the disk is busy, and nothing else is queued."""
+    disk, written = Disk(), list[Statement]()
+    writer = JournalWriter(written.extend, disk, name="in a list")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(writer.run)
+        disk.stuck = True
+        writer.write(fact("x", 1))
+        await wait_all_tasks_blocked()
+        writer.collect_later(lambda: [fact("x", 2)])
+        writer.close()
+        await wait_all_tasks_blocked()
+        disk.go_on()
+    assert written == [fact("x", 1), fact("x", 2)]
 
 
 async def test_cancelling_writes_what_is_queued(autojump_clock: MockClock, tmp_path: Path) -> None:

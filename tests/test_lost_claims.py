@@ -49,9 +49,9 @@ class Scene:
     lost: LostClaims
     unclaimed: set[int] = attrs.field(factory=set)
 
-    async def lose(self) -> StoredQuery:
+    async def lose(self, query: StoredQuery | None = None) -> StoredQuery:
         """Lose the answer to a claim, as the worker does: the time is noted."""
-        query = self.webbuddy.add_query("x")
+        query = query or self.webbuddy.add_query("x")
         self.webbuddy.cut_next(endpoint="claim_next", after_commit=True)
         began = self.client.server_now()
         with pytest.raises(Unavailable):
@@ -254,13 +254,35 @@ async def test_one_that_is_held_here(tmp_path: Path, autojump_clock: MockClock) 
         for journal in (scene.journal, neighbour):
             query = await scene.client.get_query((await scene.claim()).id)
             await Held.claimed(journal, query, "poll", ENGLISH)[1].durable()
-        await wait_until(lambda: not scene.journal.lost, within=200)
-        assert lost.status == "queued"
-        assert [query.status for query in scene.webbuddy.queries.values()].count("in_progress") == 2
+        await wait_until(lambda: lost.status == "queued", within=200)
+        await trio.sleep(200)
+        assert len(scene.webbuddy.with_status("in_progress")) == 2
         assert scene.webbuddy.count("patch") == 1
         for journal in (scene.journal, neighbour):
             for entry in list(journal.entries.values()):
                 journal.forget(entry)
+
+
+@pytest.mark.parametrize("whose", ["ours", "a neighbour's"])
+async def test_one_whose_earlier_claim_is_still_held(
+    whose: str, tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """Put aside for an hour, and requeued meanwhile: the later claim is found when that is over."""
+    folder = StateFolder(tmp_path, Address("http://localhost:8000", "worker"))
+    async with open_scene(folder=folder) as scene, open_journal(folder, runner=inline) as neighbour:
+        journal = scene.journal if whose == "ours" else neighbour
+        earlier = await scene.client.get_query((await scene.claim()).id)
+        held, receipt = Held.claimed(journal, earlier, "poll", ENGLISH)
+        await receipt.durable()
+        query = scene.webbuddy.queries[earlier.id]
+        await trio.sleep(100)
+        scene.webbuddy.set_status(query, "queued", scene.webbuddy.accounts[2])
+        await scene.lose(query)
+        await trio.sleep(3600)
+        assert query.status == "in_progress"
+        held.forget()
+        await wait_until(lambda: query.status == "queued", within=200)
+        await wait_until(lambda: not scene.journal.lost, within=200)
 
 
 async def test_one_that_is_taken_up_in_between(scene: Scene, autojump_clock: MockClock) -> None:

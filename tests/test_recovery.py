@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import httpx
 import pytest
 import trio
 from structlog.typing import EventDict
@@ -12,10 +13,39 @@ from trio.testing import MockClock
 from tests.forerunner import claimed_by_the_dead, leave_behind, lines
 from trio_worker import Context, Query
 from trio_worker.errors import AccessDenied
+from trio_worker.held import Held
+from trio_worker.journal import open_journal
+from trio_worker.phrases import ENGLISH
 from trio_worker.query import Done, Failed, Released
+from trio_worker.runners import inline
+from trio_worker.state_folder import Address, StateFolder
 from trio_worker.testing import WebBuddy, open_worker, trio_time
 
 RARELY = 86_400.0
+
+
+class SickReads(httpx.AsyncBaseTransport):
+    """A proxy that gives up reading certain queries."""
+
+    def __init__(self, inner: httpx.AsyncBaseTransport, paths: set[str]) -> None:
+        self.inner = inner
+        self.paths = paths
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        if request.method == "GET" and request.url.path in self.paths:
+            return httpx.Response(504, html="<html>too slow</html>", request=request)
+        return await self.inner.handle_async_request(request)
+
+
+class SickWebBuddy(WebBuddy):
+    """A WebBuddy behind such a proxy."""
+
+    def __init__(self) -> None:
+        super().__init__(now=trio_time())
+        self.sick: set[str] = set()
+
+    def transport(self) -> httpx.AsyncBaseTransport:
+        return SickReads(super().transport(), self.sick)
 
 
 class Agent:
@@ -426,6 +456,144 @@ async def test_a_suspect_that_was_put_back_runs_alone_too(
         await webbuddy.until(webbuddy.all_ended)
     assert len(agent.called) == 4
     assert [together for together in agent.together if 1 in together] == [{1}]
+
+
+async def test_a_left_behind_handler_is_company(
+    webbuddy: WebBuddy, tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """Who is alone at work beside a handler that was given up and runs on is not to blame alone."""
+    agent = Agent()
+    stored, entry = claimed_by_the_dead(webbuddy, deaths=4, blamed=2)
+    leave_behind(tmp_path, webbuddy, [entry], left_behind=1)
+    async with webbuddy.running(), open_worker(agent.handle, webbuddy=webbuddy, state_dir=tmp_path):
+        await webbuddy.until(webbuddy.all_ended)
+    assert (stored.status, len(agent.called)) == ("done", 1)
+
+
+async def test_a_left_behind_handler_is_written_down(
+    webbuddy: WebBuddy, tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """So that the journal knows of it when the process dies."""
+
+    async def stubborn(query: Query, ctx: Context) -> str:
+        with trio.CancelScope(shield=True):
+            await trio.sleep(100)
+        return "late"
+
+    async with (
+        webbuddy.running(),
+        open_worker(stubborn, webbuddy=webbuddy, state_dir=tmp_path, processing_timeout=10) as worker,
+    ):
+        await worker.ask("x")
+        await trio.sleep(5)
+        assert worker.journal is not None
+        assert worker.journal._own.file.load().facts["left_behind"] == 1
+        await trio.sleep(100)
+        assert worker.journal._own.file.load().facts["left_behind"] == 0
+
+
+async def test_a_neighbour_remembers_deaths(
+    webbuddy: WebBuddy, tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """Put back by a process that lives on; claimed by another on the same folder: still a suspect."""
+    agent = Agent(seconds=100)
+    stored, entry = claimed_by_the_dead(webbuddy, deaths=4, blamed=2, attempts=5, running=False)
+    stored.status = "queued"
+    folder = StateFolder(tmp_path, Address(webbuddy.url, "worker"))
+    async with open_journal(folder, runner=inline) as neighbour:
+        Held(neighbour, entry, ENGLISH, resumed=True).bury()
+        await neighbour.write().durable()
+        async with (
+            webbuddy.running(),
+            open_worker(agent.handle, webbuddy=webbuddy, state_dir=tmp_path, on_crash="requeue") as worker,
+        ):
+            await webbuddy.until(lambda: agent.called != [])
+            assert worker.journal is not None
+            (held,) = worker.journal.entries.values()
+            assert (held.attempts, held.deaths, held.blamed) == (6, 4, 2)
+            await webbuddy.until(webbuddy.all_ended)
+    assert agent.called == [(1, 6)]
+
+
+# --- While it waits for a consumer ---------------------------------------------------------------
+
+
+async def test_what_waits_is_not_silent(
+    webbuddy: WebBuddy, tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """Else a worker that has lost a claim at that time would take it for lost, and put it back."""
+    agent = Agent(seconds=1000)
+    entries = [claimed_by_the_dead(webbuddy)[1] for _ in range(3)]
+    leave_behind(tmp_path, webbuddy, entries)
+    async with (
+        webbuddy.running(),
+        open_worker(
+            agent.handle, webbuddy=webbuddy, state_dir=tmp_path, num_workers=1, processing_timeout=2000
+        ),
+    ):
+        await trio.sleep(2)
+        assert len(agent.called) == 1
+        assert [len(query.logs) for query in webbuddy.queries.values()] == [1, 1, 1]
+
+
+@pytest.mark.parametrize("watch_interval", [0, 30])
+async def test_what_was_taken_while_it_waited_is_not_run(
+    watch_interval: float, webbuddy: WebBuddy, tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """A person answers a query that waits behind a long one: no handler, no report."""
+    agent = Agent(seconds=200)
+    first, second = (claimed_by_the_dead(webbuddy) for _ in range(2))
+    leave_behind(tmp_path, webbuddy, [first[1], second[1]])
+    async with (
+        webbuddy.running(),
+        open_worker(
+            agent.handle,
+            webbuddy=webbuddy,
+            state_dir=tmp_path,
+            num_workers=1,
+            watch_interval=watch_interval,
+        ),
+    ):
+        await trio.sleep(50)
+        webbuddy.set_status(second[0], "done", webbuddy.accounts[2])
+        await webbuddy.until(lambda: first[0].status == "done")
+        await trio.sleep(300)
+    assert agent.called == [(1, 2)]
+    assert second[0].statuses == ["queued", "in_progress", "done"]
+    assert nothing_left(tmp_path)
+
+
+async def test_at_the_stop_what_waits_is_put_back(
+    webbuddy: WebBuddy, tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """As what runs is: another worker may have it, and there may be no next start."""
+    agent = Agent(seconds=200)
+    held = [claimed_by_the_dead(webbuddy) for _ in range(3)]
+    leave_behind(tmp_path, webbuddy, [entry for _, entry in held])
+    async with (
+        webbuddy.running(),
+        open_worker(agent.handle, webbuddy=webbuddy, state_dir=tmp_path, num_workers=1),
+    ):
+        await trio.sleep(5)
+    assert {stored.status for stored, _ in held} == {"queued"}
+
+
+@pytest.mark.parametrize("sick", [1, 2, 3, 4])
+async def test_sick_queries_do_not_hide_the_others(
+    sick: int, tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """However many can't be looked at, the healthy one is run, and what is new is claimed."""
+    agent = Agent()
+    webbuddy = SickWebBuddy()
+    held = [claimed_by_the_dead(webbuddy) for _ in range(sick + 1)]
+    leave_behind(tmp_path, webbuddy, [entry for _, entry in held])
+    webbuddy.sick |= {f"/api/queries/{number}/" for number in range(1, sick + 1)}
+    async with webbuddy.running(), open_worker(agent.handle, webbuddy=webbuddy, state_dir=tmp_path) as worker:
+        query = await worker.ask("new")
+        assert query.status == "done"
+        await webbuddy.until(lambda: held[-1][0].status == "done")
+        webbuddy.sick.clear()
+        await webbuddy.until(webbuddy.all_ended)
 
 
 # --- Neighbours ----------------------------------------------------------------------------------

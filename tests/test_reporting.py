@@ -323,3 +323,36 @@ async def test_a_refused_entry_is_dropped_alone(autojump_clock: MockClock, event
     assert "<4>" in query.logs[-1]
     (event,) = named(events, "WebBuddy refused a log entry")
     assert event["query"] == query.id
+
+
+async def test_a_result_goes_out_where_only_the_look_is_ill(autojump_clock: MockClock) -> None:
+    """A query that can't be read, though all else is answered: after some looks it is done without."""
+
+    async def handle(query: Query, ctx: Context) -> str:
+        await trio.sleep(40)
+        return "answer"
+
+    async with open_worker(handle, watch_interval=0, polling_interval=5) as worker:
+        worker.webbuddy.fail_next(502, calls=10**6, endpoint="read")
+        query = worker.webbuddy.add_query("x")
+        with trio.fail_after(600):
+            await worker.webbuddy.until(lambda: query.status == "done")
+
+
+async def test_a_database_that_was_reset_while_a_result_waits(autojump_clock: MockClock) -> None:
+    """The number comes again, for another query: the old result is kept as a dead letter."""
+    async with open_worker(quick, polling_interval=5) as worker:
+        webbuddy = worker.webbuddy
+        webbuddy.add_query("old")
+        await claimed(webbuddy)
+        webbuddy.fail_next(503, calls=10**6, endpoint="patch")
+        await trio.sleep(10)
+        webbuddy.reset_database()
+        webbuddy.faults.clear()
+        new = webbuddy.add_query("new")
+        await ended(webbuddy, new)
+        await trio.sleep(120)
+        assert new.statuses == ["queued", "in_progress", "done"]
+        assert worker.journal is not None
+        (kept,) = worker.journal.entries.values()
+        assert "reset" in (kept.dead or "")

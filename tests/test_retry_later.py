@@ -10,7 +10,7 @@ import trio
 from structlog.typing import EventDict
 from trio.testing import MockClock
 
-from trio_worker import Context, Query, RetryLater
+from trio_worker import Context, Query, RetryLater, clock
 from trio_worker.testing import WebBuddy, open_worker, trio_time
 
 
@@ -168,3 +168,40 @@ async def test_during_the_stop_it_is_put_back(autojump_clock: MockClock) -> None
         query = worker.webbuddy.add_query("x")
         await trio.sleep(1)
     assert query.statuses == ["queued", "in_progress", "queued"]
+
+
+async def test_requeued_and_claimed_here_again_while_aside(autojump_clock: MockClock) -> None:
+    """The old claim is let go for good: when it would be due, the new run is not disturbed."""
+    called: list[int] = []
+
+    async def handle(query: Query, ctx: Context) -> str:
+        called.append(ctx.attempt)
+        if len(called) == 1:
+            raise RetryLater(60, "later")
+        await trio.sleep(200)
+        return "answer"
+
+    async with open_worker(handle, polling_interval=5, watch_interval=1e5) as worker:
+        query = worker.webbuddy.add_query("x")
+        await trio.sleep(10)
+        worker.webbuddy.requeue(query.id)
+        with trio.fail_after(300):
+            await worker.webbuddy.until(lambda: query.status == "done")
+        assert worker.journal is not None
+        await trio.sleep(10)
+        assert worker.journal.entries == {}
+    assert called == [1, 1]
+
+
+async def test_a_clock_that_is_set_back_puts_nothing_off(autojump_clock: MockClock, tmp_path: Path) -> None:
+    """Put aside by a machine whose clock was a year ahead: due at once when it is right again."""
+    agent = Limited(1)
+    webbuddy = WebBuddy(now=trio_time())
+    right = clock.source.set(trio_time(1_795_000_000 + 365 * 86_400))
+    async with webbuddy.running(), open_worker(agent.handle, webbuddy=webbuddy, state_dir=tmp_path):
+        query = webbuddy.add_query("limited")
+        await trio.sleep(10)
+    clock.source.reset(right)
+    async with webbuddy.running(), open_worker(agent.handle, webbuddy=webbuddy, state_dir=tmp_path):
+        with trio.fail_after(10):
+            await webbuddy.until(lambda: query.status == "done")

@@ -45,8 +45,17 @@ class Backlog:
         (self._suspects if held.is_suspect else self._ready).append(held)
         self._changed()
 
+    def clear(self) -> list[Held]:
+        """Give all that waits, and keep nothing."""
+        waiting = [held for held in (*self._ready, *self._suspects) if not held.is_over]
+        self._ready.clear()
+        self._suspects.clear()
+        self._changed()
+        return waiting
+
     def take(self) -> Held | None:
         """Give a query, if there is one for this moment. Whoever takes it counts as busy until `end`."""
+        self._forget_what_is_over()
         if not self.has_something:
             return None
         self.begin()
@@ -68,6 +77,13 @@ class Backlog:
         if not self._busy:
             self._alone = False
         self._changed()
+
+    def _forget_what_is_over(self) -> None:
+        """Somebody took it while it waited."""
+        for queue in (self._ready, self._suspects):
+            while queue and queue[0].is_over:
+                queue.popleft()
+        self.gate.keep(open=not (self._suspects or self._alone))
 
     def _changed(self) -> None:
         self.gate.keep(open=not (self._suspects or self._alone))

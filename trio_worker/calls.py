@@ -12,7 +12,6 @@ from urllib.parse import parse_qsl
 import httpx
 import trio
 
-from trio_worker import clock
 from trio_worker.answers import call_name, judge, server_date
 from trio_worker.errors import Busy, NotFound, Refused, Unavailable
 from trio_worker.server_clock import ServerClock
@@ -201,7 +200,7 @@ def _judge_read(response: httpx.Response) -> Any:
 
 
 async def _note_asked(request: httpx.Request) -> None:
-    request.extensions[_ASKED_AT] = clock.now()
+    request.extensions[_ASKED_AT] = trio.current_time()
 
 
 def _was_sent(request: httpx.Request) -> bool:

@@ -46,6 +46,8 @@ class Claims:
         stop: The stop, for the deadline of a claim that is under way when it is asked for.
         limit: Seconds after which a claim, with its entry in the journal, is given up.
         phrases: The language of the queries' logs.
+        know: Told of each query that is held from now on; synchronous.
+        shares_tombstones: Whether a neighbour may remember deaths of what is claimed here.
     """
 
     webbuddy: WebBuddyClient
@@ -54,6 +56,8 @@ class Claims:
     stop: Stop
     limit: float
     phrases: Phrases
+    know: Callable[[Held], None]
+    shares_tombstones: bool
     _knows_the_time: bool = attrs.field(default=False, init=False)
     _under_way: dict[trio.CancelScope, None] = attrs.field(factory=dict, init=False)
 
@@ -102,7 +106,7 @@ class Claims:
         except Unavailable as error:
             if error.status is None:
                 raise
-            # That call alone may be ill: the claim itself will tell.
+            return  # that call alone may be ill: the claim itself will tell
         self._knows_the_time = True
 
     async def _seen_through(self, times_empty: int, wanted: Callable[[], bool], began: float) -> Found | None:
@@ -117,6 +121,8 @@ class Claims:
                 found, receipt = self._hold(query, times_empty)
                 await receipt.durable()
                 found.held.on_disk = True
+                if self.shares_tombstones:
+                    await found.held.ask_neighbours()
             except Unavailable as error:
                 if error.maybe_done:
                     self._note_lost(began, error)
@@ -134,6 +140,7 @@ class Claims:
     def _hold(self, query: Query, times_empty: int) -> tuple[Found, Receipt]:
         named, up_to_date = self.announced.take(query.id, times_empty)
         held, receipt = Held.claimed(self.journal, query, "push" if named else "poll", self.phrases)
+        self.know(held)
         return Found(held, up_to_date), receipt
 
     def _note_lost(self, began: float, error: Unavailable) -> None:

@@ -8,10 +8,11 @@ import trio
 
 from trio_worker.context import Context
 from trio_worker.delivery import Delivery
-from trio_worker.errors import JournalIllError
+from trio_worker.errors import JournalIllError, WebBuddyError
 from trio_worker.execution import Execution
 from trio_worker.held import Held
 from trio_worker.intake import Intake
+from trio_worker.ownership import Standing, look
 from trio_worker.phrases import Phrases
 from trio_worker.query import Done, Ending, Failed, Outcome, Postponed, Released, Revoked
 from trio_worker.recovery import Recovery
@@ -71,15 +72,27 @@ class Consumer:
             if not held.on_disk:
                 self._note_claim(held)
                 ending = Released(self.phrases.not_written)
+            elif not await self._is_ours(held):
+                ending = Revoked("somebody took it while it waited")
             elif not self.stop.asked.is_set():
                 await self._begin(held)
                 ctx = Context(held.log.write, attempt=held.entry.attempts)
                 ending = await self.execution.run(held.query, ctx)
-            else:
+            elif held.entry.running:  # as it was claimed; one that was put aside has said so long ago
                 self._note_claim(held)
         finally:
             # Also when this task is cancelled, or a bug raises: the query must not stay ours.
             self._conclude(held, delivery, ending, trio.current_time() - began)
+
+    async def _is_ours(self, held: Held) -> bool:
+        """Look, if it has waited for long; where WebBuddy can't be asked, the look before the report does."""
+        if trio.current_time() - held.seen_at <= self.deliveries.look_after:
+            return True
+        try:
+            found = await look(self.deliveries.webbuddy, held)
+        except WebBuddyError:
+            return True
+        return found not in (Standing.TAKEN, Standing.OTHER_DATABASE)
 
     async def _begin(self, held: Held) -> None:
         """Tell the query's author, and see to it that the attempt is on disk before the handler starts."""

@@ -30,6 +30,7 @@ log = structlog.get_logger(__name__)
 LOG_PATIENCE = 60.0
 """Seconds for which a result waits for its log while WebBuddy takes other calls, but no log entries."""
 
+MOST_FAILED_LOOKS = 8  # in a row, while other calls are answered
 BUSY_TRIES = 6  # plain 500s that are answered by a short pause, as in the intake
 LAST_PAUSE = 0.5  # seconds between two tries while the service stops
 
@@ -64,6 +65,8 @@ class Delivery:
         self._written: Receipt | None = None
         self._tried = False
         self._dropped = False
+        self._failed_looks = 0
+        self._looks_fail_since = math.inf
         self._log_fails_since = math.inf
         if held.outcome is not None:
             held.log.close("")
@@ -91,7 +94,8 @@ class Delivery:
         """Tell WebBuddy nothing more: the query is not ours any more."""
         self._dropped = True
         self.held.log.close("")
-        self.held.forget()
+        if self.held.entry.dead is None:
+            self.held.forget()
         self._put_off.cancel()
 
     def _note_end(self) -> None:
@@ -257,15 +261,13 @@ class Delivery:
             if isinstance(outcome, Released)
             else self._all.phrases.refused.format(detail=refused.detail or refused.status)
         )
-        answer = self.held.outcome
-        self._written = self.held.end(Failed(reason, "refused"))
-        await self._until_written()
+        self.held.instead = Failed(reason, "refused")
         try:
             await self._persist(self._send_outcome)
         except NotFound:
             raise TakenError from None
         except Refused as again:
-            self.held.end(answer or Failed(reason, "refused"))  # what the operator wants to see and to retry
+            self.held.instead = None
             self.held.died(str(again))
             log.error(
                 "WebBuddy refuses every result: the query stays as it is there, and the result here as a dead"
@@ -305,9 +307,26 @@ class Delivery:
         fresh = trio.current_time() - self.held.seen_at <= self._all.look_after
         if fresh and not always:
             return Standing.OURS
-        found = await look(self._all.webbuddy, self.held)
+        found = await self._look()
         if found in (Standing.TAKEN, Standing.OTHER_DATABASE):
             raise TakenError(found)
+        return found
+
+    async def _look(self) -> Standing:
+        """Look. A look that fails again and again while WebBuddy answers otherwise is done without."""
+        try:
+            found = await look(self._all.webbuddy, self.held)
+        except Unavailable as error:
+            now = trio.current_time()
+            if error.status is None:
+                raise
+            self._looks_fail_since = min(self._looks_fail_since, now)
+            self._failed_looks += 1
+            others_work = self._all.webbuddy.well_at > self._looks_fail_since
+            if self._failed_looks < MOST_FAILED_LOOKS or not others_work:
+                raise
+            return Standing.NOT_ASKABLE
+        self._failed_looks, self._looks_fail_since = 0, math.inf
         return found
 
     # --- Again and again -------------------------------------------------------------------------------

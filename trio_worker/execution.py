@@ -44,12 +44,29 @@ async def in_a_thread(call: Callable[[], tuple[object]]) -> tuple[object]:
     return await trio.to_thread.run_sync(call, abandon_on_cancel=True, limiter=_threads)
 
 
-class LeftBehind:
-    """Counts the handlers that were left behind and have not ended yet."""
+def _tell(counts: LeftBehind, attribute: attrs.Attribute[int], value: int) -> int:
+    other = counts.threads if attribute.name == "tasks" else counts.tasks
+    counts.changed(value + other)
+    return value
 
-    def __init__(self) -> None:
-        self.tasks = 0
-        self.threads = 0
+
+def _nobody(_number: int) -> None:
+    pass
+
+
+@attrs.define(eq=False)
+class LeftBehind:
+    """Counts the handlers that were left behind and have not ended yet.
+
+    Attributes:
+        changed: Told how many there are, whenever that changes.
+        tasks: Async ones.
+        threads: Plain ones.
+    """
+
+    changed: Callable[[int], None] = _nobody
+    tasks: int = attrs.field(default=0, init=False, on_setattr=_tell)
+    threads: int = attrs.field(default=0, init=False, on_setattr=_tell)
 
 
 @attrs.frozen(kw_only=True)
@@ -113,18 +130,21 @@ class Execution:
             attempt.scope.cancel()
             attempt.patience.deadline = min(attempt.patience.deadline, leave_until)
 
-    def revoke(self, query: Query, reason: str) -> None:
+    def revoke(self, query: Query, reason: str) -> bool:
         """Cancel what runs on a query that is not ours any more.
 
         Args:
             query: The very query that `run` was called with.
             reason: What was seen, for the operator.
+
+        Returns:
+            Whether anything runs on it.
         """
         for attempt in self.attempts:
-            if attempt.query is query and attempt.revoked is None:
-                attempt.revoked = reason
-                attempt.scope.cancel()
-                attempt.patience.deadline = min(attempt.patience.deadline, trio.current_time() + PATIENCE)
+            if attempt.query is query:
+                attempt.revoke(reason)
+                return True
+        return False
 
 
 class Attempt:
@@ -159,6 +179,12 @@ class Attempt:
             still = self.execution.left_behind.tasks
             log.warning("a handler that was left behind has ended", query=self.query.id, still=still)
         self.ended.set()
+
+    def revoke(self, reason: str) -> None:
+        """Cancel the handler: its query is not ours any more."""
+        self.revoked = self.revoked or reason
+        self.scope.cancel()
+        self.patience.deadline = min(self.patience.deadline, trio.current_time() + PATIENCE)
 
     def leave(self) -> Failed | Released | Revoked:
         """Give the handler up, wherever it still is."""

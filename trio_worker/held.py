@@ -36,6 +36,8 @@ class Held:
 
     Attributes:
         log: Its log, over all attempts.
+        instead: What is reported instead of the outcome, which WebBuddy has refused; in memory only, so that
+            a dead letter is what the handler has said.
         on_disk: Whether its claim is known to be on disk. If not, it must not be started.
         seen_at: `trio.current_time` at which WebBuddy last showed it as ours; -inf: not in this process.
         resumed: As above; False once that is done.
@@ -46,6 +48,7 @@ class Held:
         self.entry = entry
         self.resumed = resumed
         self.on_disk = resumed
+        self.instead: Outcome | None = None
         self.after_crash = resumed and entry.due is None and entry.attempts > 0
         self.seen_at = -math.inf if resumed else trio.current_time()
         self._journal = journal
@@ -74,8 +77,7 @@ class Held:
         entry = Entry(id=secrets.token_hex(8), query=query, source=source, claimed_at=clock.now())
         stone = journal.exhume(query.id, _created(query))
         if stone is not None:
-            entry.attempts, entry.retries = stone.attempts, stone.retries
-            entry.deaths, entry.blamed = stone.deaths, stone.blamed
+            stone.write_on(entry)
         if entry.deaths < SUSPECT_DEATHS:
             entry.running, entry.attempts = True, entry.attempts + 1
         receipt = journal.keep(entry)
@@ -89,7 +91,12 @@ class Held:
     @property
     def outcome(self) -> Outcome | None:
         """How it ended, or None."""
-        return self.entry.outcome
+        return self.instead or self.entry.outcome
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing is to be done with it any more: it was forgotten, or is a dead letter."""
+        return self.entry.dead is not None or self.entry.id not in self._journal.entries
 
     @property
     def is_suspect(self) -> bool:
@@ -120,9 +127,18 @@ class Held:
     def postpone(self, seconds: float) -> None:
         """Its handler wants to be called again later."""
         self.entry.running = False
-        self.entry.due = clock.now() + seconds
+        # When it was put aside stands in `ended_at`: so a clock that is set back later is noticed.
+        self.entry.ended_at = clock.now()
+        self.entry.due = self.entry.ended_at + seconds
         self.entry.retries += 1
-        self._update("running", "due", "retries")
+        self._update("running", "due", "ended_at", "retries")
+
+    def seconds_until_due(self) -> float:
+        """How long it is still put aside, by the wall clock, for it may be after a restart."""
+        now, put_aside_at = clock.now(), self.entry.ended_at
+        if put_aside_at is not None and now < put_aside_at:
+            return 0.0  # the clock was wrong then, or is now
+        return max(0.0, (self.entry.due or 0.0) - now)
 
     def reported(self) -> None:
         """WebBuddy has taken the outcome; log entries are still missing there."""
@@ -137,6 +153,19 @@ class Held:
     def forget(self) -> None:
         """WebBuddy knows everything, or it is not ours any more."""
         self._journal.forget(self.entry)
+
+    async def ask_neighbours(self) -> None:
+        """Take over what another process of this folder remembers of it: deaths of an earlier claim.
+
+        Only for a query that was just claimed, before its handler starts. What can't be read is left.
+        """
+        stone = await self._journal.exhume_elsewhere(self.query.id, _created(self.query))
+        if stone is None or (stone.attempts, stone.deaths) <= (self.entry.attempts - 1, self.entry.deaths):
+            return
+        stone.write_on(self.entry)
+        self.entry.running = not self.is_suspect
+        self.entry.attempts += self.entry.running
+        await self._update("running", "attempts", "retries", "deaths", "blamed").durable()
 
     def bury(self) -> None:
         """Remember its attempts and deaths, for the case that it is claimed here again."""

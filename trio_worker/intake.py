@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import structlog
@@ -39,6 +39,7 @@ class Intake:
         wakeups: When a claim is worth sending.
         announced: Which ids pushes have named.
         gates: All have to be open for a claim.
+        aside: Takes a query that must not run beside others.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class Intake:
         wakeups: Wakeups,
         announced: Announcements,
         gates: Sequence[Gate],
+        aside: Callable[[Held], None],
     ) -> None:
         self._webbuddy = webbuddy
         self._claims = claims
@@ -57,6 +59,7 @@ class Intake:
         self._wakeups = wakeups
         self._announced = announced
         self._gates = gates
+        self._aside = aside
         # Dictionaries for their order: which consumer is woken must not depend on addresses in memory.
         self._waits: dict[trio.CancelScope, None] = {}
         self._idle: dict[trio.CancelScope, None] = {}
@@ -198,7 +201,7 @@ class Intake:
         if held is not None and held.is_suspect and held.on_disk:
             # Put back after a crash, and handed out to us again.
             self._backlog.end()
-            self._backlog.offer(held)
+            self._aside(held)
             return None
         return held
 

@@ -13,7 +13,7 @@ import structlog
 import trio
 
 from trio_worker import clock
-from trio_worker.errors import JournalIllError
+from trio_worker.errors import JournalError, JournalIllError
 from trio_worker.gate import Gate
 from trio_worker.journal_file import Contents, Entry, LostClaim, Statement, Tombstone, describe
 from trio_worker.journal_rows import fact
@@ -140,6 +140,10 @@ class Journal:
         """
         self._own.note_stopping(seconds=1.0)
 
+    def left_behind(self, number: int) -> None:
+        """So many handlers run on though they were given up: who is at work alone is not alone."""
+        self.write(fact("left_behind", number), lazily=True)
+
     def bury(self, tombstone: Tombstone) -> None:
         """Remember a query that is put back."""
         self.tombstones[tombstone.query_id, tombstone.created] = tombstone
@@ -154,6 +158,15 @@ class Journal:
         if old:
             self.write(("DELETE FROM tombstones WHERE until < ?", (now,)), lazily=True)
         return self.tombstones.get((query_id, created))
+
+    async def exhume_elsewhere(self, query_id: int, created: str) -> Tombstone | None:
+        """Give what neighbours on this folder remember of a query; the worst of it."""
+        try:
+            stones = await self._runner(partial(self._own.tombstones_of_others, query_id, created))
+        except (JournalError, sqlite3.Error) as error:
+            log.warning("neighbours' journals can't be read", reason=str(error))
+            return None
+        return max(stones, key=lambda stone: (stone.attempts, stone.deaths), default=None)
 
     # --- Claims whose answers are lost ----------------------------------------------------------------
 
@@ -227,9 +240,7 @@ class Journal:
     # --- Others' journals -----------------------------------------------------------------------------
 
     async def take_over(self) -> list[Entry]:
-        """Take over what processes have left that have died since the last call.
-
-        The first call gives what was found when the journal was opened.
+        """Take over what processes have left that have died since the last call, or since the start.
 
         Raises:
             JournalError: The folder can't be used, or our own journal not be written to.
@@ -278,7 +289,11 @@ class Journal:
     def _take_in(self, found: Contents) -> list[Entry]:
         new = {entry.id: entry for entry in found.entries if entry.id not in self.entries}
         self.entries |= new
-        self.tombstones |= {(stone.query_id, stone.created): stone for stone in found.tombstones}
+        for stone in found.tombstones:
+            mine = self.tombstones.get((stone.query_id, stone.created))
+            # Of two the one that knows of more: a neighbour may have buried it anew.
+            if mine is None or (mine.attempts, mine.deaths) < (stone.attempts, stone.deaths):
+                self.tombstones[stone.query_id, stone.created] = stone
         known = {lost.id for lost in self.lost}
         self.lost += [lost for lost in found.lost if lost.id not in known]
         return list(new.values())

@@ -10,6 +10,8 @@ import sqlite3
 from collections.abc import Iterable
 from pathlib import Path
 
+import attrs
+
 from trio_worker.errors import JournalError
 from trio_worker.journal_rows import SCHEMA, Contents, Entry, HeldLine, LostClaim, Statement, Tombstone
 from trio_worker.settings import JournalSync
@@ -109,6 +111,15 @@ class JournalFile:
         if not self._is_begun:
             return set()
         return {int(number) for (number,) in self._connection.execute("SELECT query_id FROM held")}
+
+    def tombstones(self, query_id: int, created: str) -> list[Tombstone]:
+        """Read what is remembered of a query."""
+        if not self._is_begun:
+            return []
+        names = ", ".join(field.name for field in attrs.fields(Tombstone))
+        sql = f"SELECT {names} FROM tombstones WHERE query_id = ? AND created = ?"  # noqa: S608 - our names
+        rows = self._connection.execute(sql, (str(query_id), created)).fetchall()
+        return [Tombstone.from_row(dict(zip(names.split(", "), row, strict=True))) for row in rows]
 
     def is_empty(self) -> bool:
         """Whether the next process has to know of nothing in it.

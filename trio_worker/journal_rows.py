@@ -178,11 +178,18 @@ class Tombstone:
     deaths: int
     blamed: int
 
+    def write_on(self, entry: Entry) -> None:
+        """Let a new claim of the query begin where the earlier one has ended."""
+        entry.attempts, entry.retries = self.attempts, self.retries
+        entry.deaths, entry.blamed = self.deaths, self.blamed
+
     def insertion(self) -> Statement:
-        """Write it down; of two for one query the newer stays."""
+        """Write it down; of two for one query the worst stays."""
         row = attrs.asdict(self) | {"query_id": str(self.query_id)}
         names, marks = ", ".join(row), ", ".join("?" * len(row))
-        return (f"INSERT OR REPLACE INTO tombstones ({names}) VALUES ({marks})", tuple(row.values()))  # noqa: S608 - our names
+        worst = ", ".join(f"{name} = max({name}, excluded.{name})" for name in list(row)[2:])
+        sql = f"INSERT INTO tombstones ({names}) VALUES ({marks}) ON CONFLICT DO UPDATE SET {worst}"  # noqa: S608
+        return (sql, tuple(row.values()))
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> Tombstone:

@@ -69,6 +69,7 @@ class LostClaims:
     found: int = attrs.field(default=0, init=False)
     _suspects: dict[Key, _Suspect] = attrs.field(factory=dict, init=False)
     _looked_for: set[LostClaim] = attrs.field(factory=set, init=False)
+    _in_doubt: list[Query] = attrs.field(factory=list, init=False)
     _settled: set[Key] = attrs.field(factory=set, init=False)
     _unaskable_at: float | None = attrs.field(default=None, init=False)
     _told: bool = attrs.field(default=False, init=False)
@@ -111,7 +112,8 @@ class LostClaims:
         self._unaskable_at = None
         for note in notes:
             # Looked for twice, since a query is left out of a list that changes while its pages are read.
-            waits = any(_fits(suspect.query, note) for suspect in self._suspects.values())
+            open_questions = [*(suspect.query for suspect in self._suspects.values()), *self._in_doubt]
+            waits = any(_fits(query, note) for query in open_questions)
             if note in self._looked_for and not waits:
                 self._drop(note)
         self._looked_for |= set(notes)
@@ -122,6 +124,9 @@ class LostClaims:
         queries = await self.webbuddy.in_progress()
         # Read after the list: what was claimed here before it was made is written down by now.
         held = await self.journal.held_here()
+        # Perhaps by an earlier claim, and it is the later one that was lost: which shows when that is let go.
+        ours = {_key(entry.query) for entry in self.journal.entries.values()}
+        self._in_doubt = [query for query in queries if query.id in held and _key(query) not in ours]
         for query in queries:
             key = _key(query)
             if key in self._suspects or key in self._settled or query.id in held:

@@ -18,7 +18,7 @@ from trio_worker.held import Held
 from trio_worker.query import Done, Failed, Outcome, Query
 from trio_worker.webbuddy import WebBuddyClient
 
-__all__ = ["Standing", "look", "look_at_all", "standing"]
+__all__ = ["MOST_FAILED_LOOKS", "Standing", "look", "look_at_all", "standing"]
 
 log = structlog.get_logger(__name__)
 

@@ -31,6 +31,7 @@ class Phrases:
     empty_answer: str
     empty_reason: str
     stopping: str
+    waits: str
     again: str
     again_after_crash: str
     postponed: str
@@ -63,6 +64,7 @@ ENGLISH = Phrases(
     empty_answer="The agent returned an empty answer.",
     empty_reason="The agent gave up without saying why.",
     stopping="the worker is being stopped",
+    waits="Taken up again, waits for its turn",
     again="Attempt {attempt} by {worker}",
     again_after_crash="Attempt {attempt} by {worker}, after the worker had died in the middle",
     postponed="Put aside for {seconds:.10g} s: {reason}",
@@ -94,6 +96,7 @@ RUSSIAN = Phrases(
     empty_answer="Агент вернул пустой ответ.",
     empty_reason="Агент прекратил работу, не указав причину.",
     stopping="воркер останавливается",
+    waits="Принят снова, ждёт своей очереди",
     again="Попытка {attempt}, {worker}",
     again_after_crash="Попытка {attempt}, {worker}: воркер аварийно завершился посреди работы",
     postponed="Отложен на {seconds:.10g} с: {reason}",

@@ -17,7 +17,7 @@ from trio_worker.gate import Gate
 from trio_worker.held import Held
 from trio_worker.journal import Journal
 from trio_worker.journal_file import Entry
-from trio_worker.ownership import Standing, look_at_all
+from trio_worker.ownership import MOST_FAILED_LOOKS, Standing, look_at_all
 from trio_worker.phrases import Phrases
 from trio_worker.query import Failed, Released
 from trio_worker.reporting import Deliveries
@@ -29,7 +29,7 @@ __all__ = ["LOOK_AROUND", "Recovery"]
 
 log = structlog.get_logger(__name__)
 
-BUSY_ROUNDS = 6  # after so many plain 500s for looking at a query, what is new no longer waits for it
+ILL_ROUNDS = 6  # of errors for looking at a query, after which what is new no longer waits for it
 LOOK_AROUND = 10.0
 """Seconds between two looks for neighbours that have died."""
 
@@ -111,14 +111,16 @@ class Recovery:
             self.nursery.start_soon(self._take_up, found, _nothing)
 
     def _held(self, entries: Iterable[Entry]) -> list[Held]:
-        return [
-            Held(self.journal, entry, self.phrases, resumed=True) for entry in entries if entry.dead is None
-        ]
+        alive = (entry for entry in entries if entry.dead is None)
+        helds = [Held(self.journal, entry, self.phrases, resumed=True) for entry in alive]
+        for held in helds:
+            self.deliveries.know(held)
+        return helds
 
     async def _take_up_later(self, held: Held) -> None:
         assert held.entry.due is not None  # noqa: S101 - it is put aside
-        # By the wall clock, for it may be after a restart; one that was wrong must not put it off for ever.
-        await trio.sleep(min(max(0.0, held.entry.due - clock.now()), LONGEST_RETRY))
+        # Not longer than it could have been meant, whatever the clock was.
+        await trio.sleep(min(held.seconds_until_due(), LONGEST_RETRY))
         held.entry.due = clock.now()
         await self._take_up([held], _nothing)
 
@@ -131,15 +133,15 @@ class Recovery:
                 fails again and again, and not for an outage, is not waited for.
         """
         for held in [held for held in helds if held.is_put_aside and held.resumed]:
-            if held.entry.due is not None and held.entry.due > clock.now():
+            if held.seconds_until_due() > 0:
                 helds.remove(held)
                 self.add(held)
         pauses = Backoff(first=0.5, most=60.0)
-        busy_rounds = 0
+        ill_rounds = 0
         while helds:
             helds, error = await self._look_and_follow(helds, pauses)
-            busy_rounds += error is None
-            if busy_rounds >= BUSY_ROUNDS and await self._answers():
+            ill_rounds += not isinstance(error, Unavailable) or error.status is not None
+            if helds and ill_rounds >= ILL_ROUNDS and await self._answers():
                 offered()
             if helds:
                 await trio.sleep(pauses.next() if error is None else _pause(error, pauses))
@@ -169,14 +171,17 @@ class Recovery:
             pauses.reset()
         for held, standing in found.items():
             self._follow(held, standing)
-        return [held for held in helds if held not in found], error
+        left = [held for held in helds if held not in found]
+        # The next round begins with others: those that fail must not hide them for ever.
+        return left[MOST_FAILED_LOOKS:] + left[:MOST_FAILED_LOOKS], error
 
     def _follow(self, held: Held, standing: Standing) -> None:
         number = held.query.id
+        if held.is_over:
+            return  # let go meanwhile: it was requeued, and claimed here again
         match standing:
             case Standing.TAKEN:
-                log.warning("a query held here is no longer ours; forgotten", query=number)
-                self._forget(held)
+                self.deliveries.let_go(held, standing.value)
             case Standing.OTHER_DATABASE:
                 log.error("left alone (trio-worker outbox)", query=number, reason=standing.value)
                 held.died(standing.value)
@@ -186,24 +191,37 @@ class Recovery:
             case Standing.OURS | Standing.NOT_ASKABLE:
                 self._resume(held)
 
-    def _forget(self, held: Held) -> None:
-        if held.resumed:
-            held.forget()
-        else:
-            self.deliveries.of(held).drop()
-
     def _resume(self, held: Held) -> None:
         if held.outcome is not None:
             self.deliveries.of(held)
             return
         verdict = self._verdict(held) if held.after_crash else None
         if verdict is None:
-            self.backlog.offer(held)
+            self.offer(held)
             return
         log.warning("query is not run again after a crash", query=held.query.id, reason=verdict.reason)
         if isinstance(verdict, Released):
             held.bury()
         self.deliveries.of(held).end(verdict, self._last_line(verdict))
+
+    def offer(self, held: Held) -> None:
+        """Have it run when there is a consumer, or when it may run alone.
+
+        Its log begins at once: a query of which nobody says anything could be taken for lost by a worker
+        that has lost a claim at the same time.
+        """
+        self.deliveries.of(held)
+        if not held.entry.entries:
+            held.log.write(self.phrases.waits)
+        self.backlog.offer(held)
+
+    def release(self) -> None:
+        """The worker stops: put back what waits for a consumer, as what runs is."""
+        for held in self.backlog.clear():
+            if held.entry.deaths:
+                held.bury()
+            outcome = Released(self.phrases.stopping)
+            self.deliveries.of(held).end(outcome, self._last_line(outcome))
 
     def _verdict(self, held: Held) -> Failed | Released | None:
         """Decide what becomes of a query whose worker died; None: it is run again."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from weakref import WeakValueDictionary
 
 import structlog
 import trio
@@ -10,12 +11,15 @@ import trio
 from trio_worker.delivery import Delivery
 from trio_worker.gate import Gate
 from trio_worker.held import Held
+from trio_worker.ownership import Standing
 from trio_worker.phrases import Phrases
 from trio_worker.query import Query
 from trio_worker.stop import Stop
 from trio_worker.webbuddy import WebBuddyClient
 
 __all__ = ["Deliveries"]
+
+OTHER_DATABASE = Standing.OTHER_DATABASE.value
 
 log = structlog.get_logger(__name__)
 
@@ -30,7 +34,7 @@ class Deliveries:
         stop: The stop; what can't be delivered by its end stays in the journal.
         most_waiting: How many ended queries may wait to be reported before nothing new is claimed.
         look_after: Seconds after which it is no longer believed that a query is ours without a look.
-        revoke: Stops the handler of a query that is not ours any more, and takes the reason.
+        revoke: Stops the handler of a query that is not ours any more; says whether one was at work.
 
     Attributes:
         gate: Open while there is room for one more query.
@@ -45,7 +49,7 @@ class Deliveries:
         stop: Stop,
         most_waiting: int,
         look_after: float,
-        revoke: Callable[[Query, str], None],
+        revoke: Callable[[Query, str], bool],
     ) -> None:
         self.webbuddy = webbuddy
         self.phrases = phrases
@@ -56,7 +60,8 @@ class Deliveries:
         self._nursery = nursery
         self._most_waiting = most_waiting
         self._under_way: dict[str, Delivery] = {}
-        self._newest: dict[int, Delivery] = {}  # by the number of the query
+        # The newest of each number. Weakly: whoever works on one keeps it.
+        self._held: WeakValueDictionary[int, Held] = WeakValueDictionary()
         self._waiting = 0
 
     @property
@@ -72,23 +77,41 @@ class Deliveries:
         """
         delivery = self._under_way.get(held.entry.id)
         if delivery is None:
-            self._supersede(held)
             delivery = self._under_way[held.entry.id] = Delivery(self, held)
-            self._newest[held.query.id] = delivery
             self._nursery.start_soon(delivery.run, name=f"delivery of query {held.query.id}")
         return delivery
 
-    def _supersede(self, held: Held) -> None:
-        """Let go of an older claim of the same query: somebody has requeued it, and it came to us again."""
-        older = self._newest.get(held.query.id)
-        if older is None:
+    def know(self, held: Held) -> None:
+        """Remember that a query is held; an older claim of it is let go.
+
+        Somebody has requeued it, and it came to us again; or WebBuddy's database was reset, and the number
+        is another query's.
+        """
+        older, self._held[held.query.id] = self._held.get(held.query.id), held
+        if older is None or older is held or older.is_over:
             return
-        log.warning(
-            "a query was requeued while it was held here; its first run is let go", query=held.query.id
-        )
-        if older.held.outcome is None and not older.held.is_put_aside:
-            self.revoke(older.held.query, "it was requeued, and claimed here again")
-        older.drop()
+        created = older.query.query_created, held.query.query_created
+        if None not in created and created[0] != created[1]:
+            log.error("left alone (trio-worker outbox)", query=held.query.id, reason=OTHER_DATABASE)
+            older.died(OTHER_DATABASE)
+        self.let_go(older, "it was requeued, and claimed here again")
+
+    def let_go(self, held: Held, reason: str) -> None:
+        """Stop whatever is done about a query that is not ours any more, and tell WebBuddy nothing.
+
+        Args:
+            held: The query.
+            reason: What was seen, for the operator.
+        """
+        # Not `of`: where there is no delivery any more, a new one would never end.
+        delivery = self._under_way.get(held.entry.id)
+        if self.revoke(held.query, reason):
+            return  # its consumer drops it when the handler has ended
+        log.warning("a query held here is no longer ours; forgotten", query=held.query.id, reason=reason)
+        if delivery is not None:
+            delivery.drop()
+        elif held.entry.dead is None:
+            held.forget()
 
     def at_work(self) -> list[Held]:
         """List the queries whose handlers are at work, or about to be."""
@@ -110,5 +133,3 @@ class Deliveries:
     def leave(self, delivery: Delivery) -> None:
         """A delivery is over."""
         self._under_way.pop(delivery.held.entry.id, None)
-        if self._newest.get(delivery.held.query.id) is delivery:
-            del self._newest[delivery.held.query.id]

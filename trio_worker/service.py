@@ -116,7 +116,7 @@ async def run_service(
             time_limit=settings.processing_timeout,
             phrases=language,
             worker=settings.name,
-            left_behind=LeftBehind(),
+            left_behind=LeftBehind(journal.left_behind),
             call_plain=call_plain,
         )
         deliveries = Deliveries(
@@ -146,6 +146,8 @@ async def run_service(
             stop=stop,
             limit=settings.request_timeout + CLAIM_MARGIN,
             phrases=language,
+            know=deliveries.know,
+            shares_tombstones=settings.on_crash == "requeue",
         )
         intake = Intake(
             webbuddy=webbuddy,
@@ -154,6 +156,7 @@ async def run_service(
             wakeups=pushes.wakeups,
             announced=pushes.announced,
             gates=(deliveries.gate, journal.gate, recovery.gate, backlog.gate),
+            aside=recovery.offer,
         )
         consumer = Consumer(
             wakeups=pushes.wakeups,
@@ -185,10 +188,8 @@ async def run_service(
         clocks.start_soon(recovery.look_around)
         clocks.start_soon(lost_claims.find)
         if settings.watch_interval:
-            clocks.start_soon(
-                partial(watch, webbuddy, execution, deliveries.at_work, interval=settings.watch_interval)
-            )
-        clocks.start_soon(_keep_to, stop, journal, intake, execution, deliveries, delivery_nursery)
+            clocks.start_soon(partial(watch, webbuddy, deliveries, interval=settings.watch_interval))
+        clocks.start_soon(_keep_to, stop, journal, intake, recovery, execution, deliveries, delivery_nursery)
         async with trio.open_nursery() as consumer_nursery:
             for _ in range(consumers):
                 consumer_nursery.start_soon(consumer.run)
@@ -206,6 +207,7 @@ async def _keep_to(
     stop: Stop,
     journal: Journal,
     intake: Intake,
+    recovery: Recovery,
     execution: Execution,
     deliveries: Deliveries,
     delivery_nursery: trio.Nursery,
@@ -214,6 +216,7 @@ async def _keep_to(
 
     def keep() -> None:
         intake.close()
+        recovery.release()
         deliveries.close()
         delivery_nursery.cancel_scope.deadline = stop.end
 

@@ -124,8 +124,9 @@ class StateFolder:
             JournalError: It can't be created or written to.
         """
         try:
-            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
-            # Not the root: a mounted volume belongs to whoever has mounted it.
+            # A root that is there keeps its mode: a mounted volume belongs to whoever has mounted it.
+            self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self.path.mkdir(mode=0o700, exist_ok=True)
             self.path.chmod(0o700)
         except OSError as error:
             raise self.unusable(error) from error

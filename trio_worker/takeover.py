@@ -8,8 +8,10 @@ own, and is not copied twice.
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from typing import TypeVar
 
 import attrs
 import structlog
@@ -22,6 +24,8 @@ from trio_worker.settings import JournalSync
 from trio_worker.state_folder import LockedFile, StateFolder
 
 __all__ = ["OwnJournal", "boot_id", "fact", "settle"]
+
+T = TypeVar("T")
 
 log = structlog.get_logger(__name__)
 
@@ -37,7 +41,8 @@ def boot_id() -> str | None:
 def settle(contents: Contents, *, boot: str | None) -> None:
     """Judge the end of the process that has left this, and who was to blame.
 
-    A death counts for each query whose handler was at work; only one that was alone is blamed. A stop
+    A death counts for each query whose handler was at work; only one that was alone is blamed, and not while
+    a handler that had been given up ran on. A stop
     that was asked for, however rudely it ended, and a reboot count for nobody.
 
     Args:
@@ -45,13 +50,14 @@ def settle(contents: Contents, *, boot: str | None) -> None:
         boot: Of this run of the machine.
     """
     orderly = bool(contents.facts.get("stopping"))
+    others = bool(contents.facts.get("left_behind"))
     rebooted = contents.facts.get("boot") != boot
     running = [entry for entry in contents.entries if entry.running]
     for entry in running:
         entry.running = False
         if not orderly and not rebooted:
             entry.deaths += 1
-            entry.blamed += len(running) == 1
+            entry.blamed += len(running) == 1 and not others
     since, until = contents.facts.get("claiming_since"), contents.facts.get("claiming_until")
     if isinstance(since, float) and isinstance(until, float):
         # Named after its time: a journal whose taker died half-way is judged again.
@@ -123,7 +129,8 @@ class OwnJournal:
         """
         while True:
             paths = [path for path in self.folder.journals() if path != self.file.path] if self.folder else []
-            numbers = set[int]().union(*(_held_in(path) for path in paths))
+            none = set[int]()
+            numbers = none.union(*(_read_beside(path, JournalFile.held_ids, none) for path in paths))
             if all(path.exists() for path in paths):
                 return numbers
             # One was taken over meanwhile: what was in it may be in one that had been read.
@@ -138,6 +145,19 @@ class OwnJournal:
                 connection.execute(*fact("stopping", 1))
         except sqlite3.Error as error:
             log.warning("that the worker was asked to stop can't be noted", reason=describe(error))
+
+    def tombstones_of_others(self, query_id: int, created: str) -> list[Tombstone]:
+        """Read what all other journals of the folder remember of a query.
+
+        Raises:
+            JournalError: One of them can't be read.
+        """
+        stones: list[Tombstone] = []
+        none: list[Tombstone] = []
+        for path in self.folder.journals() if self.folder else ():
+            if path != self.file.path:
+                stones += _read_beside(path, lambda file: file.tombstones(query_id, created), none)
+        return stones
 
     def close(self) -> None:
         """Close the file, and give its lock back. If nothing is in the file, it is deleted.
@@ -202,16 +222,16 @@ class OwnJournal:
         return contents
 
 
-def _held_in(path: Path) -> set[int]:
+def _read_beside(path: Path, read: Callable[[JournalFile], T], nothing: T) -> T:
     try:
         file = JournalFile(path, read_only=True)
         try:
-            return file.held_ids()
+            return read(file)
         finally:
             file.close()
     except (sqlite3.Error, JournalError) as error:
         if not path.exists():
-            return set()  # its process has ended meanwhile
+            return nothing  # its process has ended meanwhile
         raise JournalError(f"the journal {path} can't be read: {error}") from error
 
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-
 import structlog
 import trio
 
 from trio_worker.errors import WebBuddyError
-from trio_worker.execution import Execution
 from trio_worker.held import Held
 from trio_worker.ownership import Standing, look_at_all
+from trio_worker.reporting import Deliveries
 from trio_worker.webbuddy import WebBuddyClient
 
 __all__ = ["watch"]
@@ -20,8 +18,7 @@ log = structlog.get_logger(__name__)
 
 async def watch(
     webbuddy: WebBuddyClient,
-    execution: Execution,
-    at_work: Callable[[], Iterable[Held]],
+    deliveries: Deliveries,
     *,
     interval: float,
 ) -> None:
@@ -31,15 +28,14 @@ async def watch(
 
     Args:
         webbuddy: The door to WebBuddy.
-        execution: What runs the handlers.
-        at_work: Gives the queries that are worked on.
+        deliveries: Knows what is worked on, or about to be, and lets go of it.
         interval: Seconds.
     """
     while True:
         await trio.sleep(interval)
         # What was claimed, or looked at, since the last round has shown itself.
         old = trio.current_time() - interval / 2
-        helds = [held for held in at_work() if held.seen_at <= old]
+        helds = [held for held in deliveries.at_work() if held.seen_at <= old]
         found: dict[Held, Standing] = {}
         try:
             await look_at_all(webbuddy, helds, found)
@@ -47,4 +43,4 @@ async def watch(
             log.debug("can't look whether running queries are still ours", reason=str(error))
         for held, standing in found.items():
             if standing in (Standing.TAKEN, Standing.OTHER_DATABASE):
-                execution.revoke(held.query, standing.value)
+                deliveries.let_go(held, standing.value)

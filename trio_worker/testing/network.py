@@ -251,13 +251,15 @@ class _SocketServer:
         while True:
             with self._bound_socket() as listening:
                 self.address = listening.getsockname()[:2]
-                if not self.webbuddy.down:
-                    listening.listen(1024)  # before another process is told where
-                task_status.started(f"http://{self.address[0]}:{self.address[1]}")
-                task_status = trio.TASK_STATUS_IGNORED
-                # Bound but not listening, the port refuses connections and stays ours.
-                await self.webbuddy.until(lambda: not self.webbuddy.down)
+                url = f"http://{self.address[0]}:{self.address[1]}"
+                if self.webbuddy.down:
+                    task_status.started(url)
+                    task_status = trio.TASK_STATUS_IGNORED
+                    # Bound but not listening, the port refuses connections and stays ours.
+                    await self.webbuddy.until(lambda: not self.webbuddy.down)
                 listening.listen(1024)
+                task_status.started(url)  # it listens before another process is told where
+                task_status = trio.TASK_STATUS_IGNORED
                 await self._accept_until_down(listening)
 
     async def _accept_until_down(self, listening: socket.socket) -> None:

@@ -1,0 +1,95 @@
+"""Days in the lives of whole workers, in which much goes wrong; and that it would be noticed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import httpx
+import pytest
+
+from trio_worker.runners import Job
+from trio_worker.testing.simulated_chance import repeatable
+from trio_worker.testing.simulated_crash import Doors
+from trio_worker.testing.simulated_network import Way
+from trio_worker.testing.simulation import main, simulate
+
+T = TypeVar("T")
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_a_bad_day(seed: int) -> None:
+    """Crashes, outages, lost answers and interfering people: no query is lost, stuck or answered wrongly."""
+    world = simulate(days=1, seed=seed, workers=1 + seed % 2, trouble=10)
+    assert world.problems == [], f"python -m trio_worker.testing.simulation {world.command}"
+    assert world.counts["done"] > 10
+    assert world.counts["deaths"] > 5
+    assert world.counts["glitches"] > 100
+
+
+def test_the_same_seed_is_the_same_day() -> None:
+    """What went wrong can be looked at again, and another seed is another day."""
+    with repeatable(0) as can_be_repeated:
+        assert can_be_repeated
+    first, again, other = (simulate(days=0.3, seed=seed, workers=2, trouble=20) for seed in (1, 1, 2))
+    assert (first.digest, first.counts) == (again.digest, again.counts)
+    assert first.digest != other.digest
+
+
+class LyingDisk(Doors):
+    """Says that all is written, and writes nothing once it is open."""
+
+    def runner(self, function: Callable[[], T]) -> Job[T]:
+        if self.own is not None and getattr(function, "func", None) == self.own.file.apply:
+            return super().runner(lambda: None)  # type: ignore[arg-type, return-value]
+        return super().runner(function)
+
+
+class Deaf(Way):
+    """Takes all log entries, and keeps none."""
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        if request.url.path.endswith("/api/logs/"):
+            return httpx.Response(201, json={"id": 1})
+        return await super().handle_async_request(request)
+
+
+class Forgetful(Way):
+    """Takes all results, and forgets them."""
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        if request.method == "PATCH":
+            return httpx.Response(200, json={"id": 1})
+        return await super().handle_async_request(request)
+
+
+class Confused(Way):
+    """Takes each result for another's."""
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        if request.method == "PATCH":
+            body = (await request.aread()).replace(b"answer of run", b"answer of walk")
+            request = httpx.Request("PATCH", request.url, headers=request.headers, content=body)
+            request.headers["Content-Length"] = str(len(body))
+        return await super().handle_async_request(request)
+
+
+@pytest.mark.parametrize(
+    ("doors", "way", "trouble", "noticed"),
+    [
+        (LyingDisk, Way, 10, "on disk"),
+        (Doors, Deaf, 0.1, "its log lacks"),
+        (Doors, Forgetful, 0.1, "stuck"),
+        (Doors, Confused, 0.1, "wrong: it is done with 'answer of walk"),
+    ],
+)
+def test_a_fault_is_noticed(doors: type[Doors], way: type[Way], trouble: float, noticed: str) -> None:
+    """The days that go well do so since nothing is wrong, not since nobody looks."""
+    world = simulate(days=1, seed=1, trouble=trouble, doors=doors, way=way)
+    assert any(noticed in problem.text for problem in world.problems)
+
+
+def test_the_command_prints_what_happened(capsys: pytest.CaptureFixture[str]) -> None:
+    """A table, and exit code 0 where nothing is wrong."""
+    assert main(["--days", "0.2", "--seed", "3"]) == 0
+    assert "queries" in capsys.readouterr().out
