@@ -43,6 +43,7 @@ FULL_ENTRY = Entry(
     retries=3,
     deaths=4,
     blamed=5,
+    earlier=6,
     due=1.2e9 + 1 / 3,
     outcome=Failed("it did not work", "error"),
     ended_at=1.3e9,

@@ -515,6 +515,36 @@ async def test_a_neighbour_remembers_deaths(
     assert agent.called == [(1, 6)]
 
 
+async def test_the_cap_of_entries_is_for_all_claims_of_a_query(
+    webbuddy: WebBuddy, tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """Put back after a crash and claimed again: of 40 entries, 39 are spent, and the last line has the last."""
+
+    async def handle(query: Query, ctx: Context) -> str:
+        for number in range(10):
+            ctx.log(f"line {number}")
+            await trio.sleep(60)
+        return "answer"
+
+    stored, entry = claimed_by_the_dead(webbuddy, entries=39, last_number=100)
+    leave_behind(tmp_path, webbuddy, [entry])
+    async with (
+        webbuddy.running(),
+        open_worker(
+            handle,
+            webbuddy=webbuddy,
+            state_dir=tmp_path,
+            on_crash="requeue",
+            polling_interval=5,
+            processing_timeout=1000,
+        ),
+    ):
+        await webbuddy.until(webbuddy.all_ended)
+    # That it was put back is said with the entry that was left; and so is how it ended.
+    assert len(stored.logs) == 2
+    assert stored.logs[-1].endswith("Done after 600.0 s")
+
+
 # --- While it waits for a consumer ---------------------------------------------------------------
 
 

@@ -52,15 +52,23 @@ class Held:
         self.after_crash = resumed and entry.due is None and entry.attempts > 0
         self.seen_at = -math.inf if resumed else trio.current_time()
         self._journal = journal
-        self.log = QueryLog(
-            phrases,
+        self._phrases = phrases
+        self.log = self._restored_log()
+        entry.lines = []  # they are the log's now
+
+    def _restored_log(self) -> QueryLog:
+        entry = self.entry
+        return QueryLog(
+            self._phrases,
             began=trio.current_time() - (clock.now() - entry.claimed_at),
             sink=self,
             past=Past(
-                entry.entries, max([entry.last_number, *(line.number for line in entry.lines)]), entry.lines
+                entry.entries,
+                max([entry.last_number, *(line.number for line in entry.lines)]),
+                entry.lines,
+                earlier=entry.earlier,
             ),
         )
-        entry.lines = []  # they are the log's now
 
     @classmethod
     def claimed(
@@ -165,7 +173,8 @@ class Held:
         stone.write_on(self.entry)
         self.entry.running = not self.is_suspect
         self.entry.attempts += self.entry.running
-        await self._update("running", "attempts", "retries", "deaths", "blamed").durable()
+        self.log = self._restored_log()  # nothing was written to it yet
+        await self._update("running", "attempts", "retries", "deaths", "blamed", "earlier").durable()
 
     def bury(self) -> None:
         """Remember its attempts and deaths, for the case that it is claimed here again."""
@@ -179,6 +188,7 @@ class Held:
                 retries=entry.retries,
                 deaths=entry.deaths,
                 blamed=entry.blamed,
+                earlier=entry.earlier + entry.entries,
             )
         )
 

@@ -29,6 +29,7 @@ CREATE TABLE held (
     retries INTEGER NOT NULL,
     deaths INTEGER NOT NULL,
     blamed INTEGER NOT NULL,
+    earlier INTEGER NOT NULL,
     due REAL,
     outcome TEXT,
     ended_at REAL,
@@ -44,6 +45,7 @@ CREATE TABLE lines (
 CREATE TABLE tombstones (
     query_id TEXT NOT NULL, created TEXT NOT NULL, until REAL NOT NULL,
     attempts INTEGER NOT NULL, retries INTEGER NOT NULL, deaths INTEGER NOT NULL, blamed INTEGER NOT NULL,
+    earlier INTEGER NOT NULL,
     PRIMARY KEY (query_id, created)
 ) WITHOUT ROWID;
 CREATE TABLE lost (id TEXT PRIMARY KEY, since REAL NOT NULL, until REAL NOT NULL, noted_at REAL NOT NULL);
@@ -93,6 +95,7 @@ class Entry:
         retries: How often it was put aside by the handler's own wish.
         deaths: How often a process died, not by an orderly stop, while its handler was at work.
         blamed: How many of these deaths came while it was the only one at work.
+        earlier: How many log entries went out in earlier claims of ours, before a crash and a requeue.
         due: When a query that was put aside is to be tried again, in epoch seconds.
         outcome: How it ended, or None.
         ended_at: When, in epoch seconds.
@@ -112,6 +115,7 @@ class Entry:
     retries: int = 0
     deaths: int = 0
     blamed: int = 0
+    earlier: int = 0
     due: float | None = None
     outcome: Outcome | None = None
     ended_at: float | None = None
@@ -168,6 +172,7 @@ class Tombstone:
         retries: …
         deaths: …
         blamed: …
+        earlier: …
     """
 
     query_id: int
@@ -177,11 +182,12 @@ class Tombstone:
     retries: int
     deaths: int
     blamed: int
+    earlier: int = 0
 
     def write_on(self, entry: Entry) -> None:
         """Let a new claim of the query begin where the earlier one has ended."""
         entry.attempts, entry.retries = self.attempts, self.retries
-        entry.deaths, entry.blamed = self.deaths, self.blamed
+        entry.deaths, entry.blamed, entry.earlier = self.deaths, self.blamed, self.earlier
 
     def insertion(self) -> Statement:
         """Write it down; of two for one query the worst stays."""

@@ -56,6 +56,7 @@ class Past:
 
     Attributes:
         entries: How many entries had gone out.
+        earlier: How many had gone out in earlier claims of the query; they count for the cap alone.
         last_number: The highest number that was ever used for a line.
         lines: Those that had not gone out, in order: number, time and text of each.
     """
@@ -63,6 +64,7 @@ class Past:
     entries: int = 0
     last_number: int = 0
     lines: Sequence[tuple[int, str, str]] = ()
+    earlier: int = 0
 
 
 _NO_PAST = Past()
@@ -124,8 +126,9 @@ class QueryLog:
         self._closed = trio.Event()
         self._closed_at: float | None = None
         self._given: Batch | None = None  # given out and not yet known to have arrived
-        self._count = past.entries
-        self._not_before = trio.current_time() + self._pause() if past.entries else began
+        self._count = past.entries + past.earlier
+        self._earlier = past.earlier
+        self._not_before = trio.current_time() + self._pause() if self._count else began
         self._open = True
 
     @property
@@ -207,7 +210,7 @@ class QueryLog:
         before = self._sent
         # Those known to be sent come before all others: a handler that says "still at it" each minute
         # must not have its last words taken for its first.
-        for text in texts[self._count :]:
+        for text in texts[self._count - self._earlier :]:
             with self._lock:
                 count = self._lines.match(text, self._restored)
                 self._lines.drop(count)
@@ -241,7 +244,7 @@ class QueryLog:
         self._count += 1
         self._not_before = trio.current_time() + self._pause()
         if self._sink is not None:
-            self._sink.sent(self._count, up_to)
+            self._sink.sent(self._count - self._earlier, up_to)
 
     # --- The news, to the reader and to the sink ------------------------------------------------------
 

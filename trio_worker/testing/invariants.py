@@ -98,8 +98,17 @@ def _is_claim(entry: Entry, query: StoredQuery) -> bool:
 # --- When everything has settled ----------------------------------------------------------------------
 
 
-def problems_of(query: StoredQuery, ledger: Ledger, evidence: Evidence) -> Iterator[str]:
-    """Say what is wrong with a query that has settled, or should have."""
+def problems_of(
+    query: StoredQuery, ledger: Ledger, evidence: Evidence, *, log_first: bool = False
+) -> Iterator[str]:
+    """Say what is wrong with a query that has settled, or should have.
+
+    Args:
+        query: As WebBuddy shows it.
+        ledger: What handlers have done.
+        evidence: What else is known.
+        log_first: Whether its log had to be there before its result: WebBuddy never took only the latter.
+    """
     plan, starts = ledger.plans[query.query_text], ledger.starts[query.query_text]
     claims = _claims(query)
     yield from _starts(starts, claims, evidence)
@@ -113,6 +122,8 @@ def problems_of(query: StoredQuery, ledger: Ledger, evidence: Evidence) -> Itera
         yield from _ending(query, starts, evidence, only_run=claims == 1 and evidence.is_untouched)
         if claims == 1 and evidence.is_untouched:
             yield from _log(query, plan, starts, evidence)
+            if log_first and query.entries and query.entries[-1].at > query.history[-1].at:
+                yield f"its result came before {query.entries[-1].text!r}"
         else:
             # Two of us may have been at work at once: what one repeats need not follow at once.
             yield from _order(_lines(list(dict.fromkeys(query.logs))), each_run=True)
@@ -130,7 +141,8 @@ def _starts(starts: Sequence[Start], claims: int, evidence: Evidence) -> Iterato
     most = claims + evidence.deaths + sum(start.postponed for start in starts)
     if len(starts) > most:
         yield f"its handler was started {len(starts)} times, at most {most} were expected"
-    if evidence.settled is not None and len(starts) > evidence.settled:
+    # With one claim: one that has died may have been silent for so long that a neighbour took it for lost.
+    if claims == 1 and evidence.settled is not None and len(starts) > evidence.settled:
         yield "its handler was started again although its outcome was on disk"
 
 

@@ -239,7 +239,7 @@ class _Scene:
         for query in self.queries.values():
             if self.case.then is Then.LOST:
                 query = without_repeats(query)  # noqa: PLW2901
-            for problem in problems_of(query, self.ledger, self.evidence[query.query_text]):
+            for problem in problems_of(query, self.ledger, self.evidence[query.query_text], log_first=True):
                 yield f"query {query.query_text}: {problem}"
 
     def _history(self) -> Iterator[str]:
