@@ -27,7 +27,7 @@ END = ["Done after 0.2 s"]
 async def test_killed_over_and_over(tmp_path: Path, launch: str) -> None:
     """Each query ends as its handler said, once; each log is whole and in order; nothing is held."""
     trial = await run_trial(
-        launch, queries=12, seed=1, directory=tmp_path, gap=12, seconds=120, LOOKS_APART="2"
+        launch, queries=10, seed=1, directory=tmp_path, gap=12, seconds=120, LOOKS_APART="2"
     )
     assert trial.problems == [], f"{trial.summary}; again: python -m tests.kills --launch {launch}"
     assert trial.strikes.total() >= 2, trial.summary

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
+from operator import attrgetter
 from typing import Any, Literal, NamedTuple
 
 import attrs
@@ -127,7 +128,8 @@ class Entry:
 
     def insertion(self) -> list[Statement]:
         """Write it down as a whole, unless it is there."""
-        values = (str(self.query.id), *(_value(self, field) for field in _FIELDS))
+        # All that is written as it is at once: this is done for each query that is claimed.
+        values = (str(self.query.id), *_as_they_are(self), *(_value(self, field) for field in _WRITERS))
         return [(_INSERT_ENTRY, values), *(line.insertion(self.id) for line in self.lines)]
 
     def update(self, *fields: str) -> Statement:
@@ -294,15 +296,17 @@ _OUTCOMES: dict[str, type[Done] | type[Failed] | type[Released]] = {
 }
 _NAMES = {kind: name for name, kind in _OUTCOMES.items()}
 
-_FIELDS = tuple(field.name for field in attrs.fields(Entry) if field.name != "lines")
-_INSERT_ENTRY = (
-    f"INSERT OR IGNORE INTO held (query_id, {', '.join(_FIELDS)}) VALUES (?{', ?' * len(_FIELDS)})"  # noqa: S608 - our names
-)
 _WRITERS: dict[str, Callable[[Any], object]] = {
     "query": _query_text,
     "outcome": _outcome_text,
     "dead": _storable,
 }
+_PLAIN = tuple(field.name for field in attrs.fields(Entry) if field.name not in ("lines", *_WRITERS))
+_FIELDS = (*_PLAIN, *_WRITERS)
+_as_they_are = attrgetter(*_PLAIN)
+_INSERT_ENTRY = (
+    f"INSERT OR IGNORE INTO held (query_id, {', '.join(_FIELDS)}) VALUES (?{', ?' * len(_FIELDS)})"  # noqa: S608 - our names
+)
 
 
 def _value(entry: Entry, field: str) -> object:

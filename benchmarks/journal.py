@@ -1,0 +1,116 @@
+"""What the journal costs a query: ``python -m benchmarks.journal``.
+
+So many consumers do, one query after the other, what the worker does with its journal: write the claim and
+wait for the disk, write the log's lines, write the outcome and wait, note the log entry as sent, forget.
+Nothing else happens, so that the process's CPU time is the journal's, its thread's and SQLite's included, and
+that of the log's lines, which are there without a journal as well: ``lines_us``, measured by themselves. As a
+query takes no time here, commits are as small as they ever get; a handler or a network makes them larger,
+and cheaper.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import statistics
+import tempfile
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+import trio
+
+from trio_worker.held import Held
+from trio_worker.journal import Journal, open_journal
+from trio_worker.phrases import ENGLISH
+from trio_worker.query import Done, Query
+from trio_worker.query_log import QueryLog
+from trio_worker.runners import open_thread
+from trio_worker.settings import JournalSync
+from trio_worker.state_folder import Address, StateFolder
+
+NOW = datetime.now(UTC)
+
+
+async def one(journal: Journal, number: int) -> None:
+    """The life of one query, as its journal sees it."""
+    query = Query(
+        id=number,
+        project=1,
+        user=2,
+        query_text="Протестировать авторизацию",
+        status="in_progress",
+        query_created=NOW,
+        query_started=NOW,
+        answer_text="",
+        project_name="Portal",
+        user_name="member",
+        logs_count=0,
+    )
+    held, receipt = Held.claimed(journal, query, "push", ENGLISH)
+    await receipt.durable()
+    held.log.write("Claimed by vm:1234 (push)")
+    held.log.write("Started, time limit 300 s")
+    held.log.close("Done after 0.0 s")
+    await held.end(Done("An answer of the usual length, in one sentence.")).durable()
+    held.sent(1, 3)
+    held.forget()
+
+
+async def lines_alone(queries: int) -> float:
+    """CPU time, in microseconds, of a query's log without a journal."""
+    cpu = time.process_time()
+    for _ in range(queries):
+        log = QueryLog(ENGLISH, began=trio.current_time())
+        log.write("Claimed by vm:1234 (push)")
+        log.write("Started, time limit 300 s")
+        log.close("Done after 0.0 s")
+    await trio.lowlevel.checkpoint()
+    return 1e6 * (time.process_time() - cpu) / queries
+
+
+async def measure(folder: Path, queries: int, consumers: int, sync: JournalSync) -> dict[str, float]:
+    """One run: CPU and wall time for a query, in microseconds."""
+    numbers = itertools.count(1)
+
+    async def consume(journal: Journal) -> None:
+        while (number := next(numbers)) <= queries:
+            await one(journal, number)
+
+    place = StateFolder(folder, Address("http://localhost:8000", "worker"))
+    async with open_thread("journal") as runner, open_journal(place, sync=sync, runner=runner) as journal:
+        cpu, wall = time.process_time(), time.perf_counter()
+        async with trio.open_nursery() as nursery:
+            for _ in range(consumers):
+                nursery.start_soon(consume, journal)
+        cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
+    lines = await lines_alone(queries)
+    cpu_us = 1e6 * cpu / queries
+    return {
+        "cpu_us": cpu_us,
+        "lines_us": lines,
+        "journal_us": cpu_us - lines,
+        "wall_us": 1e6 * wall / queries,
+    }
+
+
+def main() -> None:
+    """Measure in turn, and print the median of each figure."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--queries", type=int, default=3000)
+    parser.add_argument("--runs", type=int, default=5)
+    arguments = parser.parse_args()
+    cases: list[tuple[int, JournalSync]] = [(5, "full"), (50, "full"), (5, "normal"), (50, "normal")]
+    runs: dict[tuple[int, JournalSync], list[dict[str, float]]] = {case: [] for case in cases}
+    for _ in range(arguments.runs):
+        for case in cases:
+            with tempfile.TemporaryDirectory() as directory:
+                runs[case].append(trio.run(measure, Path(directory), arguments.queries, *case))
+    for (consumers, sync), found in runs.items():
+        medians = {name: round(statistics.median(run[name] for run in found)) for name in found[0]}
+        print(json.dumps({"consumers": consumers, "sync": sync, **medians}))
+
+
+if __name__ == "__main__":
+    main()
