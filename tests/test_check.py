@@ -319,7 +319,7 @@ async def test_a_state_folder_that_can_not_be_used(tmp_path: Path) -> None:
     ended = await check(tmp_path, WebBuddy())
     assert ended.code == 1
     assert line(ended, "state folder").startswith(
-        f"✗ state folder WORKER_STATE_DIR is '{tmp_path}/state': Not"
+        f"✗ state folder WORKER_STATE_DIR is '{tmp_path}/state': File exists"
     )
     assert line(ended, "state folder").endswith("a crash would lose what it holds.")
     assert line(ended, "log-in").startswith("✓ ")

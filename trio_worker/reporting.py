@@ -88,7 +88,7 @@ class Deliveries:
         is another query's.
         """
         older, self._held[held.query.id] = self._held.get(held.query.id), held
-        if older is None or older is held or older.is_over:
+        if older is None or older.entry.id == held.entry.id or older.is_over:
             return
         created = older.query.query_created, held.query.query_created
         if None not in created and created[0] != created[1]:

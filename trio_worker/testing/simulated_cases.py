@@ -24,6 +24,7 @@ class Then(StrEnum):
     """What happens around the death.
 
     - ``fine``: nothing.
+    - ``stopped``, ``hurried``: it is no death: the process is asked to stop, by one signal or by two.
     - ``down``: WebBuddy is down for an hour from the death on.
     - ``dark``: WebBuddy goes down while the first handler is at work, for some minutes.
     - ``stolen``: we are cut off instead, and in the meantime another worker is given the queries.
@@ -33,6 +34,8 @@ class Then(StrEnum):
     """
 
     FINE = "fine"
+    STOPPED = "stopped"
+    HURRIED = "hurried"
     DOWN = "down"
     DARK = "dark"
     STOLEN = "stolen"

@@ -35,7 +35,6 @@ class Doors(trio.abc.Instrument):
         network: What carries the requests as long as the process lives.
         disk_seconds: What a piece of work on the disk takes; others run meanwhile, as beside a real thread.
             0: it is done at once.
-        dies_at: The number of the step at whose beginning it dies; None: at none.
 
     Attributes:
         dead: Whether the process is dead.
@@ -44,16 +43,15 @@ class Doors(trio.abc.Instrument):
         own: Its journal, once it is open.
     """
 
-    def __init__(
-        self, network: httpx.AsyncBaseTransport, *, disk_seconds: float = 0.002, dies_at: int | None = None
-    ) -> None:
+    def __init__(self, network: httpx.AsyncBaseTransport, *, disk_seconds: float = 0.002) -> None:
         self.dead = False
         self.died = trio.Event()
         self.steps = 0
         self.own: OwnJournal | None = None
         self.network = _Network(self, network)
         self._disk_seconds = disk_seconds
-        self._dies_at = dies_at
+        self._when = -1
+        self._then: Callable[[], object] = self.die
         self._tasks: set[trio.lowlevel.Task] = set()
         self._jobs: deque[Job[Any]] = deque()
         self._asked = trio.Event()
@@ -64,9 +62,9 @@ class Doors(trio.abc.Instrument):
             self.dead = True
             self.died.set()
 
-    def die_after(self, steps: int) -> None:
-        """Die so many steps from now on."""
-        self._dies_at = self.steps + steps
+    def after(self, steps: int, then: Callable[[], object]) -> None:
+        """Do something at the beginning of the step that comes so many steps from now on, such as `die`."""
+        self._when, self._then = self.steps + steps, then
 
     def bury(self) -> Contents:
         """Do what the kernel does when a process is dead: give its lock back.
@@ -140,12 +138,12 @@ class Doors(trio.abc.Instrument):
     # --- Counting -------------------------------------------------------------------------------------
 
     def step(self) -> None:
-        """Count one step, and die at the right one."""
+        """Count one step."""
         if self.dead:
             return
         self.steps += 1
-        if self.steps == self._dies_at:
-            self.die()
+        if self.steps == self._when:
+            self._then()
 
     def adopt(self) -> None:
         """The current task is the process: count its steps, and those of all tasks below it."""

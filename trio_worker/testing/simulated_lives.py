@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import attrs
@@ -77,6 +78,7 @@ class _Scene:
         self.evidence: dict[str, Evidence] = {}
         self.problems: list[str] = []
         self.lives = 0
+        self.is_struck = False
 
     async def play(self) -> Verdict:
         self.webbuddy.push_url, self.webbuddy.push_transport = "http://worker", self.listening
@@ -95,24 +97,39 @@ class _Scene:
         return verdict
 
     async def _live(self, nursery: trio.Nursery) -> int:
-        """Let one process after the other live and die, until one does not; give the steps of the first."""
-        steps = None
-        for dies_at in (self.case.step, self.case.again, 0):
-            process = self._start(nursery, dies_at=dies_at or None)
+        """Let one process after the other live, until one has done all; give the steps of the first."""
+        steps = []
+        for end_at in (self.case.step, self.case.again, 0):
+            process = self._start(nursery)
+            self.is_struck = False
+            if end_at:
+                process.doors.after(end_at, partial(self._strike, process))
             await self._see_through(process)
-            if not process.doors.dead:
-                self.problems += self._process_problems(process)
-                return process.doors.steps if steps is None else steps
-            self.problems += self._note_death(process)
-            if steps is None:
-                steps = process.doors.steps
+            steps.append(process.doors.steps)
+            if not self.is_struck:
+                break
+            self.problems += self._note_end(process)
+            if len(steps) == 1:
                 await self._after_death(nursery)
-        raise AssertionError("the last process has died without a cause")
+            else:
+                await trio.sleep(1)
+        self.problems += self._process_problems(process)
+        return steps[0]
 
-    def _start(self, nursery: trio.Nursery, dies_at: int | None = None) -> Process:
+    def _strike(self, process: Process) -> None:
+        self.is_struck = True
+        match self.case.then:
+            case Then.STOPPED:
+                process.stop.ask()
+            case Then.HURRIED:
+                process.stop.hurry()
+            case _:
+                process.doors.die()
+
+    def _start(self, nursery: trio.Nursery) -> Process:
         self.lives += 1
         disk = FAST_DISK if self.case.seed % 2 else SLOW_DISK
-        doors = Doors(self.network, dies_at=dies_at, disk_seconds=disk)
+        doors = Doors(self.network, disk_seconds=disk)
         settings = make_settings(num_workers=2, polling_interval=120, processing_timeout=60)
         handler = make_handler(self.ledger, doors, self.lives)
         process = Process(
@@ -147,7 +164,9 @@ class _Scene:
         journal = process.journal
         return ended and journal is not None and not journal.entries and not journal.lost
 
-    def _note_death(self, process: Process) -> list[str]:
+    def _note_end(self, process: Process) -> list[str]:
+        if not process.doors.dead:
+            return [] if process.error is None else [f"the service crashed: {process.error!r}"]
         for entry in process.left.entries:
             text = entry.query.query_text
             evidence = self.evidence[text]

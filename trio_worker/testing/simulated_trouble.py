@@ -11,7 +11,7 @@ import trio
 
 from trio_worker.testing.faults import Answer, Cut, Fault, Hang
 from trio_worker.testing.simulated_workers import Worker
-from trio_worker.testing.simulated_world import DAY, World
+from trio_worker.testing.simulated_world import DAY, SLOW, World
 
 __all__ = ["glitch_on", "trouble_on"]
 
@@ -113,6 +113,6 @@ def _trouble(world: World, worker: Worker, kind: str, chance: random.Random) -> 
         yield
     finally:
         webbuddy.down = webbuddy.refuse_logins = webbuddy.sqlite = worker.way.is_cut = False
-        webbuddy.slow = 0
+        webbuddy.slow = SLOW
         if fault in webbuddy.faults:
             webbuddy.faults.remove(fault)

@@ -76,15 +76,11 @@ class Worker:
             await trio.sleep(chance.expovariate(a_day / DAY))
             if self.process is None or not self.process.is_alive:
                 continue
-            if chance.random() < 0.3:
-                self.process.stop.ask()
-                self.world.counts["orderly stops"] += 1
-                if chance.random() < 0.2:
-                    await trio.sleep(chance.uniform(0, 20))
-                    self.process.stop.hurry()
-            else:
-                # At any step of something: there are many more in a busy moment than in a quiet one.
-                self.process.doors.die_after(chance.randint(1, 400))
+            # At any step of something: there are many more in a busy moment than in a quiet one.
+            end = chance.choice(
+                (self.process.stop.ask, self.process.stop.hurry, *[self.process.doors.die] * 4)
+            )
+            self.process.doors.after(chance.randint(1, 400), end)
 
     def _begin(self) -> Process:
         world = self.world
@@ -114,6 +110,7 @@ class Worker:
         return self.world.webbuddy.now() + self.ahead
 
     def _note_end(self, process: Process, life: int) -> None:
+        self.world.counts["orderly stops"] += not process.doors.dead
         if process.doors.dead:
             self.world.counts["deaths"] += 1
             self.world.note_death(process, life)

@@ -21,10 +21,12 @@ from trio_worker.testing.state import StoredQuery
 from trio_worker.testing.virtual_time import trio_time
 from trio_worker.testing.webbuddy import WebBuddy
 
-__all__ = ["DAY", "Problem", "World"]
+__all__ = ["DAY", "SLOW", "Problem", "World"]
 
 DAY = 86_400.0
 QUIET = 2 * 3600.0  # seconds after which nobody has anything more to do with a query that has ended
+SLOW = 0.02
+"""Seconds that a call takes on a good day."""
 TOO_LONG = 5 * DAY  # for a query to be under way, whatever happens
 
 
@@ -78,6 +80,7 @@ class World:
 
     def __attrs_post_init__(self) -> None:
         self.webbuddy = WebBuddy(now=trio_time(), access_lifetime=5 * 3600, refresh_lifetime=2 * DAY)
+        self.webbuddy.slow = SLOW
         self.webbuddy.push_url, self.webbuddy.push_transport = "http://worker", self.listening
 
     @property
