@@ -518,7 +518,7 @@ async def test_a_neighbour_remembers_deaths(
 async def test_the_cap_of_entries_is_for_all_claims_of_a_query(
     webbuddy: WebBuddy, tmp_path: Path, autojump_clock: MockClock
 ) -> None:
-    """Put back after a crash and claimed again: of 40 entries, 39 are spent, and the last line has the last."""
+    """Put back after a crash and claimed again: of 40 entries 39 are spent; the last line has the last."""
 
     async def handle(query: Query, ctx: Context) -> str:
         for number in range(10):
