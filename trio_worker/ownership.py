@@ -98,25 +98,28 @@ async def _look_at_pages(webbuddy: WebBuddyClient, helds: Sequence[Held]) -> dic
 
 
 def _noted(held: Held, now: Query) -> Standing:
-    found = standing(held.query, held.outcome, now)
+    found = standing(held.query, held.outcome, now, reported=held.entry.reported)
     if found is Standing.OURS:
         held.seen_at = trio.current_time()
     return found
 
 
-def standing(claimed: Query, outcome: Outcome | None, now: Query) -> Standing:
+def standing(claimed: Query, outcome: Outcome | None, now: Query, *, reported: bool = False) -> Standing:
     """Compare a query as we have claimed it with what WebBuddy shows now.
 
     Args:
         claimed: As it was handed out.
         outcome: How it ended here, or None.
         now: As it is shown.
+        reported: Whether WebBuddy is known to have taken the outcome, or what was said instead of one that it
+            refuses.
     """
     if _differ(claimed.query_created, now.query_created):
         return Standing.OTHER_DATABASE
     if now.status == "in_progress" and not _differ(claimed.query_started, now.query_started):
         return Standing.OURS
-    if _is_delivered(outcome, now):
+    has_ended = now.status in ("done", "failed") and not _differ(claimed.query_started, now.query_started)
+    if _is_delivered(outcome, now) or (reported and has_ended):
         return Standing.DELIVERED
     return Standing.TAKEN
 
