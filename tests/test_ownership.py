@@ -46,3 +46,17 @@ def test_standing(changes: dict[str, object], outcome: Outcome | None, expected:
 def test_a_time_that_the_claim_did_not_have(missing: str) -> None:
     """The claim's answer lacks it, the read shows it: that is no difference."""
     assert standing(attrs.evolve(CLAIMED, **{missing: None}), None, CLAIMED) is Standing.OURS
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"status": "failed", "answer_text": "WebBuddy did not accept the answer"}, Standing.DELIVERED),
+        ({"status": "queued"}, Standing.TAKEN),
+        ({"status": "done", "answer_text": "another's", "query_started": LATER}, Standing.TAKEN),
+    ],
+)
+def test_what_was_said_instead_of_a_refused_answer(changes: dict[str, object], expected: Standing) -> None:
+    """The rest of the log still goes there, after a restart too, unless the query was put back meanwhile."""
+    now = attrs.evolve(CLAIMED, **changes)
+    assert standing(CLAIMED, Done("refused"), now, reported=True) is expected

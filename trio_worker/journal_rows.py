@@ -275,11 +275,15 @@ def _stored(value: Any) -> Any:
 
 
 def _query_text(query: Query) -> str:
-    return json.dumps(query.to_json(), separators=(",", ":"))  # ASCII, so any text can be stored
+    return _encode(query.to_json())
+
+
+# In ASCII, so that any text can be stored. Made once: `json.dumps` makes one for each call.
+_encode = json.JSONEncoder(separators=(",", ":")).encode
 
 
 def _outcome_text(outcome: Outcome) -> str:
-    return json.dumps({"is": _NAMES[type(outcome)], **attrs.asdict(outcome)})
+    return _encode({"is": _NAMES[type(outcome)], **attrs.asdict(outcome)})
 
 
 def _read_outcome(text: str | None) -> Outcome | None:
@@ -289,11 +293,7 @@ def _read_outcome(text: str | None) -> Outcome | None:
     return _OUTCOMES[values.pop("is")](**values)
 
 
-_OUTCOMES: dict[str, type[Done] | type[Failed] | type[Released]] = {
-    "done": Done,
-    "failed": Failed,
-    "released": Released,
-}
+_OUTCOMES: dict[str, type[Outcome]] = {"done": Done, "failed": Failed, "released": Released}
 _NAMES = {kind: name for name, kind in _OUTCOMES.items()}
 
 _WRITERS: dict[str, Callable[[Any], object]] = {

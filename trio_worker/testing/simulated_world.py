@@ -142,8 +142,9 @@ class World:
     def file(self, text: str) -> None:
         """Check one query, and forget it."""
         query, evidence = self.queries.pop(text), self.evidence[text]
-        for problem in problems_of(without_repeats(query), self.ledger, evidence):
-            self.fail(f"query {query.id} ({text}): {problem}", query)
+        problems = "; ".join(problems_of(without_repeats(query), self.ledger, evidence))
+        if problems:
+            self.fail(f"query {query.id} ({text}): {problems}", query)
         self._count(query, evidence)
         self.webbuddy.queries.pop(query.id, None)
         del self.ledger.plans[text], self.ledger.starts[text], self.evidence[text]
