@@ -12,9 +12,10 @@ from structlog.typing import EventDict
 
 from tests.journals import fact_in, held_in, leave_behind, make_entry, numbers, open_own, state_folder
 from tests.neighbour import Neighbour, start_neighbour
+from trio_worker import clock
 from trio_worker.errors import JournalError
 from trio_worker.journal_file import VERSION, Contents
-from trio_worker.state_folder import StateFolder
+from trio_worker.state_folder import SET_ASIDE, StateFolder
 from trio_worker.takeover import OwnJournal
 
 # --- What can't be taken --------------------------------------------------------------------------------
@@ -51,6 +52,34 @@ def test_later_a_damaged_journal_is_set_aside_and_logged(tmp_path: Path, events:
     assert numbers(own.take_over()) == []
     assert len(events) == 1
     own.close()
+
+
+def test_what_cannot_be_set_aside_either_stays_and_is_told(tmp_path: Path) -> None:
+    """Its new name is taken: both sentences, and the next start tries again."""
+    path = leave_behind(state_folder(tmp_path), make_entry(7))
+    path.write_bytes(b"garbage" * 1000)
+    token = clock.source.set(lambda: 1e9)
+    try:
+        path.with_name(f"{path.name}{SET_ASIDE}1000000000").mkdir()
+        for _ in range(2):
+            with pytest.raises(JournalError, match=r"is not a journal.*can't be set aside either: "):
+                open_own(tmp_path)
+    finally:
+        clock.source.reset(token)
+    assert path.read_bytes() == b"garbage" * 1000
+
+
+def test_an_empty_journal_that_cannot_be_removed_harms_nobody(
+    tmp_path: Path, events: list[EventDict]
+) -> None:
+    """At the end: it is logged, and the lock is given back."""
+    own = open_own(tmp_path)
+    own.lock.path.unlink()
+    own.lock.path.mkdir()
+    own.close()
+    assert [event["event"] for event in events] == ["an empty journal can't be removed"]
+    (lock,) = own.folder.take_free()
+    lock.release()
 
 
 def make_newer(folder: StateFolder) -> Path:
