@@ -14,7 +14,7 @@ from structlog.typing import EventDict
 from trio.testing import MockClock
 
 from tests.tapped import Body, TappedWebBuddy
-from trio_worker import Context, Query
+from trio_worker import Context, Query, clock
 from trio_worker.errors import AccessDenied
 from trio_worker.testing import WebBuddy, open_worker, trio_time
 
@@ -281,6 +281,21 @@ async def test_a_slow_claim_is_waited_for(autojump_clock: MockClock) -> None:
         webbuddy.slow = 0
         await webbuddy.until(lambda: query.status == "done")
     assert worker.ended.is_set()
+
+
+async def test_a_lost_claim_before_the_time_was_known(autojump_clock: MockClock) -> None:
+    """Our clock is wrong, and the first that tells the right time is the log-in of the very claim."""
+    real = trio_time()
+    before = clock.source.set(lambda: real() + 1000)
+    webbuddy = WebBuddy(now=real)
+    webbuddy.fail_next(429, endpoint="login")
+    webbuddy.hang_next(endpoint="claim_next", after_commit=True)
+    query = webbuddy.add_query("lost", push=False)
+    async with open_worker(quick, webbuddy=webbuddy, polling_interval=60):
+        with trio.fail_after(300):
+            await webbuddy.until(lambda: query.status == "done")
+    clock.source.reset(before)
+    assert query.statuses == ["queued", "in_progress", "queued", "in_progress", "done"]
 
 
 # --- Log-in refused ----------------------------------------------------------------------------------

@@ -6,8 +6,10 @@ import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 
+import attrs
 import pytest
 import trio
+from structlog.typing import EventDict
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from tests.journals import (
@@ -175,6 +177,28 @@ async def test_to_remember_costs_no_commit(autojump_clock: MockClock, tmp_path: 
         assert journal.exhume(5, "x") is None
         await trio.sleep(1)
         assert disk.calls == calls
+
+
+async def test_what_a_neighbour_remembers_is_found(autojump_clock: MockClock, tmp_path: Path) -> None:
+    """A query that it has put back may be handed out to us; of several, the worst."""
+    async with opened(tmp_path) as journal:
+        assert await journal.exhume_elsewhere(5, "x") is None
+        worst = attrs.evolve(stone(5, until=2e9), attempts=3)
+        for tombstone in (stone(5, until=2e9), worst, stone(6, until=2e9)):
+            leave_behind(state_folder(tmp_path), statements=[tombstone.insertion()])
+        journal.bury(attrs.evolve(worst, attempts=9))  # which is not a neighbour's
+        assert await journal.exhume_elsewhere(5, "x") == worst
+        assert await journal.exhume_elsewhere(5, "another database") is None
+
+
+async def test_a_neighbour_that_cannot_be_read_remembers_nothing(
+    autojump_clock: MockClock, tmp_path: Path, events: list[EventDict]
+) -> None:
+    """The query is run all the same, and it is logged."""
+    async with opened(tmp_path) as journal:
+        leave_behind(state_folder(tmp_path)).write_bytes(b"garbage" * 1000)
+        assert await journal.exhume_elsewhere(5, "x") is None
+        assert [event["event"] for event in events] == ["neighbours' journals can't be read"]
 
 
 # --- Neighbours -----------------------------------------------------------------------------------------

@@ -644,6 +644,27 @@ async def test_a_neighbours_journal_is_taken_over(
     assert agent.called == [(1, 2)]
 
 
+@pytest.mark.parametrize("outcome", [None, Released("stop")])
+async def test_an_older_claim_of_a_neighbour(
+    outcome: Released | None, webbuddy: WebBuddy, tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """It died with a claim of a query that was put back, and that we have claimed since: ours goes on."""
+    agent = Agent(seconds=30)
+    async with webbuddy.running(), open_worker(agent.handle, webbuddy=webbuddy, state_dir=tmp_path):
+        stored, entry = claimed_by_the_dead(webbuddy)
+        entry.outcome, entry.running = outcome, outcome is None
+        await trio.sleep(1)
+        webbuddy.set_status(stored, "queued", webbuddy.accounts[2])
+        webbuddy.push(stored.id)
+        await webbuddy.until(lambda: bool(agent.at_work))
+        leave_behind(tmp_path, webbuddy, [entry])
+        with trio.fail_after(40):
+            await webbuddy.until(lambda: stored.status == "done")
+    assert agent.called == [(1, 1)]
+    assert stored.statuses == ["queued", "in_progress", "queued", "in_progress", "done"]
+    assert nothing_left(tmp_path)
+
+
 async def test_a_thousand_are_looked_at_by_pages(
     webbuddy: WebBuddy, tmp_path: Path, autojump_clock: MockClock
 ) -> None:

@@ -93,8 +93,8 @@ class Claims:
             await self._learn_the_time()
         async with self.webbuddy.turns:
             await trio.lowlevel.checkpoint_if_cancelled()
-            began = self.webbuddy.server_now()
-            await self.journal.claiming(began, self.limit)
+            began = trio.current_time()
+            await self.journal.claiming(self.webbuddy.server_now(), self.limit)
             try:
                 return await self._seen_through(times_empty, wanted, began)
             finally:
@@ -147,4 +147,6 @@ class Claims:
         log.debug("a claim may have been carried out though its answer is lost", reason=str(error))
         # A server that we no longer listen to may still be at it.
         late = self.limit if error.status is None else 0.0
-        self.journal.note_lost(began, self.webbuddy.server_now() + late)
+        # Back from now: what time it was there may be known only since the log-in of this very call.
+        now = self.webbuddy.server_now()
+        self.journal.note_lost(now - (trio.current_time() - began), now + late)

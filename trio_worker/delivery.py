@@ -213,7 +213,8 @@ class Delivery:
         self.held.log.skip_arrived(texts)
 
     async def _send_entry(self, entry: str) -> None:
-        if self.held.outcome is not None:  # while it is worked on, the watch looks
+        # While it is worked on, the watch looks.
+        if self.held.outcome is not None or self.held.is_put_aside:
             await self._look_when_stale()
         try:
             await self._all.webbuddy.add_log(self.held.query, entry)

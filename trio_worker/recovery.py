@@ -115,7 +115,7 @@ class Recovery:
         helds = [Held(self.journal, entry, self.phrases, resumed=True) for entry in alive]
         for held in helds:
             self.deliveries.know(held)
-        return helds
+        return [held for held in helds if not held.is_over]  # an older claim is let go at once
 
     async def _take_up_later(self, held: Held) -> None:
         assert held.entry.due is not None  # noqa: S101 - it is put aside

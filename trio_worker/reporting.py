@@ -86,10 +86,16 @@ class Deliveries:
 
         Somebody has requeued it, and it came to us again; or WebBuddy's database was reset, and the number
         is another query's.
+
+        Args:
+            held: The query. Not always the later claim: a neighbour that has died may have held an older one.
         """
-        older, self._held[held.query.id] = self._held.get(held.query.id), held
-        if older is None or older.entry.id == held.entry.id or older.is_over:
+        known = self._held.get(held.query.id)
+        if known is None or known.entry.id == held.entry.id or known.is_over:
+            self._held[held.query.id] = held
             return
+        older, newer = (held, known) if _is_before(held, known) else (known, held)
+        self._held[held.query.id] = newer
         created = older.query.query_created, held.query.query_created
         if None not in created and created[0] != created[1]:
             log.error("left alone (trio-worker outbox)", query=held.query.id, reason=OTHER_DATABASE)
@@ -133,3 +139,11 @@ class Deliveries:
     def leave(self, delivery: Delivery) -> None:
         """A delivery is over."""
         self._under_way.pop(delivery.held.entry.id, None)
+
+
+def _is_before(one: Held, other: Held) -> bool:
+    """Whether one claim was before the other: by WebBuddy's clock, unless one version of it does not tell."""
+    started, others = one.query.query_started, other.query.query_started
+    if started is not None and others is not None:
+        return started < others
+    return one.entry.claimed_at < other.entry.claimed_at

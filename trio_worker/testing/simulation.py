@@ -29,7 +29,7 @@ from trio_worker.testing.simulated_world import DAY, World
 
 __all__ = ["simulate"]
 
-QUERIES = 50.0  # a day; each costs about ten calls
+QUERIES = 45.0  # a day; each costs about ten calls
 LONGEST = 288  # times ten minutes after the last trouble in which everything has to be settled
 
 
