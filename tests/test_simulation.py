@@ -93,3 +93,9 @@ def test_the_command_prints_what_happened(capsys: pytest.CaptureFixture[str]) ->
     """A table, and exit code 0 where nothing is wrong."""
     assert main(["--days", "0.2", "--seed", "3"]) == 0
     assert "queries" in capsys.readouterr().out
+
+
+def test_many_seeds_in_one_command(capsys: pytest.CaptureFixture[str]) -> None:
+    """What CI runs: the sums of all, and the exit code of the worst."""
+    assert main(["--days", "0.1", "--seed", "3", "--seeds", "2"]) == 0
+    assert "0.1 days of 2 seeds" in capsys.readouterr().out

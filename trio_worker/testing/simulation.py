@@ -10,10 +10,14 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from collections import Counter
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 
+import attrs
 import structlog
 import trio
 
@@ -25,7 +29,7 @@ from trio_worker.testing.simulated_network import Way
 from trio_worker.testing.simulated_people import ask_on, interfere_on
 from trio_worker.testing.simulated_trouble import glitch_on, trouble_on
 from trio_worker.testing.simulated_workers import Worker
-from trio_worker.testing.simulated_world import DAY, World
+from trio_worker.testing.simulated_world import DAY, Problem, World
 
 __all__ = ["simulate"]
 
@@ -137,29 +141,76 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code: 1 when something is wrong.
     """
     wishes = _parser().parse_args(arguments)
-    if not wishes.log:
-        structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
+    _silence(wishes)
     if wishes.life is not None:
         return _die(
             Case(wishes.life, wishes.then, wishes.step or 0, wishes.again, wishes.seed),
             every=wishes.step is None,
         )
+    if wishes.seeds > 1:
+        return _run_many(wishes)
     began = time.perf_counter()
-    world = simulate(days=wishes.days, seed=wishes.seed, workers=wishes.workers, trouble=wishes.trouble)
+    verdict = _run(wishes.seed, wishes)
     print(f"{wishes.days:g} days in {time.perf_counter() - began:.1f} s")
-    for what, count in sorted(world.counts.items()):
+    _print_counts(verdict.counts)
+    print(f"  {'trace':24} {verdict.digest:>10}")
+    _print_problems(verdict)
+    return 1 if verdict.problems else 0
+
+
+@attrs.frozen
+class _Verdict:
+    """What is left of a world that was simulated, perhaps in another process."""
+
+    command: str
+    counts: Counter[str]
+    digest: str
+    problems: list[Problem]
+
+
+def _run(seed: int, wishes: argparse.Namespace) -> _Verdict:
+    _silence(wishes)
+    world = simulate(days=wishes.days, seed=seed, workers=wishes.workers, trouble=wishes.trouble)
+    return _Verdict(world.command, world.counts, world.digest, world.problems)
+
+
+def _run_many(wishes: argparse.Namespace) -> int:
+    """Simulate one seed after the other, as many at a time as there are processors."""
+    began, counts, wrong = time.perf_counter(), Counter[str](), 0
+    seeds = range(wishes.seed, wishes.seed + wishes.seeds)
+    # Not forked: whoever calls this, a test for one, may have threads.
+    with ProcessPoolExecutor(mp_context=get_context("spawn")) as processors:
+        for verdict in processors.map(partial(_run, wishes=wishes), seeds):
+            counts.update(verdict.counts)
+            wrong += bool(verdict.problems)
+            _print_problems(verdict)
+    took = time.perf_counter() - began
+    print(f"{wishes.days:g} days of {wishes.seeds} seeds in {took:.1f} s, {wrong} of them went wrong")
+    _print_counts(counts)
+    return 1 if wrong else 0
+
+
+def _print_counts(counts: Counter[str]) -> None:
+    for what, count in sorted(counts.items()):
         print(f"  {what:24} {count:10}")
-    print(f"  {'trace':24} {world.digest:>10}")
-    for problem in world.problems:
+
+
+def _print_problems(verdict: _Verdict) -> None:
+    for problem in verdict.problems:
         print(f"\n{problem.text}", *problem.history, sep="\n")
-    if world.problems:
-        print(f"\nagain: python -m trio_worker.testing.simulation {world.command}")
-    return 1 if world.problems else 0
+    if verdict.problems:
+        print(f"\nagain: python -m trio_worker.testing.simulation {verdict.command}", flush=True)
+
+
+def _silence(wishes: argparse.Namespace) -> None:
+    if not wishes.log:
+        structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m trio_worker.testing.simulation", description=__doc__)
     parser.add_argument("--seed", type=int, default=0, help="decides everything")
+    parser.add_argument("--seeds", type=int, default=1, help="so many, one after the other, from --seed on")
     parser.add_argument("--days", type=float, default=1)
     parser.add_argument("--workers", type=int, default=1, help="that share the queue")
     parser.add_argument("--trouble", type=float, default=1, help="how many times as much as in a usual day")
