@@ -3,10 +3,11 @@
 So many consumers do, one query after the other, what the worker does with its journal: write the claim and
 wait for the disk, write the log's lines, write the outcome and wait, note the log entry as sent, forget.
 Nothing else happens, so that the process's CPU time is the journal's, its thread's and SQLite's included, and
-that of the log's lines, which are there without a journal as well: ``lines_us``, measured by themselves. The
-consumers keep in step here, so that commits are shared. Where they are spread out in time, each query has
-nearly a commit of its own and costs more: 470 us were seen at 5 consumers and 130 to 160 at 50 (``full``, a
-loaded machine), which this does not measure.
+that of the log's lines, which are there without a journal as well: ``lines_us``, measured by themselves.
+
+Two loads. ``in_step``: the next query follows at once, as when a queue is worked off; consumers share their
+commits. ``spread``: each consumer first waits for a time of its own, 20 ms in the middle, as for a handler;
+what that waiting costs is measured by itself and taken off, too.
 """
 
 from __future__ import annotations
@@ -14,11 +15,15 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import random
 import statistics
 import tempfile
 import time
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import trio
 
@@ -32,6 +37,11 @@ from trio_worker.settings import JournalSync
 from trio_worker.state_folder import Address, StateFolder
 
 NOW = datetime.now(UTC)
+HANDLER = 0.02  # seconds that a consumer waits between two queries, on average
+
+Load = Literal["in_step", "spread"]
+Case = tuple[int, JournalSync, Load]
+Work = Callable[[int], Awaitable[None]]
 
 
 async def one(journal: Journal, number: int) -> None:
@@ -71,29 +81,47 @@ async def lines_alone(queries: int) -> float:
     return 1e6 * (time.process_time() - cpu) / queries
 
 
-async def measure(folder: Path, queries: int, consumers: int, sync: JournalSync) -> dict[str, float]:
-    """One run: CPU and wall time for a query, in microseconds."""
-    numbers = itertools.count(1)
+async def consume_all(load: Load, queries: int, consumers: int, work: Work) -> tuple[float, float]:
+    """CPU and wall time, in microseconds, of a query that ``work`` is done on."""
+    numbers, chance = itertools.count(1), random.Random(7)  # noqa: S311 - a load
 
-    async def consume(journal: Journal) -> None:
+    async def consume() -> None:
         while (number := next(numbers)) <= queries:
-            await one(journal, number)
+            if load == "spread":
+                await trio.sleep(chance.uniform(0, 2 * HANDLER))
+            await work(number)
 
+    cpu, wall = time.process_time(), time.perf_counter()
+    async with trio.open_nursery() as nursery:
+        for _ in range(consumers):
+            nursery.start_soon(consume)
+    return (
+        1e6 * (time.process_time() - cpu) / queries,
+        1e6 * (time.perf_counter() - wall) / queries,
+    )
+
+
+async def measure(
+    folder: Path, queries: int, consumers: int, sync: JournalSync, load: Load
+) -> dict[str, float]:
+    """One run: what a query costs, in microseconds."""
     place = StateFolder(folder, Address("http://localhost:8000", "worker"))
     async with open_thread("journal") as runner, open_journal(place, sync=sync, runner=runner) as journal:
-        cpu, wall = time.process_time(), time.perf_counter()
-        async with trio.open_nursery() as nursery:
-            for _ in range(consumers):
-                nursery.start_soon(consume, journal)
-        cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
-    lines = await lines_alone(queries)
-    cpu_us = 1e6 * cpu / queries
+        cpu_us, wall_us = await consume_all(load, queries, consumers, partial(one, journal))
+    waiting_us, _ = await consume_all(load, queries, consumers, nothing)
+    lines_us = await lines_alone(queries)
     return {
         "cpu_us": cpu_us,
-        "lines_us": lines,
-        "journal_us": cpu_us - lines,
-        "wall_us": 1e6 * wall / queries,
+        "waiting_us": waiting_us,
+        "lines_us": lines_us,
+        "journal_us": cpu_us - waiting_us - lines_us,
+        "wall_us": wall_us,
     }
+
+
+async def nothing(number: int) -> None:
+    """A query without a journal."""
+    await trio.lowlevel.checkpoint()
 
 
 def main() -> None:
@@ -102,15 +130,15 @@ def main() -> None:
     parser.add_argument("--queries", type=int, default=3000)
     parser.add_argument("--runs", type=int, default=5)
     arguments = parser.parse_args()
-    cases: list[tuple[int, JournalSync]] = [(5, "full"), (50, "full"), (5, "normal"), (50, "normal")]
-    runs: dict[tuple[int, JournalSync], list[dict[str, float]]] = {case: [] for case in cases}
+    cases: list[Case] = list(itertools.product((5, 50), ("full", "normal"), ("in_step", "spread")))
+    runs: dict[Case, list[dict[str, float]]] = {case: [] for case in cases}
     for _ in range(arguments.runs):
         for case in cases:
             with tempfile.TemporaryDirectory() as directory:
                 runs[case].append(trio.run(measure, Path(directory), arguments.queries, *case))
-    for (consumers, sync), found in runs.items():
+    for (consumers, sync, load), found in runs.items():
         medians = {name: round(statistics.median(run[name] for run in found)) for name in found[0]}
-        print(json.dumps({"consumers": consumers, "sync": sync, **medians}))
+        print(json.dumps({"consumers": consumers, "sync": sync, "load": load, **medians}))
 
 
 if __name__ == "__main__":

@@ -9,9 +9,10 @@ import httpx
 import pytest
 import trio
 from structlog.typing import EventDict
-from trio.testing import MockClock
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 from tests.forerunner import leave_behind
+from tests.journals import Disk as StuckDisk
 from trio_worker import Context, Query
 from trio_worker.testing import RunningWorker, WebBuddy, open_worker, trio_time
 
@@ -40,6 +41,10 @@ async def handle(query: Query, ctx: Context) -> str:
     await trio.sleep(100)
     ctx.log("y" * 3000)
     return f"answer {query.id} " + "z" * 20_000
+
+
+async def at_once(query: Query, ctx: Context) -> str:
+    return "ok"
 
 
 async def readiness(worker: RunningWorker) -> httpx.Response:
@@ -100,6 +105,21 @@ async def test_a_claim_that_can_not_be_written_down_is_put_back(
         worker.pushes.wakeups.tick()
         await webbuddy.until(lambda: query.status == "done")
     assert called == [1]
+
+
+async def test_a_disk_that_can_not_be_read_delays_a_query_for_the_limit_of_a_claim(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    """What neighbours remember of it is looked up under the claim's shield, which has an end."""
+    webbuddy, disk = WebBuddy(now=trio_time()), StuckDisk()
+    async with open_worker(at_once, webbuddy=webbuddy, state_dir=tmp_path, on_crash="requeue") as worker:
+        await wait_all_tasks_blocked()
+        assert worker.journal is not None
+        worker.journal._runner, disk.stuck = disk, True
+        query = webbuddy.add_query("first")
+        await webbuddy.until(lambda: query.status == "done", within=60)
+        disk.go_on()
+    assert trio.current_time() > 30
 
 
 @pytest.mark.parametrize("spoiled", ["garbage", "newer"])

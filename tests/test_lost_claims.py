@@ -170,6 +170,24 @@ async def test_what_was_logged_before_the_claim_does_not_count(
     await wait_until(lambda: query.status == "queued", within=125)
 
 
+async def test_looks_that_fail_bring_the_second_one_no_nearer(
+    scene: Scene, autojump_clock: MockClock
+) -> None:
+    """After a failure it looks soon again; what was found before that still has its minute."""
+    webbuddy = scene.webbuddy
+    old = webbuddy.add_query("put back before")
+    webbuddy.claim(old, webbuddy.accounts[1])
+    webbuddy.add_entry(old, 1, "Claimed by another")
+    webbuddy.requeue(old.id)
+    await trio.sleep(10)
+    await scene.lose(old)
+    lost = await scene.lose()
+    webbuddy.fail_next(502, calls=6, endpoint="query_logs")  # as for a minute or so, with pauses that grow
+    await webbuddy.until(lambda: webbuddy.count("query_logs") == 1)
+    assert await wait_until(lambda: lost.status == "queued", within=300) >= 59
+    await wait_until(lambda: old.status == "queued", within=300)
+
+
 async def test_more_than_a_page(scene: Scene, autojump_clock: MockClock) -> None:
     """It may be on WebBuddy's last page."""
     query = await scene.lose()

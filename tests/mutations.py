@@ -1,0 +1,333 @@
+"""The rules that keep queries from being lost, broken one by one: ``python -m tests.mutations``.
+
+Each break must make a test fail. The tests that ought to notice it run on a copy of the checkout in which it
+is made; what nobody notices is printed, and is the exit code 1. `test_mutations.py` sees to it that each
+break can still be made.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+
+import attrs
+
+ROOT = Path(__file__).parent.parent
+LIMIT = 240.0  # seconds for the tests of one break; on a good day they take a few
+
+
+@attrs.frozen
+class Mutation:
+    """One rule, broken.
+
+    Attributes:
+        rule: What must hold.
+        file: Below ``trio_worker/``.
+        old: What keeps to it; there once.
+        new: What does not.
+        tests: The files of tests that have to notice.
+    """
+
+    rule: str
+    file: str
+    old: str
+    new: str
+    tests: str
+
+    def is_possible(self) -> bool:
+        """Whether the code that is to be broken is there, once."""
+        return (ROOT / "trio_worker" / self.file).read_text(encoding="utf-8").count(self.old) == 1
+
+
+MUTATIONS = [
+    # --- The journal -------------------------------------------------------------------------------
+    Mutation(
+        "the handler starts once its claim is on disk",
+        "claims.py",
+        "                await receipt.durable()\n",
+        "                await trio.lowlevel.checkpoint()\n",
+        "ill_disk crash_at_every_step",
+    ),
+    Mutation(
+        "a claim that was sent is seen through",
+        "claims.py",
+        "trio.move_on_after(self.limit, shield=True)",
+        "trio.move_on_after(self.limit, shield=False)",
+        "stop bad_moments intake",
+    ),
+    Mutation(
+        "the shield of a claim has a deadline",
+        "claims.py",
+        "trio.move_on_after(self.limit, shield=True)",
+        "trio.CancelScope(shield=True)",
+        "ill_disk intake",
+    ),
+    Mutation(
+        "a result is on disk before it is reported",
+        "delivery.py",
+        "            await self._until_written()\n",
+        "",
+        "reporting crash_at_every_step",
+    ),
+    Mutation(
+        "a receipt is settled after the commit",
+        "journal_writer.py",
+        "        if statements:\n            await self._persist(statements, receipts)\n",
+        "        for receipt in receipts:\n            receipt.settle(None)\n"
+        "        if statements:\n            await self._persist(statements, receipts)\n",
+        "journal_writer",
+    ),
+    Mutation(
+        "an attempt is counted before its handler starts",
+        "consumer.py",
+        "                await held.start().durable()\n",
+        "                held.start()\n",
+        "crash_at_every_step recovery retry_later",
+    ),
+    Mutation(
+        "an ill disk closes the intake",
+        "journal_writer.py",
+        "            self.gate.close()\n",
+        "",
+        "journal_illness",
+    ),
+    Mutation(
+        "a forked child gives up the lock",
+        "state_folder.py",
+        "os.register_at_fork(after_in_child=_forget_locks)",
+        "",
+        "state_folder",
+    ),
+    Mutation(
+        "a program that a handler starts does not get the lock",
+        "state_folder.py",
+        "os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)",
+        "os.dup(os.open(lock, os.O_RDWR | os.O_CREAT, 0o600)); os.set_inheritable(descriptor, True)",
+        "state_folder",
+    ),
+    # --- What was held -----------------------------------------------------------------------------
+    Mutation(
+        "nothing new is claimed before what was held is taken up",
+        "recovery.py",
+        "        self.gate.close()\n",
+        "",
+        "recovery",
+    ),
+    Mutation(
+        "only a death while alone counts",
+        "takeover.py",
+        "entry.blamed += len(running) == 1 and not others",
+        "entry.blamed += 1",
+        "takeover recovery",
+    ),
+    Mutation(
+        "suspects run one at a time",
+        "backlog.py",
+        "bool(self._ready or (self._suspects and not self._busy))",
+        "bool(self._ready or self._suspects)",
+        "backlog recovery",
+    ),
+    Mutation(
+        "after the last attempt it fails",
+        "recovery.py",
+        "if held.entry.blamed >= self.most_attempts:",
+        "if held.entry.blamed > self.most_attempts:",
+        "recovery",
+    ),
+    Mutation(
+        "what died before is remembered of a query that was put back",
+        "recovery.py",
+        "            held.bury()\n        self.deliveries",
+        "            pass\n        self.deliveries",
+        "recovery",
+    ),
+    Mutation(
+        "what waits for a consumer at a stop is put back",
+        "service.py",
+        "        recovery.release()\n",
+        "",
+        "recovery",
+    ),
+    # --- Ours ----------------------------------------------------------------------------------------
+    Mutation(
+        "a look comes before each report that is a retry",
+        "delivery.py",
+        "always=self._tried",
+        "always=False",
+        "reporting bad_moments",
+    ),
+    Mutation(
+        "a look comes before a report that is late or follows a restart",
+        "delivery.py",
+        "fresh = trio.current_time() - self.held.seen_at <= self._all.look_after",
+        "fresh = True",
+        "watch retry_later",
+    ),
+    Mutation(
+        "a query of another database is not ours",
+        "ownership.py",
+        "    if _differ(claimed.query_created, now.query_created):\n        return Standing.OTHER_DATABASE\n",
+        "",
+        "ownership recovery",
+    ),
+    Mutation(
+        "a later claim is not ours",
+        "ownership.py",
+        'now.status == "in_progress" and not _differ(claimed.query_started, now.query_started)',
+        'now.status == "in_progress"',
+        "ownership recovery",
+    ),
+    Mutation(
+        "the watch stops what is not ours any more",
+        "watch.py",
+        "                deliveries.let_go(held, standing.value)",
+        "                pass",
+        "watch",
+    ),
+    Mutation(
+        "an older claim of a query is let go",
+        "reporting.py",
+        '        self.let_go(older, "it was requeued, and claimed here again")\n',
+        "",
+        "watch retry_later recovery",
+    ),
+    # --- The log -------------------------------------------------------------------------------------
+    Mutation(
+        "the log goes before the result",
+        "delivery.py",
+        "        await self._ship_first()\n",
+        "        self.hurry()\n",
+        "reporting",
+    ),
+    Mutation(
+        "a log that fails holds a result back for a minute at most",
+        "delivery.py",
+        "            if self._others_work:\n                log.warning",
+        "            if False:\n                log.warning",
+        "reporting",
+    ),
+    Mutation(
+        "no entry is sent twice after a crash",
+        "delivery.py",
+        "        self.held.log.skip_arrived(texts)\n",
+        "",
+        "recovery",
+    ),
+    Mutation(
+        "the cap of entries is for all attempts",
+        "held.py",
+        "                earlier=entry.earlier,\n",
+        "                earlier=0,\n",
+        "recovery query_log",
+    ),
+    # --- Wake-ups, later, lost claims ----------------------------------------------------------------
+    Mutation(
+        "a wake-up is handed on",
+        "wakeups.py",
+        "        for _ in range(min(2, self._worth_asking)):\n            self._ring()\n",
+        "",
+        "wakeups",
+    ),
+    Mutation(
+        "a query can't be put aside for ever",
+        "consumer.py",
+        "        if count > most:\n",
+        "        if False:\n",
+        "retry_later",
+    ),
+    Mutation(
+        "a lost claim is noted",
+        "claims.py",
+        "                if error.maybe_done:\n                    self._note_lost(began, error)\n",
+        "",
+        "lost_claims intake",
+    ),
+    Mutation(
+        "a process notes on disk that it claims",
+        "claims.py",
+        "            await self.journal.claiming(self.webbuddy.server_now(), self.limit)\n",
+        "            self.journal._claims[trio.lowlevel.current_task()] = 0.0\n",
+        "lost_claims journal_claims crash_at_every_step",
+    ),
+    Mutation(
+        "only what was claimed in a noted time may be lost",
+        "lost_claims.py",
+        "    return note.since - SLACK <= query.query_started.timestamp() <= note.until + SLACK",
+        "    return True",
+        "lost_claims",
+    ),
+    Mutation(
+        "what a worker of this folder holds is not lost",
+        "lost_claims.py",
+        "            if suspect.query.id not in held:\n",
+        "            if True:\n",
+        "lost_claims",
+    ),
+    Mutation(
+        "what has said something is not lost",
+        "lost_claims.py",
+        "        if heard_of:\n            return\n",
+        "",
+        "lost_claims",
+    ),
+    Mutation(
+        "two looks are a minute apart",
+        "lost_claims.py",
+        "            if suspect.seen_at > old:\n                continue\n",
+        "",
+        "lost_claims",
+    ),
+]
+
+
+def notice(mutation: Mutation, *, folder: Path) -> str:
+    """Break a copy of the checkout, and say which test has noticed; an empty string if none did."""
+    copy = Path(tempfile.mkdtemp(dir=folder))
+    for name in ("trio_worker", "tests", "examples", "benchmarks"):
+        shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "CHANGELOG.md", ".env.example"):
+        shutil.copy(ROOT / name, copy)
+    broken = copy / "trio_worker" / mutation.file
+    broken.write_text(
+        broken.read_text(encoding="utf-8").replace(mutation.old, mutation.new), encoding="utf-8"
+    )
+    tests = [f"tests/test_{name}.py" for name in mutation.tests.split()]
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *tests]
+    environment = {**os.environ, "PYTHONPATH": str(copy)}
+    try:
+        ran = subprocess.run(
+            command, cwd=copy, env=environment, capture_output=True, text=True, timeout=LIMIT, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return ""  # a test that never ends notices nothing
+    finally:
+        shutil.rmtree(copy)
+    return next((line[7:] for line in ran.stdout.splitlines() if line.startswith(("FAILED ", "ERROR "))), "")
+
+
+def main() -> int:
+    """Break one rule after the other, as many at a time as there are processors."""
+    parser = argparse.ArgumentParser(prog="python -m tests.mutations", description=__doc__)
+    parser.add_argument("--rule", default="", help="only rules with this in them")
+    wanted = [mutation for mutation in MUTATIONS if parser.parse_args().rule in mutation.rule]
+    began, missed = time.perf_counter(), 0
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(os.cpu_count()) as processors:
+        for mutation, test in zip(
+            wanted, processors.map(partial(notice, folder=Path(folder)), wanted), strict=True
+        ):
+            missed += not test
+            print(f"{mutation.rule}: {test.partition(' - ')[0] or 'NOBODY NOTICED'}", flush=True)
+    print(f"{len(wanted)} rules broken in {time.perf_counter() - began:.0f} s, {missed} not noticed")
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
