@@ -310,7 +310,6 @@ async def test_login_refused_at_the_start(tmp_path: Path) -> None:
     ("options", "said"),
     [
         (("-b", "127.0.0.1:0"), "start it with -k trio"),
-        (("-k", "trio"), "WebBuddy's own port: start hypercorn with -b 127.0.0.1:8001"),
         (("-k", "trio", "-b", "127.0.0.1:0", "--workers", "0"), "NUM_WORKERS is 'many'"),
         (("-k", "trio", "-b", "127.0.0.1:0"), "NUM_WORKERS is 'many'"),
     ],
@@ -318,7 +317,7 @@ async def test_login_refused_at_the_start(tmp_path: Path) -> None:
 async def test_what_the_operator_forgot_is_one_sentence(
     tmp_path: Path, options: tuple[str, ...], said: str
 ) -> None:
-    """No -k trio, hypercorn's default port, wrong settings: a sentence, no traceback, and it ends."""
+    """No -k trio, wrong settings: a sentence, no traceback, and it ends."""
     async with start_worker(
         tmp_path, webbuddy_url="http://127.0.0.1:9", command=(*HYPERCORN, *options), NUM_WORKERS="many"
     ) as worker:
@@ -327,6 +326,26 @@ async def test_what_the_operator_forgot_is_one_sentence(
     assert "Traceback" not in worker.output
     if "0" in options:
         assert code == 2  # otherwise it is hypercorn's parent that exits, with a 0
+
+
+WITHOUT_SOCKETS = """
+from hypercorn.config import Config, Sockets
+from hypercorn.trio.run import trio_worker
+
+config = Config()
+config.worker_class, config.application_path = "trio", "trio_worker.asgi:app"
+trio_worker(config, Sockets([], [], []))
+"""
+
+
+async def test_hypercorns_default_port_is_one_sentence(tmp_path: Path) -> None:
+    """It is WebBuddy's. In hypercorn's own worker, but without its sockets: on that port may be anybody."""
+    async with start_worker(
+        tmp_path, webbuddy_url="http://127.0.0.1:9", command=("-c", WITHOUT_SOCKETS)
+    ) as worker:
+        assert await worker.wait() == 2
+    assert "WebBuddy's own port: start hypercorn with -b 127.0.0.1:8001" in worker.output
+    assert "Traceback" not in worker.output
 
 
 async def test_each_process_takes_its_share(tmp_path: Path) -> None:
