@@ -143,13 +143,6 @@ MUTATIONS = [
         "recovery",
     ),
     Mutation(
-        "what died before is remembered of a query that was put back",
-        "recovery.py",
-        "            held.bury()\n        self.deliveries",
-        "            pass\n        self.deliveries",
-        "recovery",
-    ),
-    Mutation(
         "what waits for a consumer at a stop is put back",
         "service.py",
         "        recovery.release()\n",
@@ -198,6 +191,56 @@ MUTATIONS = [
         '        self.let_go(older, "it was requeued, and claimed here again")\n',
         "",
         "watch retry_later recovery",
+    ),
+    # --- Put back, and claimed again -----------------------------------------------------------------
+    Mutation(
+        "what was put back does not begin at nothing",
+        "delivery.py",
+        "                self._written = self.held.bury()",
+        "                pass",
+        "put_back recovery",
+    ),
+    Mutation(
+        "the first line of each claim leaves at once",
+        "query_log.py",
+        " and not self._is_first",
+        "",
+        "put_back",
+    ),
+    Mutation(
+        "who stops takes nothing up",
+        "recovery.py",
+        "            if self._is_over:\n                return\n",
+        "",
+        "put_back",
+    ),
+    Mutation(
+        "no handler starts on what was let go",
+        "consumer.py",
+        "        if held.is_over:\n",
+        "        if False:\n",
+        "put_back",
+    ),
+    Mutation(
+        "a dead letter that is tried again still has its log",
+        "journal.py",
+        "entry.dead, entry.lines = None, on_disk[entry.id].lines",
+        "entry.dead = None",
+        "put_back",
+    ),
+    Mutation(
+        "a dead letter hides no lost claim",
+        "journal_file.py",
+        " WHERE dead IS NULL",
+        "",
+        "lost_claims",
+    ),
+    Mutation(
+        "who puts all aside takes not the whole queue",
+        "service.py",
+        "recovery.room, ",
+        "",
+        "retry_later",
     ),
     # --- The log -------------------------------------------------------------------------------------
     Mutation(

@@ -20,6 +20,7 @@ from trio_worker.held import Held
 from trio_worker.journal import Journal, open_journal
 from trio_worker.lost_claims import LostClaims
 from trio_worker.phrases import ENGLISH
+from trio_worker.query import Done
 from trio_worker.runners import inline
 from trio_worker.state_folder import Address, StateFolder
 from trio_worker.testing import StoredQuery, WebBuddy, trio_time
@@ -301,6 +302,32 @@ async def test_one_whose_earlier_claim_is_still_held(
         held.forget()
         await wait_until(lambda: query.status == "queued", within=200)
         await wait_until(lambda: not scene.journal.lost, within=200)
+
+
+async def test_a_dead_letter_hides_nothing(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """A person has put its query back, and the answer to the next claim of it was lost."""
+    folder = StateFolder(tmp_path, Address("http://localhost:8000", "worker"))
+    async with open_scene(folder=folder) as scene:
+        earlier = await scene.client.get_query((await scene.claim()).id)
+        held, _ = Held.claimed(scene.journal, earlier, "poll", ENGLISH)
+        held.end(Done("refused"))
+        held.died("400: it is too long")
+        await trio.sleep(100)
+        query = scene.webbuddy.queries[earlier.id]
+        scene.webbuddy.set_status(query, "queued", scene.webbuddy.accounts[2])
+        await scene.lose(query)
+        await wait_until(lambda: query.status == "queued", within=200)
+
+
+async def test_notes_do_not_pile_up(scene: Scene, autojump_clock: MockClock, events: list[EventDict]) -> None:
+    """Where no list can be read, for good: the oldest notes go, and the operator is told once."""
+    scene.webbuddy.fail_next(500, calls=10**9, endpoint="by_status")
+    for _ in range(150):
+        now = scene.client.server_now()
+        scene.journal.note_lost(now, now + 1)
+        await trio.sleep(300)
+    assert len(scene.journal.lost) == 100
+    assert sum("trio-worker stuck" in event["event"] for event in events) == 1
 
 
 async def test_one_that_is_taken_up_in_between(scene: Scene, autojump_clock: MockClock) -> None:

@@ -205,3 +205,16 @@ async def test_a_clock_that_is_set_back_puts_nothing_off(autojump_clock: MockClo
     async with webbuddy.running(), open_worker(agent.handle, webbuddy=webbuddy, state_dir=tmp_path):
         with trio.fail_after(10):
             await webbuddy.until(lambda: query.status == "done")
+
+
+async def test_so_many_put_aside_take_nothing_new(autojump_clock: MockClock, events: list[EventDict]) -> None:
+    """A rate limit that puts off each query must not take the whole queue from all other workers."""
+    agent = Limited(1, seconds=86_400)
+    async with open_worker(agent.handle, num_workers=2) as worker:
+        for number in range(300):
+            worker.webbuddy.add_query(f"limited {number}", push=False)
+        await trio.sleep(3600)
+        assert 200 <= len(worker.webbuddy.with_status("in_progress")) <= 202  # both may have been at it
+        assert sum("put aside is due" in event["event"] for event in events) == 1
+        with trio.fail_after(3 * 86_400):
+            await worker.webbuddy.until(worker.webbuddy.all_ended, within=4 * 86_400)

@@ -76,13 +76,18 @@ class Consumer:
                 ending = Revoked("somebody took it while it waited")
             elif not self.stop.asked.is_set():
                 await self._begin(held)
-                ctx = Context(held.log.write, attempt=held.entry.attempts)
-                ending = await self.execution.run(held.query, ctx)
+                ending = await self._run(held)
             elif held.entry.running:  # as it was claimed; one that was put aside has said so long ago
                 self._note_claim(held)
         finally:
             # Also when this task is cancelled, or a bug raises: the query must not stay ours.
             self._conclude(held, delivery, ending, trio.current_time() - began)
+
+    async def _run(self, held: Held) -> Ending:
+        if held.is_over:
+            return Revoked("somebody took it while it was written down")
+        ctx = Context(held.log.write, attempt=held.entry.attempts)
+        return await self.execution.run(held.query, ctx)
 
     async def _is_ours(self, held: Held) -> bool:
         """Look, if it has waited for long; where WebBuddy can't be asked, the look before the report does."""

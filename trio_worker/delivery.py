@@ -31,6 +31,7 @@ LOG_PATIENCE = 60.0
 """Seconds for which a result waits for its log while WebBuddy takes other calls, but no log entries."""
 
 MOST_FAILED_LOOKS = 8  # in a row, while other calls are answered
+OUTAGES = (None, 429, 503)  # no answer, or "later": it says nothing about this query
 BUSY_TRIES = 6  # plain 500s that are answered by a short pause, as in the intake
 LAST_PAUSE = 0.5  # seconds between two tries while the service stops
 
@@ -152,6 +153,10 @@ class Delivery:
         # The time for the log may be over before the query is, when a blocked event loop runs again.
         await self._ended.wait()
         if not self.held.entry.reported:
+            if isinstance(self.held.outcome, Released):
+                # As late as this, since it counts the log's entries; whoever claims it next, also here, is
+                # not to begin at nothing.
+                self._written = self.held.bury()
             await self._until_written()
             await self._report()
         if self.held.entry.dead is not None:
@@ -319,13 +324,14 @@ class Delivery:
             found = await look(self._all.webbuddy, self.held)
         except Unavailable as error:
             now = trio.current_time()
-            if error.status is None:
+            if error.status in OUTAGES:
                 raise
             self._looks_fail_since = min(self._looks_fail_since, now)
             self._failed_looks += 1
             others_work = self._all.webbuddy.well_at > self._looks_fail_since
             if self._failed_looks < MOST_FAILED_LOOKS or not others_work:
                 raise
+            log.warning("reporting without a look: WebBuddy can't show the query", query=self.held.query.id)
             return Standing.NOT_ASKABLE
         self._failed_looks, self._looks_fail_since = 0, math.inf
         return found

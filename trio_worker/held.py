@@ -176,10 +176,10 @@ class Held:
         self.log = self._restored_log()  # nothing was written to it yet
         await self._update("running", "attempts", "retries", "deaths", "blamed", "earlier").durable()
 
-    def bury(self) -> None:
-        """Remember its attempts and deaths, for the case that it is claimed here again."""
+    def bury(self) -> Receipt:
+        """Remember its attempts, deaths and log entries: it is put back, and may be claimed here again."""
         entry = self.entry
-        self._journal.bury(
+        return self._journal.bury(
             Tombstone(
                 query_id=entry.query.id,
                 created=_created(entry.query),

@@ -30,6 +30,7 @@ log = structlog.get_logger(__name__)
 MARK_LIFE = 1.0  # seconds for which one mark "claiming" is good
 LOSSES_APART = 2.0  # seconds between two lost claims that are noted as one
 NOTE_GROWS = 60.0  # seconds for which one note takes in more
+MOST_LOST = 100  # notes; a WebBuddy whose lists can't be read for days must not fill the disk with them
 
 
 @asynccontextmanager
@@ -91,6 +92,7 @@ class Journal:
         self._mark_good_until = 0.0
         self._claims: dict[trio.lowlevel.Task, float] = {}  # under way: when they began, by WebBuddy's clock
         self._closed = False
+        self._has_told_of_losses = False
         self._take_in(own.found)
 
     @property
@@ -144,10 +146,10 @@ class Journal:
         """So many handlers run on though they were given up: who is at work alone is not alone."""
         self.write(fact("left_behind", number), lazily=True)
 
-    def bury(self, tombstone: Tombstone) -> None:
+    def bury(self, tombstone: Tombstone) -> Receipt:
         """Remember a query that is put back."""
         self.tombstones[tombstone.query_id, tombstone.created] = tombstone
-        self.write(tombstone.insertion(), lazily=True)
+        return self.write(tombstone.insertion())
 
     def exhume(self, query_id: int, created: str) -> Tombstone | None:
         """Give what is remembered of a query, and no longer remember what is old."""
@@ -227,9 +229,21 @@ class Journal:
                 self.lost[self.lost.index(newest)] = longer
                 self.write(longer.update(), lazily=True)
             return
+        if len(self.lost) >= MOST_LOST:
+            self._forget_oldest_lost()
         lost = LostClaim(id=secrets.token_hex(8), since=since, until=until, noted_at=clock.now())
         self.lost.append(lost)
         self.write(lost.insertion(), lazily=True)
+
+    def _forget_oldest_lost(self) -> None:
+        if not self._has_told_of_losses:
+            self._has_told_of_losses = True
+            log.warning(
+                "so many answers to claims were lost that the oldest are no longer looked for;"
+                " `trio-worker stuck` lists the queries that nobody works on",
+                kept=MOST_LOST,
+            )
+        self.forget_lost(self.lost[0])
 
     def forget_lost(self, lost: LostClaim) -> None:
         """Nothing is to be found of it any more. One that has grown meanwhile is kept."""
@@ -252,7 +266,7 @@ class Journal:
         return self._take_in(found)
 
     async def held_here(self) -> set[int]:
-        """Read the numbers of the queries that any process of this folder holds.
+        """Read the numbers of the queries that any process of this folder holds, but for dead letters.
 
         Raises:
             JournalError: A journal can't be read.
@@ -261,7 +275,7 @@ class Journal:
             on_disk = await self._runner(self._held_on_disk)
         except sqlite3.Error as error:
             raise JournalIllError(describe(error)) from error
-        return on_disk | {entry.query.id for entry in self.entries.values()}
+        return on_disk | {entry.query.id for entry in self.entries.values() if entry.dead is None}
 
     def _held_on_disk(self) -> set[int]:
         # Our own file too: what is being taken over is there before it is in `entries`.
@@ -277,13 +291,19 @@ class Journal:
         if not dead:
             return []
         await self.write().durable()  # or what is not on disk yet would pass for the operator's will
-        on_disk = {entry.id: entry for entry in (await self._runner(self._own.file.load)).entries}
+        # Without their texts and answers, which may be many megabytes, every ten seconds.
+        still_dead = await self._runner(self._own.file.dead_letters)
+        alive = []
         for entry in dead:
-            if entry.id not in on_disk:
+            if entry.id not in still_dead:
                 self.entries.pop(entry.id, None)
-        alive = [entry for entry in dead if entry.id in on_disk and on_disk[entry.id].dead is None]
+            elif not still_dead[entry.id]:
+                alive.append(entry)
+        if alive:
+            on_disk = {entry.id: entry for entry in (await self._runner(self._own.file.load)).entries}
         for entry in alive:
-            entry.dead = None
+            # Whoever held it before has taken its lines.
+            entry.dead, entry.lines = None, on_disk[entry.id].lines
         return alive
 
     def _take_in(self, found: Contents) -> list[Entry]:

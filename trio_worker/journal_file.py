@@ -107,10 +107,15 @@ class JournalFile:
                 self._connection.execute(sql, values)
 
     def held_ids(self) -> set[int]:
-        """Read the numbers of the queries in it, whichever way they stand."""
+        """Read the numbers of the queries in it, but for dead letters: those are nobody's claim any more."""
         if not self._is_begun:
             return set()
-        return {int(number) for (number,) in self._connection.execute("SELECT query_id FROM held")}
+        rows = self._connection.execute("SELECT query_id FROM held WHERE dead IS NULL")
+        return {int(number) for (number,) in rows}
+
+    def dead_letters(self) -> dict[str, bool]:
+        """Read of each entry, by its name, whether it is a dead letter."""
+        return {name: bool(dead) for name, dead in self._connection.execute(_WHICH_ARE_DEAD)}
 
     def tombstones(self, query_id: int, created: str) -> list[Tombstone]:
         """Read what is remembered of a query."""
@@ -183,6 +188,8 @@ class JournalFile:
             lost=[LostClaim(**dict(row)) for row in lost],
         )
 
+
+_WHICH_ARE_DEAD = "SELECT id, dead IS NOT NULL FROM held"
 
 _IS_SOMETHING_THERE = """
 SELECT EXISTS (SELECT 1 FROM held) OR EXISTS (SELECT 1 FROM tombstones) OR EXISTS (SELECT 1 FROM lost)

@@ -129,7 +129,7 @@ class LostClaims:
         self._in_doubt = [query for query in queries if query.id in held and _key(query) not in ours]
         for query in queries:
             key = _key(query)
-            if key in self._suspects or key in self._settled or query.id in held:
+            if key in self._suspects or key in self._settled or query.id in held or key in ours:
                 continue
             if self._may_be_lost(query, notes) and await self._was_heard_of(query) is not True:
                 self._suspects[key] = _Suspect(query, trio.current_time())

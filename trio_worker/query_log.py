@@ -128,7 +128,7 @@ class QueryLog:
         self._given: Batch | None = None  # given out and not yet known to have arrived
         self._count = past.entries + past.earlier
         self._earlier = past.earlier
-        self._not_before = trio.current_time() + self._pause() if self._count else began
+        self._not_before = began if self._is_first else trio.current_time() + self._pause()
         self._open = True
 
     @property
@@ -221,8 +221,14 @@ class QueryLog:
     # --- When -----------------------------------------------------------------------------------------
 
     @property
+    def _is_first(self) -> bool:
+        return self._count == self._earlier
+
+    @property
     def _is_last(self) -> bool:
-        return self._count >= MOST_ENTRIES - 1
+        # The first of each claim leaves at once, beyond the cap if need be: of a query that says nothing
+        # after its claim others think that the answer to the claim was lost, and put it back.
+        return self._count >= MOST_ENTRIES - 1 and not self._is_first
 
     def _pause(self) -> float:
         late = self._count - PROMPT_ENTRIES

@@ -25,11 +25,15 @@ from trio_worker.settings import OnCrash
 from trio_worker.tokens import REFUSAL_HOLDS
 from trio_worker.webbuddy import WebBuddyClient
 
-__all__ = ["LOOK_AROUND", "Recovery"]
+__all__ = ["LOOK_AROUND", "MOST_ASIDE", "Recovery"]
 
 log = structlog.get_logger(__name__)
 
 ILL_ROUNDS = 6  # of errors for looking at a query, after which what is new no longer waits for it
+MOST_ASIDE = 200
+"""Queries put aside, from which on nothing new is claimed: where a rate limit puts off each, a worker would
+otherwise take the whole queue from all others."""
+
 LOOK_AROUND = 10.0
 """Seconds between two looks for neighbours that have died."""
 
@@ -59,6 +63,7 @@ class Recovery:
         nursery: Where it waits: for WebBuddy, and for what is to be tried later. To be cancelled at the end.
         look_around_every: Seconds between two looks for neighbours that have died.
         gate: Open once everything that is to be run again was offered: nothing new is claimed before.
+        room: Open while fewer than `MOST_ASIDE` are put aside.
     """
 
     webbuddy: WebBuddyClient
@@ -71,6 +76,9 @@ class Recovery:
     nursery: trio.Nursery
     look_around_every: float = LOOK_AROUND
     gate: Gate = attrs.field(factory=Gate, init=False)
+    room: Gate = attrs.field(factory=Gate, init=False)
+    _aside: int = attrs.field(default=0, init=False)
+    _is_over: bool = attrs.field(default=False, init=False)
 
     def begin(self) -> None:
         """Take up what the journal held when it was opened."""
@@ -93,9 +101,11 @@ class Recovery:
         self.nursery.start_soon(self._take_up_later, held)
 
     async def look_around(self) -> None:
-        """Take up what dead neighbours leave, and dead letters that an operator revives. Never returns."""
+        """Take up what dead neighbours leave, and dead letters that an operator revives, until `release`."""
         while True:
             await trio.sleep(self.look_around_every)
+            if self._is_over:
+                return
             # One after the other: what the first has given must not be lost with an error of the second.
             await self._take_up_from(self.journal.take_over, "taking up what another process has left")
             await self._take_up_from(self.journal.revived, "trying dead letters again")
@@ -119,10 +129,20 @@ class Recovery:
 
     async def _take_up_later(self, held: Held) -> None:
         assert held.entry.due is not None  # noqa: S101 - it is put aside
-        # Not longer than it could have been meant, whatever the clock was.
-        await trio.sleep(min(held.seconds_until_due(), LONGEST_RETRY))
+        self._count_aside(+1)
+        try:
+            # Not longer than it could have been meant, whatever the clock was.
+            await trio.sleep(min(held.seconds_until_due(), LONGEST_RETRY))
+        finally:
+            self._count_aside(-1)
         held.entry.due = clock.now()
         await self._take_up([held], _nothing)
+
+    def _count_aside(self, change: int) -> None:
+        self._aside += change
+        if self._aside == MOST_ASIDE and change > 0:
+            log.warning("nothing new is claimed until some of what was put aside is due", aside=MOST_ASIDE)
+        self.room.keep(open=self._aside < MOST_ASIDE)
 
     async def _take_up(self, helds: list[Held], offered: Callable[[], None]) -> None:
         """Look at them until each could be looked at, and do what follows.
@@ -200,8 +220,6 @@ class Recovery:
             self.offer(held)
             return
         log.warning("query is not run again after a crash", query=held.query.id, reason=verdict.reason)
-        if isinstance(verdict, Released):
-            held.bury()
         self.deliveries.of(held).end(verdict, self._last_line(verdict))
 
     def offer(self, held: Held) -> None:
@@ -213,15 +231,20 @@ class Recovery:
         self.deliveries.of(held)
         if not held.entry.entries:
             held.log.write(self.phrases.waits)
-        self.backlog.offer(held)
+        if self._is_over:
+            self._put_back(held)
+        else:
+            self.backlog.offer(held)
 
     def release(self) -> None:
-        """The worker stops: put back what waits for a consumer, as what runs is."""
+        """The worker stops: put back what waits for a consumer, as what runs is, and whatever comes yet."""
+        self._is_over = True
         for held in self.backlog.clear():
-            if held.entry.deaths:
-                held.bury()
-            outcome = Released(self.phrases.stopping)
-            self.deliveries.of(held).end(outcome, self._last_line(outcome))
+            self._put_back(held)
+
+    def _put_back(self, held: Held) -> None:
+        outcome = Released(self.phrases.stopping)
+        self.deliveries.of(held).end(outcome, self._last_line(outcome))
 
     def _verdict(self, held: Held) -> Failed | Released | None:
         """Decide what becomes of a query whose worker died; None: it is run again."""

@@ -96,7 +96,7 @@ class Deliveries:
             return
         older, newer = (held, known) if _is_before(held, known) else (known, held)
         self._held[held.query.id] = newer
-        created = older.query.query_created, held.query.query_created
+        created = older.query.query_created, newer.query.query_created
         if None not in created and created[0] != created[1]:
             log.error("left alone (trio-worker outbox)", query=held.query.id, reason=OTHER_DATABASE)
             older.died(OTHER_DATABASE)

@@ -155,7 +155,7 @@ async def run_service(
             backlog=backlog,
             wakeups=pushes.wakeups,
             announced=pushes.announced,
-            gates=(deliveries.gate, journal.gate, recovery.gate, backlog.gate),
+            gates=(deliveries.gate, journal.gate, recovery.gate, recovery.room, backlog.gate),
             aside=recovery.offer,
         )
         consumer = Consumer(
