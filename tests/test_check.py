@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import sys
 import time
 from pathlib import Path
 
+import httpx
 import pytest
 import trio
 
 from tests.commands import Ended, environment, run_command
+from tests.processes import TOO_LONG, start_worker
 from trio_worker.disk_kind import disk_warning, read_mounts
 from trio_worker.journal_file import Entry, JournalFile
 from trio_worker.query import Query
@@ -63,7 +66,7 @@ async def test_wrong_settings(tmp_path: Path) -> None:
     assert ended.code == 2
     assert "✗ settings NUM_WORKERS is 'many': expected" in " ".join(ended.out.split())
     assert "✗ settings POLLING_INTERVAL is '-1': expected" in " ".join(ended.out.split())
-    assert "! settings WORKER_NAEM is not a variable" in " ".join(ended.out.split())
+    assert "! settings WORKER_NAEM is not a setting: did you mean WORKER_NAME?" in " ".join(ended.out.split())
     assert line(ended, "handler").startswith("✓ ")
     assert line(ended, "WebBuddy").startswith("- ")
     assert not webbuddy.requests
@@ -75,6 +78,18 @@ async def test_an_unreadable_dotenv(tmp_path: Path) -> None:
     ended = await check(tmp_path, WebBuddy())
     assert ended.code == 2
     assert ".env is not UTF-8" in line(ended, "settings")
+
+
+async def test_typos(tmp_path: Path) -> None:
+    """A line of .env that can't be read, and names that are nearly a setting's: each is told; exit 2."""
+    (tmp_path / ".env").write_text("NUM_WORKER=7\nNUM_WORKERS: 7\nMAX_WORKERS=7\n")
+    ended = await check(tmp_path, WebBuddy(), POLING_INTERVAL="5")
+    found = " ".join(ended.out.split())
+    assert ended.code == 2
+    assert f"✗ settings {tmp_path}/.env can't be read at line 2: expected NAME=value" in found
+    assert "! settings NUM_WORKER is not a setting: did you mean NUM_WORKERS?" in found
+    assert "! settings POLING_INTERVAL is not a setting: did you mean POLLING_INTERVAL?" in found
+    assert "MAX_WORKERS" not in found
 
 
 async def test_a_wrong_handler(tmp_path: Path) -> None:
@@ -152,13 +167,14 @@ async def test_the_log_in_is_refused(tmp_path: Path) -> None:
 
 
 async def test_an_account_without_a_project(tmp_path: Path) -> None:
-    """An account without a project that sees no query is told what that may mean; exit 0."""
+    """An account without a project that sees no query may be a good one: what it means for each; exit 0."""
     webbuddy = WebBuddy()
     webbuddy.add_query("there, but not for everybody", status="done")
     ended = await check(tmp_path, webbuddy, WORKER_USERNAME="stranger")
     assert ended.code == 0
     assert line(ended, "account").startswith("! ")
-    assert "an empty queue for ever" in line(ended, "account")
+    assert "sees no query yet: fine for a service account" in line(ended, "account")
+    assert "An ordinary user needs a project" in line(ended, "account")
 
 
 async def test_a_service_account(tmp_path: Path) -> None:
@@ -204,7 +220,48 @@ async def test_the_port_is_taken(tmp_path: Path) -> None:
         bind = f"127.0.0.1:{taken.getsockname()[1]}"
         ended = await check(tmp_path, WebBuddy(), WORKER_BIND=bind)
     assert ended.code == 1
-    assert f"✗ push endpoint WORKER_BIND is '{bind}': something listens there" in line(ended, "push endpoint")
+    said = f"✗ push endpoint WORKER_BIND is '{bind}': something listens there already: choose another"
+    assert said in line(ended, "push endpoint")
+
+
+async def test_the_port_is_a_web_servers(tmp_path: Path) -> None:
+    """Something that answers, but is no worker, even where it answers with JSON; exit 1."""
+    async with serve_webbuddy(WebBuddy()) as other:
+        ended = await check(tmp_path, WebBuddy(), WORKER_BIND=other.removeprefix("http://"))
+    assert ended.code == 1
+    assert "something listens there already" in line(ended, "push endpoint")
+
+
+async def test_the_worker_runs_already(tmp_path: Path) -> None:
+    """Beside a running worker, on TCP and on a unix socket, all is well; one that is not ready says why."""
+    webbuddy = WebBuddy()
+    (tmp_path / "unix").mkdir()
+    unix = f"unix:{tmp_path}/w"
+    async with (
+        serve_webbuddy(webbuddy) as url,
+        start_worker(tmp_path, webbuddy_url=url) as worker,
+        start_worker(tmp_path / "unix", webbuddy_url=url, WORKER_BIND=unix) as second,
+    ):
+        for each in (worker, second):
+            await each.until(lambda line: "Running on" in line)
+        with trio.fail_after(TOO_LONG):
+            await webbuddy.until(lambda: webbuddy.count("claim_next") >= 2)
+        for bind in (worker.url.removeprefix("http://"), unix):
+            ended = await run_command(tmp_path, "check", webbuddy_url=url, WORKER_BIND=bind)
+            assert ended.code == 0, ended.out
+            said = f"✓ push endpoint {bind} has a worker that runs already, and is ready"
+            assert line(ended, "push endpoint").startswith(said)
+        bind = worker.url.removeprefix("http://")
+        webbuddy.fail_next(503, calls=1000, endpoint="claim_next")
+        async with httpx.AsyncClient(trust_env=False) as client:
+            await client.post(f"{worker.url}/api/process-query", json={"query_id": 1})
+        await worker.until(lambda line: "no query can be claimed" in line)
+        ended = await run_command(tmp_path, "check", webbuddy_url=url, WORKER_BIND=bind)
+    assert ended.code == 0, ended.out
+    assert line(ended, "push endpoint").startswith(f"! push endpoint {bind} has a worker that runs already,")
+    assert "and is not ready: POST /api/queries/claim_next/: WebBuddy answered 503" in line(
+        ended, "push endpoint"
+    )
 
 
 async def test_the_port_is_webbuddys_own(tmp_path: Path) -> None:
@@ -310,7 +367,28 @@ async def test_what_is_held(tmp_path: Path) -> None:
     found = [" ".join(text.split()) for text in ended.out.splitlines() if "state folder" in text]
     assert found[0].endswith("3 queries are held there, with 1 dead letter (trio-worker outbox).")
     assert found[1].startswith("! state folder 1 query is held beside it for 'member' at http://old:8000")
+    assert found[1].endswith("WEBBUDDY_URL=http://old:8000 WORKER_USERNAME=member trio-worker run")
     assert len(found) == 2
+
+
+async def test_what_is_held_for_others_only(tmp_path: Path) -> None:
+    """After a change of WEBBUDDY_URL: for whom nothing is held, so that it does not sound like nothing."""
+    hold(tmp_path, "http://old:8000", "member", 1, 2)
+    webbuddy = WebBuddy()
+    ended = await check(tmp_path, webbuddy)
+    assert line(ended, "state folder").endswith(f"Nothing is held for 'member' at {webbuddy.url}.")
+    assert "! state folder 2 queries are held beside it" in " ".join(ended.out.split())
+
+
+async def test_what_others_hold_who_live(tmp_path: Path) -> None:
+    """A worker of another account that runs beside it is no matter of this one's."""
+    place = StateFolder(tmp_path / "state", Address("http://old:8000", "member"))
+    hold(tmp_path, "http://old:8000", "member", 1)
+    (lock,) = place.take_free()
+    ended = await check(tmp_path, WebBuddy())
+    lock.release()
+    assert "for 'member' at http://old:8000, by a worker that lives" in " ".join(ended.out.split())
+    assert "trio-worker run" not in ended.out
 
 
 async def test_a_state_folder_that_can_not_be_used(tmp_path: Path) -> None:
@@ -319,17 +397,18 @@ async def test_a_state_folder_that_can_not_be_used(tmp_path: Path) -> None:
     ended = await check(tmp_path, WebBuddy())
     assert ended.code == 1
     assert line(ended, "state folder").startswith(
-        f"✗ state folder WORKER_STATE_DIR is '{tmp_path}/state': File exists"
+        f"✗ state folder WORKER_STATE_DIR is '{tmp_path}/state': it is a file: expected a folder"
     )
     assert line(ended, "state folder").endswith("a crash would lose what it holds.")
     assert line(ended, "log-in").startswith("✓ ")
 
 
-async def test_a_state_folder_that_takes_no_data(tmp_path: Path) -> None:
-    """It is written to in earnest: that folders and files can be made is not enough; exit 1."""
+@pytest.mark.parametrize("blocks", [0, 16, 128])  # of 512 bytes: nothing, not a journal, not a query in it
+async def test_a_state_folder_that_takes_too_little(tmp_path: Path, blocks: int) -> None:
+    """A journal is made in earnest: that folders and small files can be made is not enough; exit 1."""
     webbuddy = WebBuddy()
     async with serve_webbuddy(webbuddy) as url:
-        no_data = ["sh", "-c", 'ulimit -f 0 && exec "$@"', "sh"]
+        no_data = ["sh", "-c", f'ulimit -f {blocks} && exec "$@"', "sh"]
         ended = await trio.run_process(
             [*no_data, sys.executable, "-m", "trio_worker", "check"],
             cwd=tmp_path,
@@ -338,7 +417,9 @@ async def test_a_state_folder_that_takes_no_data(tmp_path: Path) -> None:
             check=False,
         )
     assert ended.returncode == 1
-    assert "File too large" in line(Ended(1, ended.stdout.decode(), ""), "state folder")
+    said = line(Ended(1, ended.stdout.decode(), ""), "state folder")
+    assert said.startswith("✗ state folder the journal ")
+    assert re.search("the disk (is full|gives an error)", said)
     assert not (tmp_path / "state").exists()
 
 

@@ -6,6 +6,7 @@ import io
 import json
 import logging
 from collections.abc import Iterator
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ import trio
 from structlog.typing import EventDict
 from trio.testing import MockClock
 
-from trio_worker import Context, Query, event_log
+from trio_worker import Context, Project, Query, event_log
 from trio_worker.testing import WebBuddy, open_worker, trio_time
 
 
@@ -36,6 +37,31 @@ class Unprintable:
         raise RuntimeError("no")
 
 
+class Lines:
+    """A desk that takes lines, and nothing else."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def log(self, text: str) -> None:
+        self.lines.append(text)
+
+    def deadline(self) -> datetime:
+        raise NotImplementedError
+
+    def extend(self, seconds: float) -> datetime:
+        raise NotImplementedError
+
+    def save(self, data: str) -> None:
+        raise NotImplementedError
+
+    async def project(self) -> Project | None:
+        raise NotImplementedError
+
+    def project_in_thread(self) -> Project | None:
+        raise NotImplementedError
+
+
 # --- ctx.log -----------------------------------------------------------------------------------------
 
 
@@ -53,9 +79,9 @@ class Unprintable:
 )
 def test_anything_can_be_logged(thing: object, line: str) -> None:
     """`ctx.log` never fails: what is no text is turned into one, or named."""
-    lines: list[str] = []
-    Context(lines.append).log(thing)
-    assert lines == [line]
+    desk = Lines()
+    Context(desk).log(thing)
+    assert desk.lines == [line]
 
 
 async def test_odd_lines_reach_webbuddy_cleaned(autojump_clock: MockClock) -> None:

@@ -8,6 +8,7 @@ import pty
 import re
 import shlex
 import signal
+import socket
 import struct
 import sys
 import termios
@@ -19,9 +20,11 @@ import attrs
 import httpx
 import pytest
 import trio
+from click.testing import CliRunner
 
-from tests.commands import environment
+from tests.commands import environment, run_command
 from tests.processes import TOO_LONG, WorkerProcess, start_worker
+from trio_worker.cli import main
 from trio_worker.cli.demo_handler import TASKS
 from trio_worker.cli.demo_queries import make_cases, verdict
 from trio_worker.testing import WebBuddy
@@ -186,6 +189,72 @@ async def test_keep(tmp_path: Path) -> None:
         assert await demo.wait() == 0, demo.output
         assert all(is_gone(pid) for pid in workers)
         await demo.until(lambda line: "The worker and WebBuddy are stopped." in line)
+
+
+async def test_the_server_alone(tmp_path: Path) -> None:
+    """--server: its lines are a worker's .env, it pushes, and shows the queries; Ctrl-C ends it, exit 0."""
+    (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    address = f"http://127.0.0.1:{listener.socket.getsockname()[1]}"
+    mine = tmp_path / "mine"  # where there is no .env
+    mine.mkdir()
+    async with start_demo(tmp_path, "--server", "--push-url", address + "/") as demo, listener:
+        printed = [
+            await demo.until(lambda line, name=name: line.startswith(name))  # type: ignore[misc]
+            for name in ("WEBBUDDY_URL=", "WORKER_USERNAME=", "WORKER_PASSWORD=")
+        ]
+        settings = dict(line.split("=", 1) for line in printed)
+        url = settings.pop("WEBBUDDY_URL")
+        created = await run_command(mine, "submit", "hello", "--project", "1", webbuddy_url=url, **settings)
+        assert (created.code, created.out) == (0, "1\n"), created.err
+        with trio.fail_after(TOO_LONG):
+            async with await listener.accept() as stream:
+                assert (await stream.receive_some()).startswith(b"POST /api/process-query ")
+        await demo.until(lambda line: f"nobody took the push at {address}:" in line)
+        settings |= {"WORKER_NAME": "of mine", "WORKER_LANGUAGE": "ru"}
+        async with start_worker(mine, webbuddy_url=url, **settings):
+            line = await demo.until(lambda line: re.match("query 1 +done", line) is not None)
+        assert re.search(r"hello  \(found by poll after .* s, ran .*\)  Готово за", line)
+        demo.process.send_signal(signal.SIGINT)
+        assert await demo.wait() == 0, demo.output
+        await demo.until(lambda line: line == "WebBuddy is stopped.")
+
+
+async def test_the_server_on_a_port(tmp_path: Path) -> None:
+    """--port: just there, or a sentence and exit 1 when somebody else is."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        async with start_demo(tmp_path, "--server", "--port", str(port)) as demo:
+            assert await demo.wait() == 1, demo.output
+            await demo.until(lambda line: f"can't listen at 127.0.0.1:{port}" in line)
+    assert "choose another --port" in demo.output
+    async with start_demo(tmp_path, "--server", "--port", str(port)) as demo:
+        await demo.until(lambda line: line == f"WEBBUDDY_URL=http://127.0.0.1:{port}")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        *(["--server", "--keep"], ["--server", "--queries", "3"], ["--port", "8000"]),
+        *(
+            ["--push-url", "http://localhost"],
+            ["--server", "--push-url", "localhost"],
+            ["--server", "--port", "0"],
+        ),
+    ],
+)
+def test_options_that_do_not_fit(options: list[str]) -> None:
+    """What would have no effect, and what is no URL, is refused; exit 2."""
+    assert CliRunner().invoke(main, ["demo", *options]).exit_code == 2
+
+
+async def test_one_query_has_no_half(tmp_path: Path) -> None:
+    """The end of a demo with one query says how long that took."""
+    async with start_demo(tmp_path, "--queries", "1") as demo:
+        assert await demo.wait() == 0, demo.output
+        assert re.fullmatch(
+            r"Found by (push|poll): 1, within [0-9.]+ m?s\.",
+            await demo.until(lambda line: line.startswith("Found by")),
+        )
 
 
 async def test_on_a_terminal(tmp_path: Path) -> None:

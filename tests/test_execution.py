@@ -211,6 +211,18 @@ async def test_the_operator_gets_the_traceback(autojump_clock: MockClock, events
     assert event["exc_info"].__traceback__ is not None
 
 
+@pytest.mark.parametrize("answer", [None, " \n", 5])
+async def test_the_operator_reads_what_an_answer_is(
+    answer: object, autojump_clock: MockClock, events: list[EventDict]
+) -> None:
+    """Whoever wrote the handler learns from the log what it should return."""
+    async with open_worker(OnlyTheFirst(gives(answer))) as worker:
+        await worker.ask("bad")
+    (event,) = [event for event in events if "problem" in event]
+    assert event["event"].endswith("return a str that is not blank")
+    assert event["query"] == 1
+
+
 async def test_the_sentences_are_in_the_users_language(autojump_clock: MockClock) -> None:
     """`WORKER_LANGUAGE=ru`."""
     async with open_worker(OnlyTheFirst(raises(ValueError())), language="ru") as worker:

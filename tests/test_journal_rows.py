@@ -51,6 +51,7 @@ FULL_ENTRY = Entry(
     entries=6,
     last_number=7,
     dead="400: no",
+    saved='{"page": 7, "\\ud83d": "' + SURROGATES + '"}',
     lines=[HeldLine(8, "+0.1s", "eight"), HeldLine(9, "+0.2s", ""), HeldLine(10, "+0.3s", "ten\nlines")],
 )
 

@@ -45,7 +45,7 @@ def test_a_misspelt_variable_is_named_beside_the_missing_one(problems: Prepare, 
     environ = {name: value for name, value in GOOD.items() if name != "WORKER_PASSWORD"}
     missing, unknown = problems(environ | {misspelt: "the-secret"})
     assert missing.startswith("WORKER_PASSWORD is missing")
-    assert unknown == f"{misspelt} is not a variable of trio-worker: did you mean WORKER_PASSWORD?"
+    assert unknown == f"{misspelt} is not a setting: did you mean WORKER_PASSWORD?"
 
 
 def test_a_wrong_setting_does_not_hide_a_wrong_handler(problems: Prepare) -> None:
@@ -71,7 +71,18 @@ def test_a_wrong_handler_alone(problems: Prepare) -> None:
     """With good settings its problem is said just so, and misspelt variables with it."""
     handler, unknown = problems(GOOD | {"WORKER_HANDLER": "no_such_module:handle", "WORKER_NAMES": "x"})
     assert "there is no module no_such_module" in handler
-    assert unknown.startswith("WORKER_NAMES is not a variable")
+    assert unknown.startswith("WORKER_NAMES is not a setting")
+
+
+def test_a_line_of_dotenv_that_can_not_be_read(problems: Prepare, tmp_path: Path) -> None:
+    """The worker does not start on half of its settings; what else is wrong is said with it."""
+    (tmp_path / ".env").write_text("NUM_WORKERS: 7\n")
+    (line,) = problems(GOOD)
+    assert ".env can't be read at line 1" in line
+    line, setting, misspelt = problems(GOOD | {"WORKER_BIND": "8001", "POLING_INTERVAL": "5"})
+    assert ".env can't be read at line 1" in line
+    assert setting.startswith("WORKER_BIND is '8001'")
+    assert misspelt == "POLING_INTERVAL is not a setting: did you mean POLLING_INTERVAL?"
 
 
 # --- What a crash was ----------------------------------------------------------------------------

@@ -19,9 +19,10 @@ from trio.testing import MockClock
 from tests.commands import Ended, environment, run_command
 from tests.processes import TOO_LONG
 from trio_worker import clock
-from trio_worker.cli.outbox_journals import Change, change_letters, look_into
+from trio_worker.cli.outbox_journals import Change, change_letters, let_go
 from trio_worker.context import Context
 from trio_worker.errors import JournalError
+from trio_worker.holdings import look_into
 from trio_worker.journal import Journal, open_journal
 from trio_worker.journal_file import Entry, HeldLine, JournalFile
 from trio_worker.journal_rows import fact
@@ -157,9 +158,9 @@ async def test_what_a_dead_worker_has_left(tmp_path: Path) -> None:
         ended = await outbox(tmp_path)
     assert ended.code == 0
     assert line(ended, 1).startswith("1 cut off 1 ")
-    assert "1 query is held by no worker that lives: the next that starts takes" in " ".join(
-        ended.out.split()
-    )
+    said = " ".join(ended.out.split())
+    assert "1 query is held by no worker that lives: the next that starts takes it up" in said
+    assert "To let go of it instead: trio-worker outbox --drop ID." in said
 
 
 async def test_a_dead_letter(tmp_path: Path) -> None:
@@ -215,14 +216,67 @@ async def test_other_addresses(tmp_path: Path) -> None:
     assert f"1 query: 'somebody-else' at {URL}\n" in shown.out
     assert (retried.code, retried.err) == (1, "trio-worker: there is no dead letter\n")
     assert (dropped.code, dropped.err.count("is not held here")) == (1, 2)
+    assert "no worker that lives" not in shown.out  # they wait for nobody
 
 
-async def test_other_things_in_the_folder(tmp_path: Path) -> None:
-    """A WORKER_STATE_DIR in which other programs keep things too: those are none of ours."""
-    (tmp_path / "state" / "journal").mkdir(parents=True)
-    (tmp_path / "state" / "journal" / "system.journal").write_text("somebody's")
-    ended = await outbox(tmp_path)
-    assert (ended.code, len(ended.out.splitlines())) == (0, 1)
+async def test_other_addresses_of_the_dead(tmp_path: Path) -> None:
+    """What no worker takes up with these settings: with which others it does, as a shell takes them."""
+    with journal(tmp_path, entry(1), entry(2), url="http://old:8000", account="o'hara") as old:
+        old.die()
+        ended = await outbox(tmp_path)
+    said = " ".join(ended.out.split())
+    assert "2 queries are held by no worker that lives. Only one with the same settings takes them up" in said
+    assert """WEBBUDDY_URL=http://old:8000 WORKER_USERNAME='o'"'"'hara' trio-worker run""" in said
+
+
+# --- One query in full ------------------------------------------------------------------------------
+
+
+async def test_one_in_full(tmp_path: Path) -> None:
+    """How it stands, since when, why, its texts as they are, and how much of its log is unsent."""
+    letter = dead_letter(
+        12,
+        "line one\n\x1b[31mline two",
+        attempts=3,
+        deaths=2,
+        blamed=1,
+        entries=4,
+        lines=[HeldLine(1, "+0.1s", "claimed")],
+        age=7300,
+    )
+    with journal(tmp_path, letter, dead_letter(13)) as kept:
+        ended = await outbox(tmp_path, "12")
+    assert (ended.code, ended.err) == (0, "")
+    lines = [" ".join(text.split()) for text in ended.out.splitlines()]
+    assert lines[:2] == ["Query 12", "state dead letter (held by a worker that lives)"]
+    for expected in (
+        f"why {WHY}",
+        "attempts 3",
+        "deaths 2 of its worker, 1 of them while it was alone at work",
+        "log 4 entries sent to WebBuddy, 1 line unsent",
+        f"journal {kept.path}",
+        "line one",
+        "\ufffd[31mline two",
+    ):
+        assert expected in lines
+    assert re.search(r"claimed .* \(2h ago\)", ended.out)
+    assert lines[lines.index("text") + 1] == "hello"
+    assert "Query 13" not in ended.out
+
+
+async def test_several_in_full(tmp_path: Path) -> None:
+    """Each, long texts cut; one that is not held is named, exit 1; nothing is changed."""
+    failed = entry(2, outcome=Failed("x" * 2500, "said_so"), retries=2)
+    with journal(tmp_path, entry(1, running=True, age=5), failed) as kept:
+        kept.die()
+        ended = await outbox(tmp_path, "2", "1", "9")
+    assert (ended.code, ended.err) == (1, "trio-worker: query 9 is not held here\n")
+    said = " ".join(ended.out.split())
+    assert re.findall(r"Query \d", said) == ["Query 1", "Query 2"]
+    assert "state cut off (its worker is dead: the next takes it up)" in said
+    assert "the one that has cut it off is counted by the next worker" in said
+    assert "put aside 2 times" in said
+    assert said.endswith(f"failed {'x' * 2000} … and 500 characters more")
 
 
 # --- Retry ------------------------------------------------------------------------------------------
@@ -345,6 +399,47 @@ async def test_drop_takes_dead_letters_only(tmp_path: Path) -> None:
     assert (ended.code, ended.err) == (0, "")
 
 
+async def test_drop_what_a_dead_worker_has_left(tmp_path: Path) -> None:
+    """By its number only, with its lines; not what a living one holds, and no other action does that."""
+    lines = [HeldLine(1, "+0.1s", "claimed")]
+    with (
+        journal(tmp_path, entry(12, running=True, lines=lines), entry(13), dead_letter(14)) as left,
+        journal(tmp_path, entry(15, running=True)) as living,
+    ):
+        left.die()
+        for no in (["--retry", "12"], ["--export", "-", "12"], ["--drop", "15", "--yes"]):
+            refused = await outbox(tmp_path, *no)
+            assert (refused.code, refused.err.count("is held, but no dead letter")) == (1, 1)
+        assert (await outbox(tmp_path, "--drop", "--all", "--yes")).out.startswith("Dropped: query 14.")
+        dropped = await outbox(tmp_path, "--drop", "12", "--yes")
+        assert living.numbers() == {15: None}
+    assert (dropped.code, dropped.err) == (0, "")
+    assert dropped.out.startswith("Dropped: query 12.")
+    own = OwnJournal.open(folder(tmp_path), "full")
+    assert {found.query.id: found.lines for found in own.found.entries} == {13: [], 15: []}
+    own.close()
+
+
+async def test_what_is_taken_up_meanwhile_is_not_dropped(tmp_path: Path) -> None:
+    """Between the question and the answer a worker may start: it keeps the query, and that is said."""
+    with journal(tmp_path, entry(12, running=True)) as left:
+        left.die()
+        async with open_own(tmp_path) as own:
+            assert let_go(folder(tmp_path), ["entry 12"]) == ["query 12: a worker has taken it up meanwhile"]
+            assert [kept.query.id for kept in own.entries.values()] == [12]
+        assert [found.entry.query.id for found in look_into(folder(tmp_path)).found] == [12]
+
+
+async def test_a_letter_that_is_retried_meanwhile_is_not_let_go(tmp_path: Path) -> None:
+    """Two operators: what one has revived, the other does not drop with what was left."""
+    with journal(tmp_path, dead_letter(12), entry(13)) as left:
+        left.die()
+        assert change_letters(folder(tmp_path), "retry", ["entry 12"]) == []
+        assert change_letters(folder(tmp_path), "drop", ["entry 12"]) == []
+        assert let_go(folder(tmp_path), ["entry 13"]) == []
+    assert [found.entry.query.id for found in look_into(folder(tmp_path)).found] == [12]
+
+
 async def test_a_revived_letter_is_not_dropped(tmp_path: Path) -> None:
     """Between the question and the answer, somebody else may have had one tried again: it stays whole."""
     lines = [HeldLine(1, "+0.1s", "claimed")]
@@ -450,7 +545,6 @@ async def test_numbers_that_are_no_dead_letters(tmp_path: Path) -> None:
         (["--drop", "12", "--all", "--yes"], "say which"),
         (["--retry", "--drop", "12"], "one at a time"),
         (["--drop", "--export", "", "12"], "one at a time"),
-        (["12"], "say what is to be done with them"),
         (["--all"], "say what is to be done with them"),
     ],
 )
@@ -504,7 +598,7 @@ async def test_a_folder_that_is_none(tmp_path: Path) -> None:
     ended = await outbox(tmp_path)
     assert (ended.code, ended.out) == (4, "")
     assert "WORKER_STATE_DIR is" in ended.err
-    assert "Not a directory" in ended.err
+    assert "it is a file: expected a folder" in ended.err
 
 
 async def test_a_journal_that_has_just_been_made(tmp_path: Path) -> None:

@@ -21,7 +21,8 @@ def test_the_handler_and_its_test(tmp_path: Path) -> None:
     handler, test = blocks("python")
     (tmp_path / "agent.py").write_text(handler, encoding="utf-8")
     (tmp_path / "test_agent.py").write_text(test, encoding="utf-8")
-    (tmp_path / "pytest.ini").write_text("[pytest]\ntrio_mode = true\n", encoding="utf-8")
+    (settings,) = re.findall(r"(?m)^printf .* > pytest\.ini$", "\n".join(blocks("sh")))
+    subprocess.run(["sh", "-c", settings], cwd=tmp_path, check=True)
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
     result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert "1 passed" in result.stdout, result.stdout + result.stderr
@@ -37,6 +38,20 @@ def test_every_command_exists() -> None:
     assert {"demo", "check", "run", "submit"} <= set(shown)
     for command in set(shown):
         assert CliRunner().invoke(main, [command, "--help"]).exit_code == 0
+
+
+def test_the_help_and_the_readme_agree() -> None:
+    """`run --help` has each exit code of the README, and no command's line is cut off."""
+    from click.testing import CliRunner
+
+    from trio_worker.cli import main
+
+    text = " ".join(CliRunner().invoke(main, ["run", "--help"]).output.split())
+    paragraph = README.partition("`trio-worker run` exits with ")[2].partition("\n\n")[0].partition(".")[0]
+    codes = re.findall(r"(?:^|[ ,])([0-4]) (?:when|after|for)", " ".join(paragraph.split()))
+    assert codes == re.findall(r"[:,] ([0-9]) ", text.partition("Exit codes")[2]) == list("01234")
+    assert "could not be stopped" in text
+    assert "..." not in CliRunner().invoke(main, ["--help"]).output.partition("Commands:")[2]
 
 
 def test_the_version_is_in_the_changelog() -> None:

@@ -238,7 +238,7 @@ async def test_a_port_that_is_taken(tmp_path: Path) -> None:
             start_worker(tmp_path, webbuddy_url=url, WORKER_BIND=bind) as worker,
         ):
             assert await worker.wait() == 2, worker.output
-    assert "WORKER_BIND" in worker.output
+    assert f"WORKER_BIND is '{bind}': something listens there already: choose another" in worker.output
     assert "Traceback" not in worker.output
 
 

@@ -15,10 +15,10 @@ import structlog
 import trio
 
 from trio_worker.credentials import Credentials
-from trio_worker.environment import read_environment
+from trio_worker.environment import read_environment, unreadable_lines
 from trio_worker.errors import SettingsError
 from trio_worker.setting_kinds import split_handler_path
-from trio_worker.settings import VARIABLES, Settings, Variable, unknown_variables
+from trio_worker.settings import VARIABLES, Settings, Variable
 
 ROOT = Path(__file__).parent.parent
 REQUIRED = {"WORKER_USERNAME": "worker", "WORKER_PASSWORD": "hush-hush", "WORKER_HANDLER": "handler:handle"}
@@ -172,12 +172,17 @@ def test_values_that_are_refused(name: str, text: str, expected: str) -> None:
     assert len(said) < 400
 
 
-@pytest.mark.parametrize(
-    "name", [variable.name for variable in VARIABLES if variable.name != "WORKER_PASSWORD_FILE"]
-)
+@pytest.mark.parametrize("name", [variable.name for variable in VARIABLES if not variable.required])
 @pytest.mark.parametrize("blank", ["", " \t"])
-def test_empty_is_called_empty(name: str, blank: str) -> None:
-    """A variable that is set to nothing is a mistake, not a way to say "default"."""
+def test_empty_is_not_set(name: str, blank: str) -> None:
+    """A variable that is set to nothing has its default, whatever it is for."""
+    assert read(**{name: blank}) == read()
+
+
+@pytest.mark.parametrize("name", REQUIRED)
+@pytest.mark.parametrize("blank", ["", " \t"])
+def test_what_is_required_can_not_be_empty(name: str, blank: str) -> None:
+    """It is told as what it is, so that nobody looks for a missing line."""
     assert problem(**{name: blank}).startswith(f"{name} is empty: expected ")
 
 
@@ -187,7 +192,7 @@ def test_all_problems_at_once() -> None:
         "WEBBUDDY_URL": "nowhere",
         "NUM_WORKERS": "many",
         "WORKER_BIND": "8001",
-        "WORKER_LANGUAGE": "",
+        "WORKER_LANGUAGE": "de",
         "WORKER_PASSWORD_FILE": "/nonexistent/secret",
     }
     named = {said.split()[0] for said in problems(wrong)}
@@ -289,10 +294,15 @@ def test_password_and_file_are_one_too_many(tmp_path: Path) -> None:
     assert said == "WORKER_PASSWORD and WORKER_PASSWORD_FILE are both set: expected one of them"
 
 
-def test_empty_path_of_the_password_file_is_one_problem() -> None:
-    """An empty path is said once, not a second time for the password that it did not give."""
+def test_an_empty_password_is_no_second_one(tmp_path: Path) -> None:
+    """docker-compose passes both, one of them empty: the other counts; with neither, one is missing."""
+    (tmp_path / "secret").write_text("hush")
+    from_file = {"WORKER_PASSWORD": "", "WORKER_PASSWORD_FILE": str(tmp_path / "secret")}
+    assert Settings.from_environ(WITH_FILE | from_file).password == "hush"
+    from_variable = {"WORKER_PASSWORD": "hush-hush", "WORKER_PASSWORD_FILE": ""}
+    assert Settings.from_environ(WITH_FILE | from_variable).password == "hush-hush"
     (said,) = problems(WITH_FILE | {"WORKER_PASSWORD_FILE": ""})
-    assert said.startswith("WORKER_PASSWORD_FILE is empty")
+    assert said.startswith("WORKER_PASSWORD is missing")
 
 
 def _missing(path: Path) -> str:
@@ -458,20 +468,43 @@ def test_dotenv_that_cannot_be_read(tmp_path: Path) -> None:
         read_environment(tmp_path)
 
 
-def test_unknown_variables_name_the_nearest() -> None:
-    """A misspelt variable is told with the one that was probably meant, and never with its value."""
-    said = unknown_variables(
-        REQUIRED | {"WORKER_PASWORD": "hush", "WORKER_POLLING_INTERVAL": "5", "NUM_WORKER": "5", "HOME": "/"}
-    )
-    assert said == [
-        "WORKER_PASWORD is not a variable of trio-worker: did you mean WORKER_PASSWORD?",
-        "WORKER_POLLING_INTERVAL is not a variable of trio-worker: did you mean POLLING_INTERVAL?",
+def test_a_blank_variable_hides_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """docker-compose passes variables that it does not have as empty ones: `.env` applies all the same."""
+    (tmp_path / ".env").write_text("NUM_WORKERS=7\nWORKER_PASSWORD=hush\n")
+    monkeypatch.setenv("NUM_WORKERS", "")
+    monkeypatch.setenv("WORKER_PASSWORD", " ")
+    environ = read_environment(tmp_path)
+    assert (environ["NUM_WORKERS"], environ["WORKER_PASSWORD"]) == ("7", "hush")
+
+
+def test_lines_of_dotenv_that_can_not_be_read(tmp_path: Path) -> None:
+    """Each is told by its number, and never with its text; the others are read."""
+    lines = [
+        "# ours",
+        "",
+        "",
+        "NUM_WORKERS: hush",
+        "WORKER_NAME=n",
+        "  hush hush",
+        "export A=1 # x",
+        "B='hush",
     ]
+    (tmp_path / ".env").write_text("\n".join(lines))
+    said = unreadable_lines(tmp_path)
+    assert [re.findall(r"\.env can't be read at line (\d+): expected NAME=value", each) for each in said] == [
+        ["4"],
+        ["6"],
+        ["8"],
+    ]
+    assert "hush" not in "".join(said)
+    assert read_environment(tmp_path)["A"] == "1"
 
 
-def test_no_known_variable_is_unknown() -> None:
-    """All variables that are read are known."""
-    assert unknown_variables({variable.name: "" for variable in VARIABLES}) == []
+def test_a_dotenv_that_can_be_read(tmp_path: Path) -> None:
+    """`.env.example` and no file at all: there is nothing to say."""
+    assert unreadable_lines(tmp_path) == []
+    (tmp_path / ".env").write_bytes((ROOT / ".env.example").read_bytes())
+    assert unreadable_lines(tmp_path) == []
 
 
 # --- README, .env.example and Settings -----------------------------------------------------------

@@ -89,8 +89,17 @@ def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path: Path) -> None:
     folder = StateFolder(tmp_path / "file" / "state", ADDRESS)
     with pytest.raises(JournalError) as caught:
         folder.make()
-    assert str(caught.value).startswith(f"WORKER_STATE_DIR is '{tmp_path}/file/state': Not a directory (")
+    assert str(caught.value).startswith(
+        f"WORKER_STATE_DIR is '{tmp_path}/file/state': {tmp_path}/file is a file:"
+    )
     assert "expected a folder on a local disk" in str(caught.value)
+
+
+def test_a_file_in_its_place_is_named(tmp_path: Path) -> None:
+    """Not "File exists", which a folder does as well."""
+    (tmp_path / "file").touch()
+    with pytest.raises(JournalError, match=r"/file': it is a file: expected a folder"):
+        StateFolder(tmp_path / "file", ADDRESS).make()
 
 
 def test_a_folder_that_has_gone_is_an_error(tmp_path: Path) -> None:

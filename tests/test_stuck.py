@@ -12,11 +12,13 @@ import click
 import pytest
 import trio
 
+from tests import forerunner
 from tests.commands import Ended, environment, run_command
 from tests.processes import TOO_LONG
 from trio_worker.cli.age import age_text, read_age
 from trio_worker.held import Held
 from trio_worker.journal import Journal, open_journal
+from trio_worker.journal_file import Entry
 from trio_worker.phrases import ENGLISH
 from trio_worker.query import Query
 from trio_worker.runners import open_thread
@@ -83,7 +85,7 @@ async def test_the_list(tmp_path: Path, webbuddy: WebBuddy) -> None:
     ended = await stuck(tmp_path, webbuddy)
     assert (ended.code, ended.err) == (0, "")
     head, *queries = rows(ended)
-    assert head == ["query", "project", "since", "age", "log", "text"]
+    assert head == ["query", "project", "since", "age", "log", "entries", "text"]
     assert [(row[0], row[1], row[4], row[5]) for row in queries] == [
         ("2", "Other", "3d", "0"),
         ("1", "Portal", "2h", "3"),
@@ -383,19 +385,97 @@ async def test_held_by_the_time_of_the_answer(tmp_path: Path, webbuddy: WebBuddy
     assert query.status == "in_progress"
 
 
-async def test_what_the_dead_have_left(tmp_path: Path, webbuddy: WebBuddy) -> None:
-    """A worker that has died protects nothing: a person may know that none will come back."""
-    folder = StateFolder(tmp_path / "state", Address(webbuddy.url, "worker"))
+async def test_all_that_are_listed_are_held(tmp_path: Path, webbuddy: WebBuddy) -> None:
+    """It is said that nothing was changed; exit 0."""
+    ends: list[Ended] = []
+    command = ["stuck", "--requeue", "--yes", "--older-than", "1d"]
 
-    async def die(webbuddy: WebBuddy) -> None:
-        async with open_thread("journal") as runner, open_journal(folder, runner=runner) as journal:
-            _, receipt = Held.claimed(journal, shown(webbuddy, webbuddy.queries[2]), "poll", ENGLISH)
-            await receipt.durable()
+    async def work(webbuddy: WebBuddy) -> None:
+        ends.append(
+            await run_command(tmp_path, *command, webbuddy_url=webbuddy.url, WORKER_USERNAME="worker")
+        )
 
-    await die(webbuddy)
-    assert len(folder.journals()) == 1
-    ended = await stuck(tmp_path, webbuddy, "--requeue", "--yes", "--older-than", "1d")
-    assert (ended.code, webbuddy.queries[2].status) == (0, "queued")
+    async with serve_webbuddy(webbuddy):
+        await hold(tmp_path, webbuddy, webbuddy.queries[2], work)
+    assert (ends[0].code, ends[0].err) == (0, "")
+    assert ends[0].out.splitlines()[-1] == "1 query is held here: nothing changed"
+    assert webbuddy.count("patch") == 0
+
+
+def leave_behind(
+    directory: Path, webbuddy: WebBuddy, *numbers: int, account: str = "worker", dead: str | None = None
+) -> None:
+    """Let a worker be killed in the middle of these queries."""
+    entries = [
+        Entry(
+            id=f"entry-{number}",
+            query=shown(webbuddy, webbuddy.queries[number]),
+            source="poll",
+            claimed_at=0.0,
+            running=True,
+            dead=dead,
+        )
+        for number in numbers
+    ]
+    forerunner.leave_behind(directory / "state", webbuddy, entries, account=account)
+
+
+@pytest.mark.parametrize("account", ["worker", "other"])
+async def test_what_the_dead_have_left(tmp_path: Path, webbuddy: WebBuddy, account: str) -> None:
+    """Marked, and not changed: the next worker judges it. Only who lets go of it may put it back."""
+    async with serve_webbuddy(webbuddy) as url:
+        leave_behind(tmp_path, webbuddy, 1, 2, account=account)
+        command = partial(run_command, tmp_path, webbuddy_url=url)
+        requeue = partial(command, "stuck", "--requeue", "--yes", "--older-than", "1h")
+        kept = await requeue(WORKER_USERNAME="worker")
+        assert webbuddy.count("patch") == 0
+        assert (await command("outbox", "--drop", "2", "--yes", WORKER_USERNAME=account)).code == 0
+        put_back = await requeue(WORKER_USERNAME="worker")
+    assert kept.code == 0
+    assert [" cut off here " in text for text in kept.out.splitlines()] == [False, True, True, False]
+    assert kept.out.splitlines()[-1] == "2 queries are held here: nothing changed"
+    assert "2 queries were left here by a dead worker" in kept.err
+    assert "trio-worker outbox --drop 2 1, then this command again" in kept.err
+    assert (f"WEBBUDDY_URL={url} WORKER_USERNAME=other trio-worker outbox" in kept.err) == (
+        account == "other"
+    )
+    assert put_back.code == 0
+    assert put_back.out.splitlines()[-1] == "query 2 is queued"
+    assert "takes it up" in put_back.err
+    assert statuses(webbuddy)[:3] == ["in_progress", "queued", "in_progress"]
+
+
+async def test_left_by_the_time_of_the_answer(tmp_path: Path, webbuddy: WebBuddy) -> None:
+    """A worker that has taken a query up since the list was made, and died, keeps it too."""
+
+    async def meanwhile(webbuddy: WebBuddy) -> None:
+        await trio.lowlevel.checkpoint()
+        leave_behind(tmp_path, webbuddy, 2)
+
+    ended = await ask(
+        tmp_path, webbuddy, "--requeue", "--older-than", "1d", answer=b"y\n", meanwhile=meanwhile
+    )
+    assert ended.out.splitlines()[-1] == "query 2 is left alone: a worker of this machine has left it now"
+    assert webbuddy.count("patch") == 0
+
+
+async def test_a_dead_letter(tmp_path: Path, webbuddy: WebBuddy) -> None:
+    """Named as one, left alone, and no worker is said to take it up."""
+    async with serve_webbuddy(webbuddy) as url:
+        leave_behind(tmp_path, webbuddy, 2, dead="refused")
+        ended = await run_command(
+            tmp_path,
+            "stuck",
+            "--fail",
+            "--yes",
+            "--older-than",
+            "1d",
+            webbuddy_url=url,
+            WORKER_USERNAME="worker",
+        )
+    assert " dead letter here " in ended.out.splitlines()[1]
+    assert ended.err == "trio-worker: 1 dead letter is kept here: see trio-worker outbox\n"
+    assert webbuddy.count("patch") == 0
 
 
 async def test_a_journal_that_cannot_be_read(tmp_path: Path, webbuddy: WebBuddy) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
+import ssl
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime, timedelta, timezone
@@ -15,6 +16,7 @@ import attrs
 import httpx
 import pytest
 import trio
+import trustme
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from trio_worker import calls, clock
@@ -876,6 +878,40 @@ async def test_over_a_real_socket() -> None:
                         break
                     except Unavailable:
                         await trio.sleep(0.01)
+
+
+async def test_tls_to_a_server_without_it() -> None:
+    """https:// where http:// is meant: the operator reads that TLS failed, and what to write."""
+    async with serve_webbuddy(WebBuddy()) as url:
+        secure = url.replace("http://", "https://")
+        async with open_webbuddy(url=secure, credentials=Credentials(), request_timeout=60) as client:
+            with pytest.raises(Unavailable, match=f"no connection to {secure} ") as caught:
+                await client.claim_next()
+    assert "TLS failed: " in str(caught.value)
+    assert "If it speaks plain HTTP, WEBBUDDY_URL begins with http://" in str(caught.value)
+    assert not caught.value.maybe_done
+
+
+async def test_a_certificate_that_nobody_vouches_for() -> None:
+    """The operator reads what is wrong with it, and how an authority of one's own is made known."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    trustme.CA().issue_cert("127.0.0.1").configure_cert(context)
+
+    async def refuse(stream: trio.SSLStream[trio.SocketStream]) -> None:
+        async with stream:
+            with pytest.raises(trio.BrokenResourceError):
+                await stream.receive_some()
+
+    async with trio.open_nursery() as nursery:
+        serve = partial(trio.serve_ssl_over_tcp, refuse, 0, context, host="127.0.0.1")
+        (listener,) = await nursery.start(serve)
+        url = f"https://127.0.0.1:{listener.transport_listener.socket.getsockname()[1]}"
+        async with open_webbuddy(url=url, credentials=Credentials(), request_timeout=60) as client:
+            with pytest.raises(Unavailable, match=f"no connection to {url} ") as caught:
+                await client.claim_next()
+        nursery.cancel_scope.cancel()
+    assert "TLS failed, its certificate is not trusted: unable to get local issuer" in str(caught.value)
+    assert "SSL_CERT_FILE names the file" in str(caught.value)
 
 
 async def test_a_connection_refused_says_where() -> None:

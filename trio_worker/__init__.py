@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from trio_worker.context import Context
+from trio_worker.context import Context, PlainContext
 from trio_worker.errors import QueryFailed, RetryLater
+from trio_worker.project import Project
 from trio_worker.query import Query
 
-__all__ = ["Context", "Query", "QueryFailed", "RetryLater"]
+__all__ = ["Context", "PlainContext", "Project", "Query", "QueryFailed", "RetryLater"]

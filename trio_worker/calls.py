@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import ssl
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any
@@ -211,8 +212,15 @@ def _was_sent(request: httpx.Request) -> bool:
 def _reason(error: BaseException) -> str:
     """What is behind an error: httpcore wraps (a certificate that is refused is three deep) and drops
     the words on the way."""
-    while not str(error) and error.__cause__ is not None:
-        error = error.__cause__
+    while not str(error) and (behind := error.__cause__ or error.__context__) is not None:
+        error = behind
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return (
+            f"TLS failed, its certificate is not trusted: {error.verify_message}. If it is of an authority of"
+            " yours, SSL_CERT_FILE names the file with that authority's certificate"
+        )
+    if isinstance(error, ssl.SSLError):
+        return f"TLS failed: {error.reason}. If it speaks plain HTTP, WEBBUDDY_URL begins with http://"
     return str(error) or type(error).__name__
 
 

@@ -6,14 +6,15 @@ import attrs
 import structlog
 import trio
 
-from trio_worker.context import Context
 from trio_worker.delivery import Delivery
+from trio_worker.desk import HeldDesk
 from trio_worker.errors import JournalIllError, WebBuddyError
 from trio_worker.execution import Execution
 from trio_worker.held import Held
 from trio_worker.intake import Intake
 from trio_worker.ownership import Standing, look
 from trio_worker.phrases import Phrases
+from trio_worker.projects import Projects
 from trio_worker.query import Done, Ending, Failed, Outcome, Postponed, Released, Revoked
 from trio_worker.recovery import Recovery
 from trio_worker.reporting import Deliveries
@@ -34,6 +35,7 @@ class Consumer:
         intake: Where its queries come from.
         execution: What runs the handler.
         deliveries: Who tells WebBuddy.
+        projects: Where settings of projects come from.
         recovery: Who keeps what is to be tried again later.
         phrases: The language of what the query's author reads.
         worker: The name of this worker, for the query's log.
@@ -46,6 +48,7 @@ class Consumer:
     intake: Intake
     execution: Execution
     deliveries: Deliveries
+    projects: Projects
     recovery: Recovery
     phrases: Phrases
     worker: str
@@ -86,8 +89,13 @@ class Consumer:
     async def _run(self, held: Held) -> Ending:
         if held.is_over:
             return Revoked("somebody took it while it was written down")
-        ctx = Context(held.log.write, attempt=held.entry.attempts)
-        return await self.execution.run(held.query, ctx)
+        deadline = self.execution.deadline()
+        desk = HeldDesk(held, deadline, self.projects)
+        ctx = self.execution.context(desk, attempt=held.entry.attempts, saved=held.entry.saved)
+        try:
+            return await self.execution.run(held.query, ctx, deadline)
+        finally:
+            desk.close()
 
     async def _is_ours(self, held: Held) -> bool:
         """Look, if it has waited for long; where WebBuddy can't be asked, the look before the report does."""

@@ -2,29 +2,61 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from datetime import datetime
+from typing import Any, Protocol
 
-__all__ = ["Context"]
+from trio_worker.project import Project
+
+__all__ = ["MOST_SAVED", "BaseContext", "Context", "Desk", "PlainContext"]
+
+MOST_SAVED = 65_536
+"""Bytes of JSON that one query may keep."""
 
 
-class Context:
-    """A handler's way to WebBuddy while it works.
+class Desk(Protocol):
+    """What stands behind a context: the worker itself, or a pipe to it.
 
-    Made by the worker, one for each run of a handler. Its methods may be called from any thread.
-
-    Args:
-        write: Takes one line for the query's log. Never waits, never raises.
-        attempt: The number of this attempt.
-
-    Attributes:
-        attempt: 1 for the first run of the handler on this query, and one more for each after a crash or a
-            `RetryLater`.
+    All but `project` are called from any thread, never wait, and do nothing once the attempt is over.
     """
 
-    __slots__ = ("_write", "attempt")
+    def log(self, text: str) -> None:
+        """Take one line for the query's log."""
 
-    def __init__(self, write: Callable[[str], None], *, attempt: int = 1) -> None:
-        self._write = write
+    def deadline(self) -> datetime:
+        """Say when the attempt has to be over."""
+
+    def extend(self, seconds: float) -> datetime:
+        """Put that off; as `Deadline.extend`."""
+
+    def save(self, data: str) -> None:
+        """Keep some JSON for the next attempt."""
+
+    async def project(self) -> Project | None:
+        """Ask WebBuddy for the query's project. On the event loop."""
+
+    def project_in_thread(self) -> Project | None:
+        """The same from a thread that may be blocked."""
+
+
+class BaseContext:
+    """What async and plain handlers have in common. Callable from any thread.
+
+    Args:
+        desk: Stands behind it.
+        attempt: The number of this attempt.
+        saved: What an earlier attempt has saved, as JSON, or None.
+
+    Attributes:
+        attempt: 1 for the first run of the handler on this query, and one more for each after a crash, a
+            stop or a `RetryLater`.
+    """
+
+    __slots__ = ("_desk", "_saved", "attempt")
+
+    def __init__(self, desk: Desk, *, attempt: int = 1, saved: str | None = None) -> None:
+        self._desk = desk
+        self._saved = saved
         self.attempt = attempt
 
     def log(self, text: object) -> None:
@@ -37,7 +69,77 @@ class Context:
         Args:
             text: Plain text. Anything else is turned into text by `str`.
         """
-        self._write(text if isinstance(text, str) else _shown(text))
+        self._desk.log(text if isinstance(text, str) else _shown(text))
+
+    @property
+    def deadline(self) -> datetime:
+        """When the handler is cancelled, as a time of the day in UTC."""
+        return self._desk.deadline()
+
+    def extend(self, seconds: float) -> datetime:
+        """Ask for more time, when there is reason to: up to ``WORKER_MAX_PROCESSING_TIME`` in all.
+
+        Args:
+            seconds: By how many the deadline is put off.
+
+        Returns:
+            The deadline as it is now: where the limit is reached, no later than before.
+
+        Raises:
+            ValueError: ``seconds`` is negative, infinite or no number.
+        """
+        return self._desk.extend(seconds)
+
+    @property
+    def saved(self) -> Any:
+        """What was saved last, by this attempt or by one before it; None if nothing was."""
+        return None if self._saved is None else json.loads(self._saved)
+
+    def save(self, data: object) -> None:
+        """Keep something for the next attempt, should this one not come to its end.
+
+        It is on disk a moment later, takes the place of what was saved before, and goes with the query.
+
+        Args:
+            data: What JSON can say, 64 KiB of it at most.
+
+        Raises:
+            TypeError: JSON can't say it; so does ValueError, also for a NaN.
+            ValueError: It is too much.
+        """
+        text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        size = len(text.encode("utf-8", "replace"))
+        if size > MOST_SAVED:
+            raise ValueError(f"ctx.save: {size} bytes of JSON, expected {MOST_SAVED} at most")
+        self._saved = text
+        self._desk.save(text)
+
+
+class Context(BaseContext):
+    """A handler's way to WebBuddy while it works. Made by the worker, one for each attempt."""
+
+    __slots__ = ()
+
+    async def project(self) -> Project | None:
+        """Ask WebBuddy for the settings of the query's project; asked again after a minute only.
+
+        Returns:
+            Them; None where this WebBuddy has none, or does not show them to the worker's account.
+
+        Raises:
+            WebBuddyError: WebBuddy can't be reached.
+        """
+        return await self._desk.project()
+
+
+class PlainContext(BaseContext):
+    """The same for a plain function, in a thread or in a process of the pool: nothing has to be awaited."""
+
+    __slots__ = ()
+
+    def project(self) -> Project | None:
+        """As `Context.project`; blocks for as long as WebBuddy takes."""
+        return self._desk.project_in_thread()
 
 
 def _shown(thing: object) -> str:

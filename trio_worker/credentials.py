@@ -8,6 +8,8 @@ import attrs
 import structlog
 import trio
 
+from trio_worker.masks import masks
+
 __all__ = ["Credentials", "read_password", "why_unreadable"]
 
 log = structlog.stdlib.get_logger(__name__)
@@ -53,6 +55,9 @@ class Credentials:
     _password: str = attrs.field(repr=False)
     password_file: Path | None = None
 
+    def __attrs_post_init__(self) -> None:
+        masks.know("password", self._password)
+
     async def read(self) -> tuple[str, str]:
         """Give the name and the password as they are now, for one log-in.
 
@@ -79,4 +84,5 @@ class Credentials:
                 file=str(self.password_file),
                 reason=why_unreadable(error),
             )
+        masks.know("password", self._password)
         return self.username, self._password

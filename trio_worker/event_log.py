@@ -20,6 +20,7 @@ from typing import Any, TextIO
 import structlog
 from structlog.typing import EventDict, Processor
 
+from trio_worker.masks import masks
 from trio_worker.settings import LogFormat, LogLevel
 
 __all__ = ["configure"]
@@ -117,7 +118,7 @@ def _formatter(format: LogFormat, *, terminal: bool) -> logging.Formatter:
             # hold passwords and tokens; its frames can neither be searched for nor pasted.
             structlog.processors.format_exc_info,
             _loggable,
-            _pretty_renderer(colors=terminal) if pretty else _render_json,
+            _masked(_pretty_renderer(colors=terminal) if pretty else _render_json),
         ],
     )
 
@@ -127,6 +128,15 @@ def _without_traces(_logger: object, _method: str, event: EventDict) -> EventDic
     for trace in ("message", "asctime"):
         event.pop(trace, None)
     return event
+
+
+def _masked(render: Processor) -> Processor:
+    """As the last step: so that nothing is missed in a traceback, a `repr`, or what a handler logs."""
+
+    def render_and_hide(logger: Any, method: str, event: EventDict) -> str:
+        return masks.hide(str(render(logger, method, event)))
+
+    return render_and_hide
 
 
 def _pretty_renderer(*, colors: bool) -> Processor:

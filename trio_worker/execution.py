@@ -11,7 +11,8 @@ import attrs
 import structlog
 import trio
 
-from trio_worker.context import Context
+from trio_worker.context import Context, Desk, PlainContext
+from trio_worker.deadline import Deadline
 from trio_worker.errors import QueryFailed, RetryLater
 from trio_worker.handlers.loading import Handler
 from trio_worker.phrases import Phrases
@@ -22,8 +23,6 @@ from trio_worker.stop import only_cancelled
 __all__ = ["LONGEST_RETRY", "Attempt", "Execution", "LeftBehind", "PlainCall", "in_a_thread"]
 
 log = structlog.get_logger(__name__)
-
-PATIENCE = 5.0  # seconds after its deadline in which a cancelled handler may still clean up
 
 LAST_LOOK = 0.2  # seconds
 
@@ -78,6 +77,7 @@ class Execution:
         nursery: Where handlers run. It has to outlive its users: a handler that swallows its
             cancellation is left behind there.
         time_limit: Seconds for one query.
+        most_time: Seconds up to which a handler may extend that.
         phrases: The language of what the query's author reads.
         worker: The name of this worker.
         left_behind: Counts what could not be stopped.
@@ -88,6 +88,7 @@ class Execution:
     handler: Handler
     nursery: trio.Nursery
     time_limit: float
+    most_time: float
     phrases: Phrases
     worker: str
     left_behind: LeftBehind
@@ -95,7 +96,16 @@ class Execution:
     # A dictionary for its order, which sets do not have.
     attempts: dict[Attempt, None] = attrs.field(factory=dict, init=False)
 
-    async def run(self, query: Query, ctx: Context) -> Ending:
+    def deadline(self) -> Deadline:
+        """Begin the time of an attempt."""
+        return Deadline(self.time_limit, most=self.most_time, patience=self.handler.patience)
+
+    def context(self, desk: Desk, *, attempt: int, saved: str | None) -> Context | PlainContext:
+        """Make what the handler is given beside its query."""
+        kind = Context if self.handler.is_async else PlainContext
+        return kind(desk, attempt=attempt, saved=saved)
+
+    async def run(self, query: Query, ctx: Context | PlainContext, deadline: Deadline) -> Ending:
         """Run the handler on a query.
 
         Never raises for anything that the handler does. Returns at the latest 5 s after the time
@@ -103,11 +113,11 @@ class Execution:
 
         Cancelled, it leaves the handler in the nursery; to cancel that is the caller's.
         """
-        attempt = Attempt(self, query, ctx)
+        attempt = Attempt(self, query, ctx, deadline)
         self.attempts[attempt] = None
         try:
             self.nursery.start_soon(attempt.run, name=f"handler for query {query.id}")
-            with attempt.patience:
+            with deadline.patience:
                 await attempt.ended.wait()
             if attempt.outcome is None:
                 # When something has blocked the event loop, the deadline and the end of the patience come
@@ -127,8 +137,8 @@ class Execution:
         """
         for attempt in self.attempts:
             attempt.interrupted = True
-            attempt.scope.cancel()
-            attempt.patience.deadline = min(attempt.patience.deadline, leave_until)
+            attempt.deadline.scope.cancel()
+            attempt.deadline.shorten_patience(leave_until)
 
     def revoke(self, query: Query, reason: str) -> bool:
         """Cancel what runs on a query that is not ours any more.
@@ -150,13 +160,13 @@ class Execution:
 class Attempt:
     """One handler at work on one query."""
 
-    def __init__(self, execution: Execution, query: Query, ctx: Context) -> None:
+    def __init__(
+        self, execution: Execution, query: Query, ctx: Context | PlainContext, deadline: Deadline
+    ) -> None:
         self.execution = execution
         self.query = query
         self.ctx = ctx
-        deadline = trio.current_time() + execution.time_limit
-        self.scope = trio.CancelScope(deadline=deadline)
-        self.patience = trio.CancelScope(deadline=deadline + PATIENCE)
+        self.deadline = deadline
         self.interrupted = False
         self.revoked: str | None = None
         self.ended = trio.Event()
@@ -169,7 +179,7 @@ class Attempt:
         error: BaseException | None = None
         answer: object = None
         try:
-            with self.scope:
+            with self.deadline.scope:
                 answer = await self._call()
         except BaseException as problem:  # noqa: BLE001, ASYNC103 - SystemExit, a stray Cancelled: live on
             error = problem
@@ -183,8 +193,8 @@ class Attempt:
     def revoke(self, reason: str) -> None:
         """Cancel the handler: its query is not ours any more."""
         self.revoked = self.revoked or reason
-        self.scope.cancel()
-        self.patience.deadline = min(self.patience.deadline, trio.current_time() + PATIENCE)
+        self.deadline.scope.cancel()
+        self.deadline.shorten_patience(trio.current_time() + self.execution.handler.patience)
 
     def leave(self) -> Failed | Released | Revoked:
         """Give the handler up, wherever it still is."""
@@ -222,7 +232,7 @@ class Attempt:
             return Revoked(self.revoked)
         if self.interrupted or _cancelled_from_outside():
             return self._interrupted(error)
-        if self.scope.cancel_called:
+        if self.deadline.scope.cancel_called:
             return self._timed_out(error)
         if error is None:
             return self._answered(answer)
@@ -279,7 +289,12 @@ class Attempt:
         return Done(self._fit(text)) if text else self._bad_answer("empty_answer")
 
     def _bad_answer(self, phrase: str, **values: object) -> Failed:
-        log.error("the handler's answer can't be used", query=self.query.id, problem=phrase, **values)
+        log.error(
+            "the handler's answer can't be used: return a str that is not blank",
+            query=self.query.id,
+            problem=phrase,
+            **values,
+        )
         return Failed(self._sentence(phrase, **values), "bad_answer")
 
     def _sentence(self, phrase: str, **values: object) -> str:

@@ -12,8 +12,9 @@ import trio
 from trio_worker import clock
 from trio_worker.journal import Journal, Receipt
 from trio_worker.journal_file import Entry, HeldLine, Statement, Tombstone
+from trio_worker.masks import masks
 from trio_worker.phrases import Phrases
-from trio_worker.query import Outcome, Query
+from trio_worker.query import Done, Failed, Outcome, Query, Released
 from trio_worker.query_log import Fresh, Past, QueryLog
 
 __all__ = ["SUSPECT_DEATHS", "Held"]
@@ -125,10 +126,15 @@ class Held:
         self.entry.due = None
         return self._update("running", "attempts", "due")
 
+    def save(self, data: str) -> None:
+        """Its handler wants to find this, JSON, in its next attempt."""
+        self.entry.saved = data
+        self._update("saved")
+
     def end(self, outcome: Outcome) -> Receipt:
         """It has ended; to be reported once this is on disk."""
         self.entry.running = False
-        self.entry.outcome = outcome
+        self.entry.outcome = _without_secrets(outcome)
         self.entry.ended_at = clock.now()
         return self._update("running", "outcome", "ended_at")
 
@@ -174,7 +180,7 @@ class Held:
         self.entry.running = not self.is_suspect
         self.entry.attempts += self.entry.running
         self.log = self._restored_log()  # nothing was written to it yet
-        await self._update("running", "attempts", "retries", "deaths", "blamed", "earlier").durable()
+        await self._update("running", "attempts", "retries", "deaths", "blamed", "earlier", "saved").durable()
 
     def bury(self) -> Receipt:
         """Remember its attempts, deaths and log entries: it is put back, and may be claimed here again."""
@@ -189,6 +195,7 @@ class Held:
                 deaths=entry.deaths,
                 blamed=entry.blamed,
                 earlier=entry.earlier + entry.entries,
+                saved=entry.saved,
             )
         )
 
@@ -220,6 +227,16 @@ class Held:
             )
             statements.append(gone)
         return statements
+
+
+def _without_secrets(outcome: Outcome) -> Outcome:
+    match outcome:
+        case Done(answer):
+            return Done(masks.hide(answer))
+        case Failed(reason, kind):
+            return Failed(masks.hide(reason), kind)
+        case Released():
+            return outcome
 
 
 def _created(query: Query) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 import structlog
 import trio
@@ -11,6 +12,7 @@ import trio
 from trio_worker.backlog import Backlog
 from trio_worker.backoff import Backoff
 from trio_worker.claims import Claims
+from trio_worker.errand import Errand
 from trio_worker.errors import AccessDenied, Busy, JournalIllError, Unavailable, WebBuddyError
 from trio_worker.gate import Gate
 from trio_worker.held import Held
@@ -40,6 +42,7 @@ class Intake:
         announced: Which ids pushes have named.
         gates: All have to be open for a claim.
         aside: Takes a query that must not run beside others.
+        errand: What is to be done before the worker stops by itself; None: it runs until it is stopped.
     """
 
     def __init__(
@@ -52,7 +55,9 @@ class Intake:
         announced: Announcements,
         gates: Sequence[Gate],
         aside: Callable[[Held], None],
+        errand: Errand | None = None,
     ) -> None:
+        self._errand = errand
         self._webbuddy = webbuddy
         self._claims = claims
         self._backlog = backlog
@@ -98,6 +103,7 @@ class Intake:
             while not self._closed:
                 held = self._backlog.take() or await self._wait_and_claim(listener)
                 if held is not None:
+                    self._on_errand(Errand.took)
                     return held
         return None
 
@@ -117,6 +123,9 @@ class Intake:
                 return None
             if self._outage is not None:
                 return None  # somebody else is trying already, and the wake-up is kept
+            if self._errand is not None and not self._is_first_refusal(error):
+                self._on_errand(partial(Errand.failed, error=error))
+                return None
             return await self._sit_out(error)
 
     async def _wait(self, listener: trio.MemoryReceiveChannel[None]) -> bool:
@@ -171,7 +180,7 @@ class Intake:
 
     def _note(self, error: WebBuddyError) -> None:
         """Say it once on the way down, and again only when there is something else to do about it."""
-        if isinstance(error, AccessDenied) and not self._webbuddy.logged_in:
+        if self._is_first_refusal(error):
             raise error
         # A proxy's 502 and a plain 500 take turns while a server comes up: that is one outage.
         kind = Unavailable if isinstance(error, Unavailable) else type(error)
@@ -181,6 +190,15 @@ class Intake:
         if self._outage is None:
             self._over = trio.Event()
         self._outage = error
+
+    def _on_errand(self, note: Callable[[Errand], None]) -> None:
+        if self._errand is not None:
+            note(self._errand)
+            if self._errand.is_done:
+                self.close()
+
+    def _is_first_refusal(self, error: WebBuddyError) -> bool:
+        return isinstance(error, AccessDenied) and not self._webbuddy.logged_in
 
     def _pause(self, error: WebBuddyError, pauses: Backoff) -> float:
         if isinstance(error, AccessDenied):
@@ -221,6 +239,7 @@ class Intake:
         rung, times_empty = self._wakeups.newest, self._announced.times_empty
         found = await self._claims.send(times_empty, wanted=lambda: not self._closed)
         if found is None:
+            self._on_errand(Errand.found_nothing)
             if self._wakeups.found_nothing(rung):
                 self._announced.found_empty()
             return None

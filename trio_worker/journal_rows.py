@@ -37,7 +37,8 @@ CREATE TABLE held (
     reported INTEGER NOT NULL,
     entries INTEGER NOT NULL,
     last_number INTEGER NOT NULL,
-    dead TEXT
+    dead TEXT,
+    saved TEXT
 );
 CREATE TABLE lines (
     held TEXT NOT NULL, number INTEGER NOT NULL, time TEXT NOT NULL, text TEXT NOT NULL,
@@ -46,7 +47,7 @@ CREATE TABLE lines (
 CREATE TABLE tombstones (
     query_id TEXT NOT NULL, created TEXT NOT NULL, until REAL NOT NULL,
     attempts INTEGER NOT NULL, retries INTEGER NOT NULL, deaths INTEGER NOT NULL, blamed INTEGER NOT NULL,
-    earlier INTEGER NOT NULL,
+    earlier INTEGER NOT NULL, saved TEXT,
     PRIMARY KEY (query_id, created)
 ) WITHOUT ROWID;
 CREATE TABLE lost (id TEXT PRIMARY KEY, since REAL NOT NULL, until REAL NOT NULL, noted_at REAL NOT NULL);
@@ -104,6 +105,7 @@ class Entry:
         entries: How many log entries have gone out.
         last_number: The number of the newest line of its log that has gone out.
         dead: Why WebBuddy will never take the outcome, or None.
+        saved: What its handler has saved for its next attempt, as JSON, or None.
         lines: The lines that have not gone out, in order.
     """
 
@@ -124,6 +126,7 @@ class Entry:
     entries: int = 0
     last_number: int = 0
     dead: str | None = None
+    saved: str | None = None
     lines: list[HeldLine] = attrs.field(factory=list)
 
     def insertion(self) -> list[Statement]:
@@ -157,7 +160,7 @@ class Entry:
         values = {field: row[field] for field in _FIELDS}
         values["query"] = Query.from_json(json.loads(values["query"]))
         values["outcome"] = _read_outcome(values["outcome"])
-        values["dead"] = _stored(values["dead"])
+        values["dead"], values["saved"] = _stored(values["dead"]), _stored(values["saved"])
         values["running"], values["reported"] = bool(values["running"]), bool(values["reported"])
         return cls(**values, lines=lines)
 
@@ -175,6 +178,7 @@ class Tombstone:
         deaths: …
         blamed: …
         earlier: …
+        saved: …
     """
 
     query_id: int
@@ -185,24 +189,28 @@ class Tombstone:
     deaths: int
     blamed: int
     earlier: int = 0
+    saved: str | None = None
 
     def write_on(self, entry: Entry) -> None:
         """Let a new claim of the query begin where the earlier one has ended."""
         entry.attempts, entry.retries = self.attempts, self.retries
         entry.deaths, entry.blamed, entry.earlier = self.deaths, self.blamed, self.earlier
+        entry.saved = self.saved
 
     def insertion(self) -> Statement:
-        """Write it down; of two for one query the worst stays."""
-        row = attrs.asdict(self) | {"query_id": str(self.query_id)}
+        """Write it down; of two for one query the worst stays, and what was saved last."""
+        saved = None if self.saved is None else _storable(self.saved)
+        row = attrs.asdict(self) | {"query_id": str(self.query_id), "saved": saved}
         names, marks = ", ".join(row), ", ".join("?" * len(row))
-        worst = ", ".join(f"{name} = max({name}, excluded.{name})" for name in list(row)[2:])
+        worst = ", ".join(f"{name} = max({name}, excluded.{name})" for name in list(row)[2:-1])
+        worst += ", saved = coalesce(excluded.saved, saved)"
         sql = f"INSERT INTO tombstones ({names}) VALUES ({marks}) ON CONFLICT DO UPDATE SET {worst}"  # noqa: S608
         return (sql, tuple(row.values()))
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> Tombstone:
         """Read what `insertion` has written."""
-        return cls(**{**row, "query_id": int(row["query_id"])})
+        return cls(**{**row, "query_id": int(row["query_id"]), "saved": _stored(row["saved"])})
 
 
 @attrs.frozen(kw_only=True)
@@ -300,6 +308,7 @@ _WRITERS: dict[str, Callable[[Any], object]] = {
     "query": _query_text,
     "outcome": _outcome_text,
     "dead": _storable,
+    "saved": _storable,
 }
 _PLAIN = tuple(field.name for field in attrs.fields(Entry) if field.name not in ("lines", *_WRITERS))
 _FIELDS = (*_PLAIN, *_WRITERS)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 
 import attrs
@@ -13,17 +14,22 @@ import trio
 
 from trio_worker import event_log
 from trio_worker.disk_kind import disk_warning, read_mounts
-from trio_worker.environment import read_environment
+from trio_worker.environment import read_environment, unreadable_lines
+from trio_worker.errand import Errand
 from trio_worker.errors import AccessDenied, JournalError, SettingsError
 from trio_worker.handlers.loading import Handler, load_handler
-from trio_worker.journal import open_journal
-from trio_worker.runners import open_thread
+from trio_worker.handlers.opening import open_handler
+from trio_worker.holdings import look_beside
+from trio_worker.journal import Journal, open_journal
+from trio_worker.masks import SHORTEST, masks
+from trio_worker.misspellings import misspellings
+from trio_worker.runners import Runner, open_thread
 from trio_worker.service import Pushes, run_service
-from trio_worker.settings import Settings, named_handler, unknown_variables
+from trio_worker.settings import Settings, named_handler
 from trio_worker.state_folder import Address, StateFolder
 from trio_worker.stop import Stop
 from trio_worker.watchdog import watchdog
-from trio_worker.webbuddy import open_webbuddy
+from trio_worker.webbuddy import WebBuddyClient, open_webbuddy
 
 __all__ = [
     "BAD_JOURNAL",
@@ -71,17 +77,20 @@ class Launch:
 
         Raises:
             SettingsError: With everything that is wrong with the environment and with the handler, and
-                then with the variables that are unknown: one of them may be another's misspelt name.
+                then with the names that are no settings: one of them may be a missing one's.
         """
         environ = read_environment(directory)
-        warnings = tuple(unknown_variables(environ))
+        warnings = tuple(misspellings(environ))
+        problems = unreadable_lines(directory)
+        settings = None
         try:
             settings = Settings.from_environ(environ)
         except SettingsError as error:
-            raise SettingsError(
-                [*error.problems, *_handler_problems(environ, directory), *warnings]
-            ) from None
+            problems += error.problems
+        if settings is None or problems:
+            raise SettingsError([*problems, *_handler_problems(environ, directory), *warnings])
         event_log.configure(settings.log_level, settings.log_format)
+        warnings += tuple(_mask(settings.mask, environ))
         try:
             handler = load_handler(settings.handler, directory)
         except SettingsError as error:
@@ -97,12 +106,13 @@ class Launch:
         """Make the stop that `serve` obeys."""
         return Stop(grace=self.settings.shutdown_grace, reserve=self.settings.shutdown_reserve)
 
-    async def serve(self, stop: Stop, abandon: Callable[[], None]) -> None:
+    async def serve(self, stop: Stop, abandon: Callable[[], None], *, errand: Errand | None = None) -> None:
         """Run the service to the end of its stop.
 
         Args:
             stop: Asked for by a signal.
             abandon: Ends the process when a handler can't be stopped; `leave_by_force`.
+            errand: What is to be done before it stops by itself.
 
         Raises:
             ExceptionGroup: As `run_service` does.
@@ -118,23 +128,38 @@ class Launch:
                 request_timeout=settings.request_timeout,
             ) as webbuddy,
         ):
+            await _warn_of_the_stranded(state_folder(settings), runner)
 
-            def give_up_on_the_loop() -> None:
-                journal.stopping_by_force()
-                abandon()
-
-            with watchdog(self.handler, forced_end=lambda: stop.forced_end, abandon=give_up_on_the_loop):
-                await run_service(
-                    settings,
-                    handler=self.handler,
-                    webbuddy=webbuddy,
-                    journal=journal,
-                    pushes=self.pushes,
-                    stop=stop,
-                    consumers=self.consumers,
-                    abandon=abandon,
-                )
+            async with open_handler(self.handler, directory=Path.cwd(), stopped=stop.asked.wait) as handler:
+                if handler is not None:
+                    await self._work(handler, journal, webbuddy, stop, abandon, errand)
         log.info("stopped", pushes=attrs.asdict(self.pushes.counts))
+
+    async def _work(
+        self,
+        handler: Handler,
+        journal: Journal,
+        webbuddy: WebBuddyClient,
+        stop: Stop,
+        abandon: Callable[[], None],
+        errand: Errand | None,
+    ) -> None:
+        def give_up_on_the_loop() -> None:
+            journal.stopping_by_force()
+            abandon()
+
+        with watchdog(handler, forced_end=lambda: stop.forced_end, abandon=give_up_on_the_loop):
+            await run_service(
+                self.settings,
+                handler=handler,
+                webbuddy=webbuddy,
+                journal=journal,
+                pushes=self.pushes,
+                stop=stop,
+                consumers=self.consumers,
+                abandon=abandon,
+                errand=errand,
+            )
 
     def _announce(self) -> None:
         for warning in (*self.warnings, *_disk_warnings(self.settings.state_dir)):
@@ -149,9 +174,39 @@ class Launch:
         )
 
 
+def _mask(names: Iterable[str], environ: Mapping[str, str]) -> Iterator[str]:
+    """Keep the values of variables out of all that is shown; say for which that can't be done."""
+    for name in names:
+        if not environ.get(name):
+            yield f"WORKER_MASK names {name}, which is not set"
+        elif masks.know(name, environ[name]):
+            yield (
+                f"WORKER_MASK names {name}, whose value is shorter than {SHORTEST} characters and is not"
+                " masked: it would be found in ordinary words"
+            )
+
+
 def state_folder(settings: Settings) -> StateFolder:
     """Where this worker's journals are."""
     return StateFolder(settings.state_dir, Address(settings.webbuddy_url, settings.username))
+
+
+async def _warn_of_the_stranded(folder: StateFolder, runner: Runner) -> None:
+    """Log what is held for other settings than ours, and by no worker that lives."""
+    try:
+        others = await runner(partial(look_beside, folder))
+    except JournalError as error:
+        log.warning("whether anything is held for other settings can't be seen", reason=str(error))
+        return
+    for other in others:
+        if other.left:
+            log.warning(
+                "queries are held for another WEBBUDDY_URL or account, and nobody takes them up: if yours has"
+                " changed, start the worker once as it was (see trio-worker outbox)",
+                webbuddy=str(other.url),
+                account=str(other.account),
+                held=other.left,
+            )
 
 
 def _disk_warnings(folder: Path) -> list[str]:

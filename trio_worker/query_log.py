@@ -25,6 +25,7 @@ import attrs
 import trio
 
 from trio_worker.log_lines import MOST_ENTRY, SEPARATOR, Batch, Line, LogLines
+from trio_worker.masks import masks
 from trio_worker.phrases import Phrases
 from trio_worker.plain_text import clean
 
@@ -141,7 +142,7 @@ class QueryLog:
 
         Callable from any thread. Blank lines are left out: WebBuddy refuses them.
         """
-        line = clean(text)
+        line = masks.hide(clean(text))
         if not line:
             return
         with self._lock:

@@ -9,9 +9,10 @@ from typing import Any
 import attrs
 
 from trio_worker.errors import Unavailable
+from trio_worker.project import Project
 from trio_worker.query import Query
 
-__all__ = ["Account", "LogEntry", "read_account", "read_entry", "read_query"]
+__all__ = ["Account", "LogEntry", "read_account", "read_entry", "read_project", "read_query"]
 
 
 @attrs.frozen
@@ -57,6 +58,17 @@ def read_query(data: Any) -> Query:
         return Query.from_json(data)
     except ValueError as error:
         raise Unavailable(f"WebBuddy's answer can't be read: {error}", status=200) from None
+
+
+def read_project(number: int, data: Any) -> Project:
+    """Read the settings of a project.
+
+    Raises:
+        Unavailable: They are none, though WebBuddy's answer was good.
+    """
+    if not isinstance(data, dict):
+        raise Unavailable("WebBuddy's answer can't be read: not a project", status=200)
+    return Project.from_json(number, data)
 
 
 def read_account(data: Any) -> Account | None:

@@ -12,12 +12,14 @@ import trio
 from trio_worker.backlog import Backlog
 from trio_worker.claims import Claims
 from trio_worker.consumer import Consumer
+from trio_worker.errand import REPORT_SECONDS, Errand
 from trio_worker.execution import Execution, LeftBehind, PlainCall, in_a_thread
 from trio_worker.handlers.loading import Handler
 from trio_worker.intake import Intake
 from trio_worker.journal import Journal
 from trio_worker.lost_claims import LostClaims
 from trio_worker.phrases import phrases
+from trio_worker.projects import Projects
 from trio_worker.recovery import LOOK_AROUND, Recovery
 from trio_worker.reporting import Deliveries
 from trio_worker.settings import Settings
@@ -72,6 +74,7 @@ async def run_service(
     abandon: Callable[[], None],
     call_plain: PlainCall = in_a_thread,
     look_around_every: float = LOOK_AROUND,
+    errand: Errand | None = None,
 ) -> None:
     """Claim queries, work on them and report them, until the stop is asked for.
 
@@ -96,6 +99,7 @@ async def run_service(
         abandon: Called when the stop is over and a handler still runs: must end the process.
         call_plain: How a plain handler is called; for virtual time.
         look_around_every: Seconds between two looks for neighbours that have died; for virtual time.
+        errand: What is to be done before it stops by itself; None: it runs until it is stopped.
 
     Raises:
         ExceptionGroup: With `AccessDenied` in it when WebBuddy refuses the first log-in; with
@@ -114,6 +118,7 @@ async def run_service(
             handler=handler,
             nursery=handler_nursery,
             time_limit=settings.processing_timeout,
+            most_time=settings.max_processing_time,
             phrases=language,
             worker=settings.name,
             left_behind=LeftBehind(journal.left_behind),
@@ -157,12 +162,14 @@ async def run_service(
             announced=pushes.announced,
             gates=(deliveries.gate, journal.gate, recovery.gate, recovery.room, backlog.gate),
             aside=recovery.offer,
+            errand=errand,
         )
         consumer = Consumer(
             wakeups=pushes.wakeups,
             intake=intake,
             execution=execution,
             deliveries=deliveries,
+            projects=Projects(webbuddy),
             recovery=recovery,
             phrases=language,
             worker=settings.name,
@@ -193,6 +200,8 @@ async def run_service(
         async with trio.open_nursery() as consumer_nursery:
             for _ in range(consumers):
                 consumer_nursery.start_soon(consumer.run)
+        if errand is not None:
+            stop.hurry(REPORT_SECONDS)
 
 
 @asynccontextmanager
@@ -228,12 +237,14 @@ async def _keep_to(
         stop.hurry()
         keep()
         raise
-    log.info("stopping: no new query is taken", grace_seconds=stop.grace)
+    if not stop.hurried.is_set():
+        log.info("stopping: no new query is taken", grace_seconds=stop.grace)
     journal.stopping()
     keep()
     with trio.move_on_at(stop.work_until):
         await stop.hurried.wait()
-        log.warning("stopping now: running queries are put back")
+        if execution.attempts:
+            log.warning("stopping now: running queries are put back")
         keep()
     execution.interrupt(stop.leave_until)
     await stop.hurried.wait()

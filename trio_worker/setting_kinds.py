@@ -135,6 +135,11 @@ def _read_handler_path(text: str) -> str:
     return text
 
 
+def _read_names(text: str) -> tuple[str, ...]:
+    names = tuple(name for part in text.split(",") if (name := part.strip()))
+    return names if all(re.fullmatch(r"\w+", name) for name in names) else _reject()
+
+
 def _read_path(text: str) -> Path:
     # Absolute from the start: the file is read again at each log-in, and a handler may call chdir.
     return Path(text).absolute() if "\0" not in text else _reject()
@@ -166,6 +171,7 @@ BIND = Kind(
     f"or unix:/path with a path of at most {_LONGEST_SOCKET_PATH} bytes",
 )
 HANDLER = Kind(_read_handler_path, "module:function, such as trio_worker.handlers:echo")
+MASK = Kind(_read_names, "names of variables, separated by commas, such as API_KEY,DB_PASSWORD")
 NAME = printable("a name of at most 100 printable characters", longest=100)
 PASSWORD = Kind(
     lambda text: text.rstrip("\r\n"), "the password of the account, or WORKER_PASSWORD_FILE in its stead"

@@ -15,7 +15,6 @@ that; a test compares the three.
 
 from __future__ import annotations
 
-import difflib
 import os
 import socket
 from collections.abc import Callable, Iterable, Mapping
@@ -30,6 +29,7 @@ from trio_worker.errors import SettingsError
 from trio_worker.setting_kinds import (
     BIND,
     HANDLER,
+    MASK,
     NAME,
     PASSWORD,
     PASSWORD_FILE,
@@ -54,7 +54,6 @@ __all__ = [
     "Variable",
     "named_handler",
     "read_fields",
-    "unknown_variables",
 ]
 
 JournalSync = Literal["full", "normal"]
@@ -100,8 +99,6 @@ class Variable:
             ValueError: With the sentence for the operator.
         """
         stripped = text.strip()
-        if not stripped:
-            raise self.problem("empty")
         try:
             # An environment that is not UTF-8 arrives as lone surrogates, which no JSON can carry.
             text.encode()
@@ -183,6 +180,7 @@ class Settings:
         polling_interval: Between two ticks.
         handler: ``module:function``.
         processing_timeout: For one query.
+        max_processing_time: Up to which a handler may extend that.
         request_timeout: For one call to WebBuddy.
         shutdown_grace: From the stop signal to the exit, all in all.
         bind: ``host:port``, ``[address]:port`` or ``unix:/path``; port 0 lets the system choose.
@@ -194,6 +192,7 @@ class Settings:
         max_retries: How often a handler may put one query aside.
         watch_interval: Between two looks whether a running query is still ours; 0: never.
         lost_claims: What becomes of a query that was handed out in an answer that was lost.
+        mask: Names of variables that hold secrets of the handler's.
         log_level: The least important level that is logged.
         log_format: ``auto`` is pretty on a terminal and JSON elsewhere.
         language: Of the sentences that WebBuddy's users read.
@@ -254,6 +253,12 @@ class Settings:
         seconds(30 * _DAY),
         "Seconds for one query.",
         default="300",
+    )
+    max_processing_time: float = _from(
+        "WORKER_MAX_PROCESSING_TIME",
+        seconds(30 * _DAY),
+        "Seconds up to which a handler may extend that (`ctx.extend`).",
+        default="3600",
     )
     request_timeout: float = _from(
         "WORKER_REQUEST_TIMEOUT",
@@ -326,6 +331,14 @@ class Settings:
         one_of(get_args(LostClaims)),
         "A query whose claim's answer was lost on the way: `requeue` it, or only `report` it.",
         default="requeue",
+    )
+    mask: tuple[str, ...] = _from(
+        "WORKER_MASK",
+        MASK,
+        "Names of variables whose values never show: in logs and answers they are `[MASKED]`.",
+        words="none",
+        example="API_KEY,DB_PASSWORD",
+        otherwise=(),
     )
     log_level: LogLevel = _from(
         "WORKER_LOG_LEVEL",
@@ -449,22 +462,31 @@ def _found(field: str, variable: Variable, environ: Mapping[str, str]) -> dict[s
     """The value of one field, if the environment has it."""
     if field == "password":
         return _found_password(environ)
-    if variable.name in environ:
+    if _is_set(variable, environ):
         return {field: variable.read(environ[variable.name])}
     if variable.required:
-        raise ValueError(f"{variable.name} is missing: expected {variable.expected}")
+        raise variable.problem(_lack(variable, environ))
     return {}
+
+
+def _is_set(variable: Variable, environ: Mapping[str, str]) -> bool:
+    """Whether there is a value; docker-compose passes a blank one for what it does not have."""
+    return bool(environ.get(variable.name, "").strip())
+
+
+def _lack(variable: Variable, environ: Mapping[str, str]) -> str:
+    return "empty" if variable.name in environ else "missing"
 
 
 def _found_password(environ: Mapping[str, str]) -> dict[str, str]:
     """The password, from whichever of its two variables is set."""
     password, file = _BY_FIELD["password"], _BY_FIELD["password_file"]
-    if password.name not in environ and file.name not in environ:
-        raise ValueError(f"{password.name} is missing: expected {password.expected}")
-    if password.name not in environ:
-        return _password_of_file(file, environ[file.name])
-    if file.name in environ:
+    if _is_set(password, environ) and _is_set(file, environ):
         raise ValueError(f"{password.name} and {file.name} are both set: expected one of them")
+    if _is_set(file, environ):
+        return _password_of_file(file, environ[file.name])
+    if not _is_set(password, environ):
+        raise password.problem(_lack(password, environ))
     return {"password": password.read(environ[password.name])}
 
 
@@ -477,21 +499,3 @@ def _password_of_file(variable: Variable, text: str) -> dict[str, str]:
         return {"password": read_password(path)}
     except (OSError, ValueError) as error:
         raise variable.problem(f"{shown(text.strip())}, and {why_unreadable(error)}") from None
-
-
-def unknown_variables(environ: Mapping[str, str]) -> list[str]:
-    """Name the ``WORKER_…`` variables that mean nothing to the worker.
-
-    Returns:
-        One sentence for each, with the nearest variable that there is.
-    """
-    known = [variable.name for variable in VARIABLES]
-    unknown = sorted(name for name in environ if name.startswith("WORKER_") and name not in known)
-    return [
-        f"{name} is not a variable of trio-worker: did you mean {_nearest(name, known)}?" for name in unknown
-    ]
-
-
-def _nearest(name: str, known: list[str]) -> str:
-    # cutoff=0: all of them begin with WORKER_, so that one is always near enough to be named.
-    return difflib.get_close_matches(name, known, n=1, cutoff=0)[0]

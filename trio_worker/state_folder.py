@@ -21,7 +21,6 @@ import hashlib
 import os
 import re
 import secrets
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -131,32 +130,6 @@ class StateFolder:
         except OSError as error:
             raise self.unusable(error) from error
 
-    def try_out(self) -> None:
-        """Write to it, as a start would. Whatever is made for that is removed again.
-
-        A start as another user would find a folder of ours, in which it may not write.
-
-        Raises:
-            JournalError: It can't be created, written to or locked in.
-        """
-        made: list[Path] = []
-        try:
-            made = [path for path in (self.path, *self.path.parents) if not path.exists()]
-            self.make()
-            with tempfile.TemporaryFile(dir=self.path, prefix="check-") as file:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                file.write(b"?" * 4096)
-                file.flush()
-                os.fsync(file)
-        except OSError as error:
-            raise self.unusable(error) from error
-        finally:
-            for path in made:
-                try:
-                    path.rmdir()
-                except OSError:
-                    break  # it was not made, or a worker has begun to use it
-
     def new(self) -> LockedFile:
         """Make a name for a journal, and lock it. The journal itself is the caller's to create.
 
@@ -198,7 +171,10 @@ class StateFolder:
 
     def unusable(self, error: OSError) -> JournalError:
         """Say what is wrong with it, and what is expected."""
+        obstacle = next((path for path in (self.path, *self.path.parents) if path.is_file()), None)
         reason = f"{error.strerror or error} ({error.filename or self.path})"
+        if obstacle is not None:
+            reason = "it is a file" if obstacle == self.root else f"{obstacle} is a file"
         return JournalError(
             f"WORKER_STATE_DIR is {str(self.root)!r}: {reason}: expected a folder on a local disk that this"
             " user may write to"

@@ -82,11 +82,15 @@ class Stop:
         self._plan(now + self.grace - self.reserve, self.reserve)
         self.asked.set()
 
-    def hurry(self) -> None:
-        """Stop now: cancel what runs and put it back in about two seconds."""
+    def hurry(self, within: float = HURRY) -> None:
+        """Stop now: cancel what runs and put it back in about two seconds.
+
+        Args:
+            within: Seconds; never more than the reserve.
+        """
         if self.hurried.is_set():
             return
-        self._plan(trio.current_time(), min(HURRY, self.reserve))
+        self._plan(trio.current_time(), min(within, self.reserve))
         self.hurried.set()
         self.asked.set()
 

@@ -27,6 +27,7 @@ import trio
 from trio_worker import clock
 from trio_worker.answers import call_name, is_json, judge, read_json, retry_after, said, server_date
 from trio_worker.errors import AccessDenied, Unavailable
+from trio_worker.masks import masks
 
 __all__ = ["REFUSAL_HOLDS", "WANTED", "CredentialsSource", "TokenAuth"]
 
@@ -232,6 +233,7 @@ class TokenAuth(httpx.Auth):
         self._token = _Token(access, life, renew_at=asked + life - min(LONGEST_LEEWAY, life / 10))
         # Kept when it was rotated: the old one is then of no more use.
         self._refresh = _header_safe(data.get("refresh")) or self._refresh
+        masks.know("tokens", access, self._refresh)
         return self._token
 
     # --- Refused --------------------------------------------------------------------------------

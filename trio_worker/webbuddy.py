@@ -10,8 +10,9 @@ import httpx
 
 from trio_worker.calls import LOGS, Calls
 from trio_worker.errors import NotFound, Refused
+from trio_worker.project import Project
 from trio_worker.query import Query
-from trio_worker.records import Account, LogEntry, read_account, read_entry, read_query
+from trio_worker.records import Account, LogEntry, read_account, read_entry, read_project, read_query
 from trio_worker.tokens import WANTED, CredentialsSource, TokenAuth
 from trio_worker.transport import open_client
 from trio_worker.turns import Turns
@@ -137,6 +138,14 @@ class WebBuddyClient:
         """
         body = {"project": query.project, "query": query.id, "log_data": text}
         await self._calls.make("POST", LOGS, body)
+
+    async def project(self, number: int) -> Project:
+        """Read the settings of a project, which only newer WebBuddys have.
+
+        Raises:
+            WebBuddyError: `Refused` where it is not known, or not for this account.
+        """
+        return read_project(number, await self._calls.read(f"api/projects/{number}/tokens/"))
 
     async def report(
         self,

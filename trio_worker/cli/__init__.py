@@ -28,7 +28,8 @@ def main() -> None:
 def run() -> None:
     """Run the worker until SIGTERM or Ctrl-C.
 
-    Exit codes: 0 stopped as asked, 1 a bug, 2 wrong settings, 3 log-in refused at the start.
+    Exit codes: 0 stopped as asked, 1 a crash (a bug, or a handler that could not be stopped), 2 wrong
+    settings, 3 log-in refused at the start, 4 a journal that can't be used.
     """
     _leave_when_asked()
     from trio_worker.cli.run import run_worker
@@ -36,17 +37,51 @@ def run() -> None:
     raise SystemExit(run_worker())
 
 
+def _read_push_url(_ctx: click.Context, _option: click.Parameter, text: str | None) -> str | None:
+    from trio_worker.setting_kinds import URL
+
+    if text is None:
+        return None
+    try:
+        return str(URL.read(text))
+    except ValueError:
+        raise click.BadParameter(f"expected {URL.expected}") from None
+
+
 @main.command()
 @click.option(
     "--queries", default=12, show_default=True, type=click.IntRange(min=1), metavar="N", help="How many."
 )
 @click.option("--keep", is_flag=True, help="Leave WebBuddy and the worker running until Ctrl-C.")
-def demo(queries: int, keep: bool) -> None:
+@click.option("--server", is_flag=True, help="Serve that WebBuddy alone until Ctrl-C, for a worker of yours.")
+@click.option(
+    "--port", type=click.IntRange(1, 65_535), metavar="N", help="Where --server listens.  [default: any free]"
+)
+@click.option(
+    "--push-url",
+    callback=_read_push_url,
+    metavar="URL",
+    help="Where --server pushes to.  [default: http://localhost:8001]",
+)
+@click.pass_context
+def demo(
+    ctx: click.Context, queries: int, keep: bool, server: bool, port: int | None, push_url: str | None
+) -> None:
     """Show a WebBuddy and a worker at work, with no server at hand.
 
-    Exit codes: 0 every query ended as it should, 1 one did not, 130 Ctrl-C.
+    Exit codes: 0 every query ended as it should, 1 one did not, 130 Ctrl-C. With --keep and --server 0 at
+    Ctrl-C.
     """
+    source = ctx.get_parameter_source("queries")
+    if server and (keep or source is click.core.ParameterSource.COMMANDLINE):
+        raise click.UsageError("--server creates no queries: leave out --queries and --keep")
+    if not server and (port is not None or push_url is not None):
+        raise click.UsageError("--port and --push-url are for --server")
     _begin()
+    if server:
+        from trio_worker.cli.demo_server import run_server
+
+        raise SystemExit(run_server(port=port or 0, push_url=push_url or "http://localhost:8001"))
     click.echo("Starting a WebBuddy and a worker.")
     from trio_worker.cli.demo import run_demo
 
@@ -64,6 +99,29 @@ def check() -> None:
     from trio_worker.cli.check import check_setup
 
     raise SystemExit(check_setup())
+
+
+@main.command()
+@click.option("--drain", is_flag=True, help="All that are queued, not only the next.")
+@click.option("--query", metavar="TEXT", help="A made-up query, without any WebBuddy.")
+@click.option("--verbose", is_flag=True, help="Log each step.")
+def once(drain: bool, query: str | None, verbose: bool) -> None:
+    """Work on the next query, and exit: for cron, or to try a handler.
+
+    With --query its log goes to stderr and its answer to stdout. Exit codes: 0 done, or nothing is
+    queued; 1 WebBuddy can't be asked, or the query of --query failed; 2 wrong settings, 3 log-in refused, 4
+    a journal that can't be used.
+    """
+    if drain and query is not None:
+        raise click.UsageError("--drain and --query exclude each other")
+    if query is not None and not query.strip():
+        raise click.UsageError("--query: expected a text that is not blank")
+    _leave_when_asked()
+    from trio_worker.cli.once import run_offline, run_once
+
+    if query is not None:
+        raise SystemExit(run_offline(query, verbose=verbose))
+    raise SystemExit(run_once(every=drain, verbose=verbose))
 
 
 @main.command()
@@ -87,7 +145,7 @@ def submit(text: str, project: int | None, wait: bool) -> None:
     raise SystemExit(submit_query(text, project=project, wait=wait))
 
 
-@main.command()
+@main.command(short_help="List the queries that are in_progress.")
 @click.option(
     "--older-than",
     callback=read_age,
@@ -98,11 +156,12 @@ def submit(text: str, project: int | None, wait: bool) -> None:
 @click.option("--fail", is_flag=True, help="End them as failed.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def stuck(older_than: float | None, requeue: bool, fail: bool, yes: bool) -> None:
-    """List the queries that are in_progress, oldest first.
+    """List the queries that are in_progress, oldest first, with the number of their log entries.
 
     Those that a worker on this machine holds, in the same WORKER_STATE_DIR, are marked and never
-    changed. Exit codes: 0 all is done, 1 not reached or not all changed, 2 wrong settings, 3 log-in
-    refused, 130 Ctrl-C.
+    changed; nor are those that a dead one has left there ("cut off here"): the next that starts takes
+    them up, unless you let go of them by trio-worker outbox --drop ID. Exit codes: 0 all is done, 1 not
+    reached or not all changed, 2 wrong settings, 3 log-in refused, 130 Ctrl-C.
     """
     if requeue and fail:
         raise click.UsageError("--requeue and --fail exclude each other")
@@ -116,10 +175,10 @@ def stuck(older_than: float | None, requeue: bool, fail: bool, yes: bool) -> Non
     )
 
 
-@main.command()
+@main.command(short_help="Show what workers hold here; end dead letters.")
 @click.argument("numbers", nargs=-1, type=int, metavar="[ID]...")
 @click.option("--retry", is_flag=True, help="Have them tried again.")
-@click.option("--drop", is_flag=True, help="Forget them, after asking.")
+@click.option("--drop", is_flag=True, help="Forget them, after asking; also what a dead worker has left.")
 @click.option(
     "--export", type=click.Path(dir_okay=False), metavar="FILE", help="Write them as JSON; - is stdout."
 )
@@ -128,18 +187,19 @@ def stuck(older_than: float | None, requeue: bool, fail: bool, yes: bool) -> Non
 def outbox(
     numbers: tuple[int, ...], retry: bool, drop: bool, export: str | None, every: bool, yes: bool
 ) -> None:
-    """Show the queries that workers hold here; retry, drop or export dead letters.
+    """Show the queries that workers hold here, in full with ID; retry, drop or export dead letters.
 
-    A dead letter is a query whose result WebBuddy will never take. ID is its query's number. Works while
-    workers run. Exit codes: 0 done, 1 there is nothing to do or it could not be done, 2 wrong settings, 4
+    A dead letter is a query whose result WebBuddy will never take. ID is its query's number. What a
+    dead worker has left, and the next would take up, is dropped by its ID only. Works while workers
+    run. Exit codes: 0 done, 1 there is nothing to do or it could not be done, 2 wrong settings, 4
     a journal can't be read, 130 Ctrl-C.
     """
     possible = {"retry": retry, "drop": drop, "export": export is not None}
     wishes = [name for name, wished in possible.items() if wished]
     if len(wishes) > 1:
         raise click.UsageError("one at a time: --retry, --drop or --export")
-    if not wishes and (numbers or every):
-        raise click.UsageError("say what is to be done with them: --retry, --drop or --export FILE")
+    if not wishes and every:
+        raise click.UsageError("say what is to be done with them all: --retry, --drop or --export FILE")
     if wishes and bool(numbers) == every:
         raise click.UsageError("say which: the numbers of the queries, or --all")
     _begin()

@@ -13,14 +13,15 @@ import attrs
 import trio
 
 from trio_worker import clock, event_log
-from trio_worker.cli.check_endpoint import described, is_out_of_reach, same_place, why_not_bind
+from trio_worker.cli.check_endpoint import check_endpoint
 from trio_worker.cli.check_folder import check_folder
 from trio_worker.cli.check_report import LOGIN_REFUSED, WRONG_SETTINGS, Report
 from trio_worker.cli.ending import Interruption, run_command
-from trio_worker.environment import read_environment
+from trio_worker.environment import read_environment, unreadable_lines
 from trio_worker.errors import AccessDenied, SettingsError, Unavailable, WebBuddyError
 from trio_worker.handlers.loading import Handler, load_handler
-from trio_worker.settings import Settings, named_handler, unknown_variables
+from trio_worker.misspellings import misspellings
+from trio_worker.settings import Settings, named_handler
 from trio_worker.webbuddy import Account, WebBuddyClient, open_webbuddy
 
 __all__ = ["check_setup"]
@@ -56,9 +57,12 @@ def _check_settings(report: Report) -> Settings | None:
     directory = Path.cwd()
     try:
         environ = read_environment(directory)
+        problems = unreadable_lines(directory)
     except SettingsError as error:
         _blame(report, "settings", error)
         return None
+    for problem in problems:
+        report.fail("settings", problem, WRONG_SETTINGS)
     settings = None
     try:
         settings = Settings.from_environ(environ)
@@ -66,8 +70,8 @@ def _check_settings(report: Report) -> Settings | None:
         _blame(report, "settings", error)
     else:
         report.say("fine", "settings", _summary(settings))
-    for warning in unknown_variables(environ):
-        report.say("note", "settings", warning)
+    for sentence in misspellings(environ):
+        report.say("note", "settings", sentence)
     _check_handler(report, named_handler(environ), directory)
     return settings
 
@@ -100,7 +104,10 @@ def _check_handler(report: Report, path: str | None, directory: Path) -> None:
 
 
 def _described(handler: Handler) -> str:
-    kind = "an async function" if handler.is_async else "a plain function, run in a thread"
+    if handler.opens:
+        kind = "opened when the worker starts, an async context manager function"
+    else:
+        kind = "an async function" if handler.is_async else "a plain function, run in a thread"
     place = f" at {handler.file}:{handler.line}" if handler.file is not None else ""
     return f"{handler.path}, {kind}{place}"
 
@@ -156,10 +163,7 @@ class Surroundings:
                 await self._ask_webbuddy()
             if patience.cancelled_caught:
                 self.report.fail("WebBuddy", f"not done with it within {NETWORK_SECONDS:g} s")
-            with trio.move_on_after(CALL_SECONDS) as patience:
-                await self._check_bind()
-            if patience.cancelled_caught:
-                self.report.fail("push endpoint", f"{self.settings.bind}: its host name can't be resolved")
+            await check_endpoint(self.settings, self.report)
             return self.report.exit_code()
         return interruption.exit_code
 
@@ -211,12 +215,12 @@ class Surroundings:
         elif await _sees_queries(webbuddy):
             say("fine", "account", "has no project of its own, but sees queries: a service account")
         else:
-            # No failure: a service account of a new WebBuddy looks the same from here.
+            # No failure, and not known any better: a new WebBuddy looks the same to both.
             say(
                 "note",
                 "account",
-                "has no project, and sees no query. An ordinary user without a project sees an empty queue"
-                " for ever: give it one. A service account is fine: create a query, and check again.",
+                "has no project, and sees no query yet: fine for a service account, which will see all. An"
+                " ordinary user needs a project, or its queue stays empty for ever.",
             )
 
     def _check_clock(self, webbuddy: WebBuddyClient) -> None:
@@ -235,24 +239,6 @@ class Surroundings:
             f"{abs(ahead):.0f} s {side} WebBuddy's: the worker does not mind, but the times in its log and"
             " in its reports will not fit WebBuddy's. Set the clock (NTP).",
         )
-
-    async def _check_bind(self) -> None:
-        bind = self.settings.bind
-        problem = await trio.to_thread.run_sync(why_not_bind, bind, abandon_on_cancel=True)
-        url = self.settings.webbuddy_url
-        if await trio.to_thread.run_sync(same_place, bind, url, abandon_on_cancel=True):
-            problem = "that is where WEBBUDDY_URL says WebBuddy is: choose another port, as in 127.0.0.1:8001"
-        if problem is not None:
-            self.report.fail("push endpoint", f"WORKER_BIND is {bind!r}: {problem}")
-        elif is_out_of_reach(bind, url):
-            self.report.say(
-                "note",
-                "push endpoint",
-                f"{bind} is free, but only this machine reaches it: unless WebBuddy runs here or behind a"
-                " proxy, no push arrives, and polling has to find all. 0.0.0.0 is every interface.",
-            )
-        else:
-            self.report.say("fine", "push endpoint", described(bind))
 
 
 def _remedy(error: WebBuddyError) -> str:

@@ -1,6 +1,6 @@
 """Whether the worker could listen where ``WORKER_BIND`` says, and whether anybody could reach it there.
 
-All of this blocks: names are resolved.
+What resolves names blocks, and is done in a thread.
 """
 
 from __future__ import annotations
@@ -12,11 +12,51 @@ import socket
 import stat
 
 import httpx
+import trio
 
-__all__ = ["described", "is_out_of_reach", "same_place", "why_not_bind"]
+from trio_worker.cli.check_report import Mark, Report
+from trio_worker.cli.running_worker import ask_worker
+from trio_worker.settings import Settings
+
+__all__ = ["bind_problem", "check_endpoint"]
+
+LOOK_SECONDS = 10.0  # for all of it
+TAKEN = "something listens there already: choose another WORKER_BIND, or stop what listens there"
 
 
-def why_not_bind(bind: str) -> str | None:
+async def check_endpoint(settings: Settings, report: Report) -> None:
+    """Look whether the worker could listen, or does so already.
+
+    Args:
+        settings: The settings.
+        report: Where to say what was found.
+    """
+    mark: Mark = "problem"
+    sentence = f"{settings.bind}: its host name can't be resolved"
+    with trio.move_on_after(LOOK_SECONDS):
+        mark, sentence = await _look(settings.bind, settings.webbuddy_url)
+    if mark == "problem":
+        report.fail("push endpoint", sentence)
+    else:
+        report.say(mark, "push endpoint", sentence)
+
+
+async def _look(bind: str, url: str) -> tuple[Mark, str]:
+    if await trio.to_thread.run_sync(_same_place, bind, url, abandon_on_cancel=True):
+        here = "that is where WEBBUDDY_URL says WebBuddy is: choose another port, as in 127.0.0.1:8001"
+        return "problem", f"WORKER_BIND is {bind!r}: {here}"
+    problem = await trio.to_thread.run_sync(_why_not_bind, bind, abandon_on_cancel=True)
+    state = "is free"
+    if problem == TAKEN and (reasons := await ask_worker(bind)) is not None:
+        if reasons:
+            return "note", f"{bind} has a worker that runs already, and is not ready: {'; '.join(reasons)}"
+        problem, state = None, "has a worker that runs already, and is ready"
+    if problem is not None:
+        return "problem", f"WORKER_BIND is {bind!r}: {problem}"
+    return _describe(bind, url, state)
+
+
+def _why_not_bind(bind: str) -> str | None:
     """Try to listen where the worker would.
 
     Returns:
@@ -27,7 +67,7 @@ def why_not_bind(bind: str) -> str | None:
             return _try_path(bind.removeprefix("unix:"))
         _try_port(*_host_and_port(bind))
     except OSError as error:
-        return _bind_problem(error)
+        return bind_problem(error)
     return None
 
 
@@ -55,7 +95,7 @@ def _try_path(path: str) -> str | None:
         return None
     if not stat.S_ISSOCK(mode):
         return "there is a file of that name, which is not a socket"
-    return "something listens there already" if _answers(path) else None
+    return TAKEN if _answers(path) else None
 
 
 def _answers(path: str) -> bool:
@@ -69,9 +109,10 @@ def _answers(path: str) -> bool:
     return True
 
 
-def _bind_problem(error: OSError) -> str:
+def bind_problem(error: OSError) -> str:
+    """Say why one can't listen there, and what to do."""
     if error.errno == errno.EADDRINUSE:
-        return "something listens there already: this worker, if it runs; else choose another port"
+        return TAKEN
     if error.errno == errno.EACCES:
         return "not permitted: ports below 1024 are for root, and a path's directory must be writable"
     if error.errno == errno.EADDRNOTAVAIL:
@@ -79,7 +120,7 @@ def _bind_problem(error: OSError) -> str:
     return f"can't listen there: {error.strerror or error}"
 
 
-def same_place(bind: str, url: str) -> bool:
+def _same_place(bind: str, url: str) -> bool:
     """Whether WEBBUDDY_URL leads to WORKER_BIND."""
     if bind.startswith("unix:"):
         return False
@@ -101,7 +142,7 @@ def _addresses(host: str) -> set[str]:
     return {str(info[4][0]).partition("%")[0] for info in found}
 
 
-def is_out_of_reach(bind: str, url: str) -> bool:
+def _is_out_of_reach(bind: str, url: str) -> bool:
     """Whether only this machine reaches the endpoint, while WebBuddy seems to be on another."""
     if bind.startswith("unix:"):
         return False
@@ -115,10 +156,15 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def described(bind: str) -> str:
-    """Say what there is to say of a place to listen that is free."""
+def _describe(bind: str, url: str, state: str) -> tuple[Mark, str]:
+    """Say what there is to say of a place to listen that is good."""
+    if _is_out_of_reach(bind, url):
+        return "note", (
+            f"{bind} {state}, but only this machine reaches it: unless WebBuddy runs here or behind a"
+            " proxy, no push arrives, and polling has to find all. 0.0.0.0 is every interface."
+        )
     if bind.startswith("unix:"):
-        return f"{bind} is free; WebBuddy, which speaks TCP, needs a proxy before it"
+        return "fine", f"{bind} {state}; WebBuddy, which speaks TCP, needs a proxy before it"
     if _host_and_port(bind)[1] == 0:
-        return f"{bind} is any free port, which WebBuddy can't know: good for tests"
-    return f"{bind} is free; WebBuddy's FASTAPI_URL must lead there"
+        return "fine", f"{bind} is any free port, which WebBuddy can't know: good for tests"
+    return "fine", f"{bind} {state}; WebBuddy's FASTAPI_URL must lead there"

@@ -8,13 +8,14 @@ from functools import partial
 import trio
 
 from trio_worker.cli.check_report import Mark, Report
-from trio_worker.cli.outbox_journals import Holdings, Others, look_beside, look_into
 from trio_worker.cli.outbox_table import counted
+from trio_worker.cli.trial_journal import try_out
 from trio_worker.disk_kind import disk_warning, read_mounts
 from trio_worker.errors import JournalError
+from trio_worker.holdings import Holdings, Others, look_beside, look_into
 from trio_worker.launch import state_folder
-from trio_worker.settings import Settings
-from trio_worker.state_folder import StateFolder
+from trio_worker.settings import JournalSync, Settings
+from trio_worker.state_folder import Address, StateFolder
 
 __all__ = ["check_folder"]
 
@@ -30,7 +31,7 @@ async def check_folder(settings: Settings, report: Report) -> None:
         settings: The settings.
         report: Where to say what was found.
     """
-    look = partial(_look, state_folder(settings))
+    look = partial(_look, state_folder(settings), settings.journal_sync)
     findings: list[Finding] = [
         ("problem", f"{settings.state_dir}: the disk has not answered for {DISK_SECONDS:g} s")
     ]
@@ -43,9 +44,9 @@ async def check_folder(settings: Settings, report: Report) -> None:
             report.say(mark, "state folder", sentence)
 
 
-def _look(folder: StateFolder) -> list[Finding]:
+def _look(folder: StateFolder, sync: JournalSync) -> list[Finding]:
     try:
-        folder.try_out()
+        try_out(folder, sync)
         return list(_findings(folder, look_into(folder), look_beside(folder)))
     except JournalError as error:
         return [("problem", f"{error}. No worker starts without: a crash would lose what it holds.")]
@@ -54,23 +55,35 @@ def _look(folder: StateFolder) -> list[Finding]:
 def _findings(folder: StateFolder, holdings: Holdings, others: list[Others]) -> Iterator[Finding]:
     for problem in holdings.problems:
         yield "problem", problem
+    held = _held(holdings, folder.address if others else None)
     warning = disk_warning(folder.root.resolve(), read_mounts())
     if warning is not None:
-        yield "note", f"{warning}. {_held(holdings)}"
+        yield "note", f"{warning}. {held}"
     elif not holdings.problems:
-        yield "fine", f"{folder.path} can be written to. {_held(holdings)}"
+        yield "fine", f"{folder.path} can be written to. {held}"
     if holdings.set_aside:
         journals = counted(len(holdings.set_aside), "unreadable journal was", "unreadable journals were")
         yield "note", f"{journals} set aside there (trio-worker outbox)"
     for other in others:
-        held = counted(other.held, "query is", "queries are")
-        whose = f"{other.account!r} at {other.url}" if other.account is not None else str(other.path)
-        yield "note", f"{held} held beside it for {whose}: only a worker with these settings takes them up"
+        yield "note", _held_beside(other)
 
 
-def _held(holdings: Holdings) -> str:
+def _held_beside(other: Others) -> str:
+    held = f"{counted(other.held, 'query is', 'queries are')} held beside it for {other.whose}"
+    if not other.left:
+        return f"{held}, by a worker that lives" if other.held else f"{held}, in an unreadable journal"
+    them = "it" if other.left == 1 else "them"
+    return (
+        f"{held}: only a worker with these settings takes {them} up. If yours have changed, start it once"
+        f" as it was: {other.settings} trio-worker run"
+    )
+
+
+def _held(holdings: Holdings, address: Address | None) -> str:
+    """Say how many; with the address where there are others, or "nothing" would not be the whole truth."""
     if not holdings.found:
-        return "Nothing is held there."
+        whose = "there" if address is None else f"for {address.account!r} at {address.webbuddy_url}"
+        return f"Nothing is held {whose}."
     held = counted(len(holdings.found), "query is", "queries are")
     if not holdings.dead_letters:
         return f"{held} held there."

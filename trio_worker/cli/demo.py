@@ -251,8 +251,9 @@ class Demo:
         for source in ("push", "poll"):
             waits = [sight.waited or 0 for sight in sights if sight.found_by == source]
             if waits:
-                median = statistics.median(waits)
-                click.echo(f"Found by {source}: {len(waits)}, half of them within {_in_words(median)}.")
+                share = "half of them " if len(waits) > 1 else ""
+                median = _in_words(statistics.median(waits))
+                click.echo(f"Found by {source}: {len(waits)}, {share}within {median}.")
 
     def _show_log(self) -> None:
         lines = self.worker.last_lines(LAST_LINES)

@@ -10,7 +10,7 @@ import attrs
 
 from trio_worker.cli.demo_handler import TASKS, Task
 from trio_worker.cli.demo_worker import NAME, TIME_LIMIT
-from trio_worker.phrases import ENGLISH
+from trio_worker.phrases import ENGLISH, RUSSIAN
 from trio_worker.query_log import SEPARATOR
 from trio_worker.testing import StoredQuery
 
@@ -114,11 +114,18 @@ def sight_of(query: StoredQuery, now: float) -> Sight:
 
 def _found_by(logs: Sequence[str]) -> Literal["push", "poll", ""]:
     first = logs[0] if logs else ""
-    if ENGLISH.claimed.format(worker=NAME, source=ENGLISH.claimed_push) in first:
-        return "push"
-    if ENGLISH.claimed.format(worker=NAME, source=ENGLISH.claimed_poll) in first:
-        return "poll"
+    for phrases in (ENGLISH, RUSSIAN):
+        if _claimed(phrases.claimed, phrases.claimed_push).search(first):
+            return "push"
+        if _claimed(phrases.claimed, phrases.claimed_poll).search(first):
+            return "poll"
     return ""
+
+
+def _claimed(template: str, source: str) -> re.Pattern[str]:
+    """The sentence of a claim, whoever it is by."""
+    before, after = template.format(worker="\0", source=source).split("\0")
+    return re.compile(f"{re.escape(before)}[^·]*{re.escape(after)}")
 
 
 def _last_line(logs: Sequence[str]) -> str:

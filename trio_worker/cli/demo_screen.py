@@ -71,9 +71,9 @@ class PlainScreen:
 
 def _line(sight: Sight) -> str:
     start = f"query {sight.number:<3} {sight.status:<11}  {sight.text}"
-    if not sight.ended:
+    if not sight.ended or sight.waited is None:
         return start
-    found = f"found by {sight.found_by or '?'} after {_seconds(sight.waited)}"
+    found = f"found{f' by {sight.found_by}' if sight.found_by else ''} after {_seconds(sight.waited)}"
     return f"{start}  ({found}, ran {_seconds(sight.ran)})  {sight.last_line}"
 
 

@@ -14,18 +14,12 @@ import attrs
 import click
 
 from trio_worker.cli.ending import complain
-from trio_worker.cli.outbox_journals import (
-    Change,
-    Found,
-    Holdings,
-    Others,
-    change_letters,
-    look_beside,
-    look_into,
-)
+from trio_worker.cli.outbox_journals import Change, change_letters, let_go
+from trio_worker.cli.outbox_query import in_full
 from trio_worker.cli.outbox_table import counted, table, to_json
 from trio_worker.environment import read_environment
 from trio_worker.errors import JournalError, SettingsError
+from trio_worker.holdings import Found, Holdings, Others, look_beside, look_into
 from trio_worker.settings import read_fields
 from trio_worker.state_folder import Address, StateFolder
 
@@ -41,12 +35,12 @@ Action = Literal["retry", "drop", "export"]
 
 @attrs.frozen
 class Wish:
-    """What is to be done with dead letters.
+    """What is to be shown, or done with dead letters.
 
     Attributes:
-        action: What; None: they are only shown.
-        numbers: With those of these queries.
-        every: With all there are.
+        action: What is done; None: queries are only shown.
+        numbers: With those of these queries; to be dropped, also with what a dead worker has left of them.
+        every: With all dead letters there are.
         file: Where to they are exported; ``-`` is stdout.
         ask: Whether to ask before something is lost.
     """
@@ -72,13 +66,19 @@ def open_outbox(wish: Wish) -> int:
         return WRONG_SETTINGS
     try:
         holdings = look_into(folder)
-        code = _show(folder, holdings) if wish.action is None else _act(folder, holdings, wish, wish.action)
+        code = _obey(folder, holdings, wish)
     except JournalError as error:
         complain(error)
         return BAD_JOURNAL
     for problem in holdings.problems:
         complain(problem)
     return BAD_JOURNAL if holdings.problems else code
+
+
+def _obey(folder: StateFolder, holdings: Holdings, wish: Wish) -> int:
+    if wish.action is not None:
+        return _act(folder, holdings, wish, wish.action)
+    return _show_in_full(holdings, wish) if wish.numbers else _show(folder, holdings)
 
 
 def _folder() -> StateFolder:
@@ -96,6 +96,13 @@ def _show(folder: StateFolder, holdings: Holdings) -> int:
     return DONE
 
 
+def _show_in_full(holdings: Holdings, wish: Wish) -> int:
+    chosen = [found for found in holdings.found if found.entry.query.id in wish.numbers]
+    if chosen:
+        click.echo("\n\n".join(in_full(found) for found in chosen))
+    return NOT_DONE if _complain_of_missing(holdings, wish, chosen) else DONE
+
+
 def _paragraphs(folder: StateFolder, holdings: Holdings) -> Iterator[str]:
     whose = f"{folder.address.account!r} at {folder.address.webbuddy_url}"
     if holdings.found:
@@ -111,15 +118,16 @@ def _paragraphs(folder: StateFolder, holdings: Holdings) -> Iterator[str]:
     if others:
         yield f"\nHeld for others in {folder.root}, and left alone:\n"
         yield "\n".join(_described(other) for other in others)
+        yield from _ways_out(others)
 
 
 def _hints(holdings: Holdings) -> Iterator[str]:
-    left = sum(not found.owned and not found.is_dead_letter for found in holdings.found)
+    left = sum(found.is_left for found in holdings.found)
     if left:
-        queries = counted(left, "query is", "queries are")
+        queries, them = counted(left, "query is", "queries are"), "it" if left == 1 else "them"
         yield (
-            f"{queries} held by no worker that lives: the next that starts takes them up, and one that runs"
-            " does within 10 s."
+            f"{queries} held by no worker that lives: the next that starts takes {them} up, and one that runs"
+            f" does within 10 s. To let go of {them} instead: trio-worker outbox --drop ID."
         )
     if holdings.dead_letters:
         yield (
@@ -129,11 +137,26 @@ def _hints(holdings: Holdings) -> Iterator[str]:
 
 
 def _described(other: Others) -> str:
-    whose = f"{other.account!r} at {other.url}" if other.account is not None else "somebody"
+    whose = other.whose if other.account is not None else "somebody"
     held, unreadable = counted(other.held, "query", "queries"), ""
     if other.unreadable:
         unreadable = ", " + counted(other.unreadable, "unreadable journal")
     return f"  {held}{unreadable}: {whose}\n    {other.path}"
+
+
+def _ways_out(others: Sequence[Others]) -> Iterator[str]:
+    """Say how to be rid of what is held for others and by nobody who lives."""
+    stranded = [other for other in others if other.left and other.account is not None]
+    left = sum(other.left for other in stranded)
+    if not left:
+        return
+    queries, them = counted(left, "query is", "queries are"), "it" if left == 1 else "them"
+    yield "\n" + _wrapped(
+        f"{queries} held by no worker that lives. Only one with the same settings takes {them} up: if yours"
+        f" have changed, start it once as it was. To let go of {them} instead: trio-worker outbox --drop ID"
+        " with those settings."
+    )
+    yield "\n" + "\n".join(f"  {other.settings} trio-worker run" for other in stranded)
 
 
 def _width() -> int:
@@ -148,7 +171,7 @@ def _wrapped(sentence: str) -> str:
 
 
 def _act(folder: StateFolder, holdings: Holdings, wish: Wish, action: Action) -> int:
-    letters = [found for found in holdings.dead_letters if wish.every or found.entry.query.id in wish.numbers]
+    letters = [found for found in holdings.found if _is_meant(found, wish)]
     missing = _complain_of_missing(holdings, wish, letters)
     if not letters:
         if wish.every:
@@ -160,8 +183,16 @@ def _act(folder: StateFolder, holdings: Holdings, wish: Wish, action: Action) ->
     return DONE if done and not missing else NOT_DONE
 
 
+def _is_meant(found: Found, wish: Wish) -> bool:
+    if found.is_dead_letter and wish.every:
+        return True
+    # What the next worker takes up is dropped only by its number.
+    may_be = found.is_dead_letter or (found.is_left and wish.action == "drop")
+    return may_be and found.entry.query.id in wish.numbers
+
+
 def _complain_of_missing(holdings: Holdings, wish: Wish, letters: Sequence[Found]) -> bool:
-    """Name those that were asked for and are no dead letters."""
+    """Name those that were asked for and are not there, or no dead letters."""
     there = {found.entry.query.id for found in letters}
     held = {found.entry.query.id for found in holdings.found}
     missing = [number for number in dict.fromkeys(wish.numbers) if number not in there]
@@ -182,7 +213,9 @@ def _answer(letters: Sequence[Found]) -> bool | None:
 
 
 def _change(folder: StateFolder, change: Change, letters: Sequence[Found]) -> bool:
-    problems = change_letters(folder, change, {found.entry.id for found in letters})
+    problems = change_letters(folder, change, {found.entry.id for found in letters if found.is_dead_letter})
+    if change == "drop":
+        problems += let_go(folder, {found.entry.id for found in letters if found.is_left})
     for problem in problems:
         complain(problem)
     if problems:

@@ -1,192 +1,30 @@
-"""What the journals of a state folder hold, and what an operator may change in them. All of it blocks.
-
-Others' journals are read without their locks: SQLite lets one read while another writes. Nothing is made
-or repaired here; that is a worker's to do.
-"""
+"""What an operator may change in the journals of a state folder. All of it blocks."""
 
 from __future__ import annotations
 
-import os
-import re
 import sqlite3
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Literal
 
-import attrs
+from trio_worker.holdings import LOOKS, Found, look_into
+from trio_worker.journal_file import describe
+from trio_worker.state_folder import StateFolder, kept_from_takers
 
-from trio_worker.errors import JournalError
-from trio_worker.journal_file import Contents, Entry, JournalFile, describe
-from trio_worker.state_folder import JOURNAL, SET_ASIDE, StateFolder, kept_from_takers
+__all__ = ["Change", "change_letters", "let_go"]
 
-__all__ = ["Change", "Found", "Holdings", "Others", "change_letters", "look_beside", "look_into"]
-
-LOOKS = 5  # at a folder in which workers take journals over while it is read
 BUSY_SECONDS = 5.0  # for which a worker's own commit is waited for
 
 Change = Literal["retry", "drop"]
 
+_LINES_OF_THE_DROPPED = "DELETE FROM lines WHERE held = ? AND held NOT IN (SELECT id FROM held)"
+
 # Each says again what it is for: between a look and a change, a worker may have taken the letter up.
 _CHANGES: dict[Change, tuple[str, ...]] = {
     "retry": ("UPDATE held SET dead = NULL WHERE id = ? AND dead IS NOT NULL",),
-    "drop": (
-        "DELETE FROM held WHERE id = ? AND dead IS NOT NULL",
-        "DELETE FROM lines WHERE held = ? AND held NOT IN (SELECT id FROM held)",
-    ),
+    "drop": ("DELETE FROM held WHERE id = ? AND dead IS NOT NULL", _LINES_OF_THE_DROPPED),
 }
-
-
-@attrs.frozen
-class Found:
-    """A query that is held.
-
-    Attributes:
-        entry: What its journal knows.
-        journal: Its journal.
-        owned: Whether that journal's process lives.
-    """
-
-    entry: Entry
-    journal: Path
-    owned: bool
-
-    @property
-    def is_dead_letter(self) -> bool:
-        """Whether it waits for an operator's word."""
-        return self.entry.dead is not None
-
-
-@attrs.define
-class Holdings:
-    """What is in one address's folder.
-
-    Attributes:
-        found: The queries, the oldest claim first.
-        problems: A sentence for each journal that can't be read.
-        set_aside: Unreadable journals that a worker has put out of its way.
-        facts: Of the newest journal: ``url``, ``account`` and so on.
-    """
-
-    found: list[Found] = attrs.field(factory=list)
-    problems: list[str] = attrs.field(factory=list)
-    set_aside: list[Path] = attrs.field(factory=list)
-    facts: dict[str, object] = attrs.field(factory=dict)
-
-    @property
-    def dead_letters(self) -> list[Found]:
-        """Those that wait for an operator's word."""
-        return [found for found in self.found if found.is_dead_letter]
-
-
-@attrs.frozen
-class Others:
-    """What is held for another address.
-
-    Attributes:
-        path: Its folder.
-        url: Its WebBuddy; None where no journal says so.
-        account: Its account.
-        held: How many queries.
-        unreadable: How many of its journals can't be read, or were set aside.
-    """
-
-    path: Path
-    url: object
-    account: object
-    held: int
-    unreadable: int
-
-
-def look_into(folder: StateFolder) -> Holdings:
-    """Read all that is held in a folder; empty when there is none.
-
-    Raises:
-        JournalError: It can't be listed.
-    """
-    try:
-        return _look_into(folder.path)
-    except OSError as error:
-        raise folder.unusable(error) from error
-
-
-def look_beside(folder: StateFolder) -> list[Others]:
-    """Count what is held for other addresses in the same WORKER_STATE_DIR.
-
-    Raises:
-        JournalError: It can't be listed.
-    """
-    try:
-        paths = sorted(path for path in folder.root.iterdir() if _is_an_address(path) and path != folder.path)
-    except FileNotFoundError:
-        return []
-    except OSError as error:
-        raise folder.unusable(error) from error
-    others = []
-    for path in paths:
-        try:
-            there = _look_into(path)
-        except OSError:
-            continue  # another user's, whose worker has that folder to itself
-        unreadable = len(there.problems) + len(there.set_aside)
-        if there.found or unreadable:
-            url, account = there.facts.get("url"), there.facts.get("account")
-            others.append(Others(path, url, account, len(there.found), unreadable))
-    return others
-
-
-def _is_an_address(path: Path) -> bool:
-    # WORKER_STATE_DIR may be a folder that has other things in it.
-    return re.search(r"-[0-9a-f]{8}$", path.name) is not None and path.is_dir()
-
-
-def _look_into(path: Path) -> Holdings:
-    """Look again when a journal has gone meanwhile: what it held may be in one that had been read."""
-    for _ in range(LOOKS):
-        # Not Path.glob: to that, a folder that may not be read is an empty one.
-        try:
-            names = sorted(os.listdir(path))
-        except FileNotFoundError:
-            return Holdings()
-        journals = [path / name for name in names if name.endswith(JOURNAL)]
-        holdings = _read_all(journals)
-        holdings.set_aside = [path / name for name in names if re.search(rf"{SET_ASIDE}\d+$", name)]
-        if all(journal.exists() for journal in journals):
-            break
-    return holdings
-
-
-def _read_all(journals: Iterable[Path]) -> Holdings:
-    holdings = Holdings()
-    found: dict[str, Found] = {}
-    for journal in journals:
-        try:
-            owned, contents = _read(journal)
-        except JournalError as error:
-            if journal.exists():
-                holdings.problems.append(str(error))
-            continue
-        holdings.facts |= contents.facts
-        for entry in contents.entries:
-            known = found.get(entry.id)
-            # In two journals while it is taken over, or when a taker died half-way: then the first counts,
-            # as for the next taker.
-            if known is None or (owned and not known.owned):
-                found[entry.id] = Found(entry, journal, owned)
-    holdings.found = sorted(found.values(), key=lambda found: (found.entry.claimed_at, found.entry.query.id))
-    return holdings
-
-
-def _read(journal: Path) -> tuple[bool, Contents]:
-    with kept_from_takers(journal) as free:
-        pass  # only to see whether it is: a worker that starts now is not to wait for the reading
-    file = JournalFile(journal, read_only=True)
-    try:
-        return not free, file.load()
-    finally:
-        file.close()
-
-
-# --- Changes --------------------------------------------------------------------------------------------
+_LET_GO = ("DELETE FROM held WHERE id = ? AND dead IS NULL", _LINES_OF_THE_DROPPED)
 
 
 def change_letters(
@@ -209,36 +47,75 @@ def change_letters(
     Raises:
         JournalError: The folder can't be listed.
     """
+
+    def change_one(journal: Path) -> None:
+        # Where its process is dead, nobody must read it between our look and our commit: that taker would
+        # write the letter down in its own journal as it was.
+        with kept_from_takers(journal):
+            _write(journal, _CHANGES[change], names, patience)
+
+    return _in_each_journal(folder, names, lambda found: found.is_dead_letter, change_one)
+
+
+def let_go(folder: StateFolder, names: Collection[str], *, patience: float = BUSY_SECONDS) -> list[str]:
+    """Drop what dead workers have left, but for dead letters; not what a worker has taken up meanwhile.
+
+    Args:
+        folder: Where they are.
+        names: The names of their entries.
+        patience: As in `change_letters`.
+
+    Returns:
+        As `change_letters`, and a sentence for each that a worker has taken up.
+
+    Raises:
+        JournalError: The folder can't be listed.
+    """
+
+    def drop_one(journal: Path) -> None:
+        with kept_from_takers(journal) as free:
+            if free:
+                _write(journal, _LET_GO, names, patience)
+
+    problems = _in_each_journal(folder, names, lambda found: found.is_left, drop_one)
+    taken = [found for found in look_into(folder).found if found.owned and found.entry.id in names]
+    return problems + [f"query {found.entry.query.id}: a worker has taken it up meanwhile" for found in taken]
+
+
+def _in_each_journal(
+    folder: StateFolder,
+    names: Collection[str],
+    is_meant: Callable[[Found], bool],
+    change: Callable[[Path], None],
+) -> list[str]:
+    """Change all journals in which they are, until none is left that is meant."""
     for _ in range(LOOKS):
-        letters = [found for found in look_into(folder).dead_letters if found.entry.id in names]
-        if not letters:
+        meant = [found for found in look_into(folder).found if found.entry.id in names and is_meant(found)]
+        if not meant:
             return []
         problems: list[str] = []
-        for journal in sorted({found.journal for found in letters}):
+        for journal in sorted({found.journal for found in meant}):
             try:
-                _change(journal, change, names, patience)
+                change(journal)
             except (sqlite3.Error, OSError) as error:
                 if journal.exists():
                     problems.append(_why_not(journal, error))
         if problems:
             return problems
-    return ["workers hand a letter on faster than it can be changed: try again"]
+    return ["workers hand it on faster than it can be changed: try again"]
 
 
-def _change(journal: Path, change: Change, names: Collection[str], patience: float) -> None:
-    # Where its process is dead, nobody must read it between our look and our commit: that taker would
-    # write the letter down in its own journal as it was.
-    with kept_from_takers(journal):
-        # "rw": a journal that has been taken over since must not be created anew.
-        uri = f"{journal.absolute().as_uri()}?mode=rw"
-        connection = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=patience)
-        try:
-            with connection:  # commits, or rolls back
-                connection.execute("BEGIN IMMEDIATE")
-                for sql in _CHANGES[change]:
-                    connection.executemany(sql, [(name,) for name in names])
-        finally:
-            connection.close()
+def _write(journal: Path, changes: Collection[str], names: Collection[str], patience: float) -> None:
+    # "rw": a journal that has been taken over since must not be created anew.
+    uri = f"{journal.absolute().as_uri()}?mode=rw"
+    connection = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=patience)
+    try:
+        with connection:  # commits, or rolls back
+            connection.execute("BEGIN IMMEDIATE")
+            for sql in changes:
+                connection.executemany(sql, [(name,) for name in names])
+    finally:
+        connection.close()
 
 
 def _why_not(journal: Path, error: sqlite3.Error | OSError) -> str:

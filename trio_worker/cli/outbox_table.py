@@ -13,16 +13,16 @@ from rich.cells import cell_len, set_cell_size
 
 from trio_worker import clock
 from trio_worker.cli.age import age_text
-from trio_worker.cli.outbox_journals import Found
+from trio_worker.holdings import Found
 from trio_worker.query import Done, Failed, Outcome, Released
 
-__all__ = ["counted", "state", "table", "to_json"]
+__all__ = ["OUTCOMES", "counted", "moment", "state", "table", "to_json"]
 
 _HEAD = ("query", "state", "attempts", "age", "outcome")
 _GAP = "  "
 _LEAST_OUTCOME = 12  # cells, however narrow the screen is
 
-_NAMES: dict[type, str] = {Done: "done", Failed: "failed", Released: "put back"}
+OUTCOMES: dict[type, str] = {Done: "done", Failed: "failed", Released: "put back"}
 
 
 def table(found: Sequence[Found], width: int) -> list[str]:
@@ -77,7 +77,7 @@ def state(found: Found) -> str:
     if entry.outcome is not None:
         return "log waits" if entry.reported else "result waits"
     if entry.due is not None:
-        return f"put aside until {_moment(entry.due)}"
+        return f"put aside until {moment(entry.due)}"
     if entry.running:
         return "running" if found.owned else "cut off"
     return "waits to be run"
@@ -88,8 +88,8 @@ def counted(count: int, one: str, many: str | None = None) -> str:
     return f"{count} {one if count == 1 else many or one + 's'}"
 
 
-def _moment(epoch: float) -> str:
-    """Local time; with the day, where that is not today."""
+def moment(epoch: float) -> str:
+    """Give local time; with the day, where that is not today."""
     then, now = datetime.fromtimestamp(epoch, UTC).astimezone(), datetime.fromtimestamp(clock.now(), UTC)
     if then.date() == now.astimezone().date():
         return f"{then:%H:%M:%S}"
@@ -100,7 +100,7 @@ def _words(outcome: Outcome | None) -> str:
     if outcome is None:
         return ""
     text = outcome.answer if isinstance(outcome, Done) else outcome.reason
-    return f"{_NAMES[type(outcome)]}: {_one_line(text[:1000])}"
+    return f"{OUTCOMES[type(outcome)]}: {_one_line(text[:1000])}"
 
 
 def _one_line(text: str) -> str:

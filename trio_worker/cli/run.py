@@ -13,6 +13,7 @@ import trio
 from hypercorn.config import Config
 from hypercorn.trio import serve
 
+from trio_worker.cli.check_endpoint import bind_problem
 from trio_worker.errors import SettingsError
 from trio_worker.launch import BUG, OK, WRONG_SETTINGS, Launch, explain, leave_by_force
 from trio_worker.stop import Stop
@@ -79,15 +80,15 @@ async def _listen(launch: Launch, nursery: trio.Nursery, *, until: trio.Event) -
     try:
         await nursery.start(partial(serve, app, config, shutdown_trigger=until.wait))
     except* OSError as group:
-        reason = "; ".join(_reasons(group))
+        reasons = dict.fromkeys(_reasons(group))
         bind = launch.settings.bind
-        raise SettingsError([f"WORKER_BIND is {bind!r}: can't listen there: {reason}"]) from None
+        raise SettingsError([f"WORKER_BIND is {bind!r}: {'; '.join(reasons)}"]) from None
 
 
 def _reasons(error: BaseException) -> list[str]:
     if isinstance(error, BaseExceptionGroup):
         return [reason for inner in error.exceptions for reason in _reasons(inner)]
-    return [str(error)]
+    return [bind_problem(error) if isinstance(error, OSError) else str(error)]
 
 
 def _after_crash(group: BaseExceptionGroup) -> int:

@@ -7,7 +7,7 @@ tell, and the journals of the workers on this machine.
 from __future__ import annotations
 
 import sys
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -19,6 +19,8 @@ from trio_worker import event_log
 from trio_worker.cli.age import age_text
 from trio_worker.cli.ending import Interruption, complain, run_command
 from trio_worker.cli.held_here import HeldHere, held_here
+from trio_worker.cli.outbox_table import counted
+from trio_worker.cli.stuck_list import Found, hints, oldest_first, table
 from trio_worker.cli.submit import shown
 from trio_worker.environment import read_environment
 from trio_worker.errors import (
@@ -35,13 +37,11 @@ from trio_worker.query import Query
 from trio_worker.settings import Settings
 from trio_worker.webbuddy import WebBuddyClient, open_webbuddy
 
-__all__ = ["Action", "Found", "handle_stuck"]
+__all__ = ["Action", "handle_stuck"]
 
 Action = Literal["requeue", "fail"]
 
 DONE, FAILED, WRONG_SETTINGS, LOGIN_REFUSED = 0, 1, 2, 3
-
-LONGEST_TEXT = 50  # characters of a query's text in the list
 
 
 def handle_stuck(*, older_than: float | None, action: Action | None, sure: bool) -> int:
@@ -67,12 +67,14 @@ def handle_stuck(*, older_than: float | None, action: Action | None, sure: bool)
         return WRONG_SETTINGS
     code = _run(command, command.show)
     chosen = command.chosen
-    if code != DONE or action is None or not chosen:
+    if code != DONE or action is None:
+        return code
+    if not chosen:
+        command.say_nothing_changed()
         return code
     if not sure:
-        answer = _asked(
-            f"{_VERBS[action]} {_count(chosen)}? A worker elsewhere may still be at work on them."
-        )
+        queries = counted(len(chosen), "query", "queries")
+        answer = _asked(f"{_VERBS[action]} {queries}? A worker elsewhere may still be at work on them.")
         if answer is not True:
             return DONE if answer is False else FAILED
     return _run(command, command.act)
@@ -128,52 +130,6 @@ async def _connected(settings: Settings, work: Callable[[WebBuddyClient], Awaita
         return FAILED
 
 
-@attrs.frozen
-class Found:
-    """A query that is ``in_progress``.
-
-    Attributes:
-        query: As WebBuddy shows it.
-        age: Seconds for which it has been so, or for which it has existed where WebBuddy does not tell;
-            None when neither is known.
-        is_held: Whether a living worker of this machine holds it.
-    """
-
-    query: Query
-    age: float | None
-    is_held: bool
-
-    @classmethod
-    def at(cls, query: Query, now: float, held: HeldHere) -> Found:
-        """Judge a query.
-
-        Args:
-            query: As WebBuddy shows it.
-            now: WebBuddy's clock, in epoch seconds.
-            held: Those that are held here.
-        """
-        since = query.query_started or query.query_created
-        age = None if since is None else max(0.0, now - since.timestamp())
-        return cls(query, age, query in held)
-
-    def cells(self) -> tuple[str, ...]:
-        """Give its line in the list."""
-        query = self.query
-        since = query.query_started or query.query_created
-        return (
-            str(query.id),
-            query.project_name or str(query.project or "?"),
-            f"{since.astimezone():%Y-%m-%d %H:%M:%S}" if since is not None else "?",
-            age_text(self.age) if self.age is not None else "?",
-            str(query.logs_count) if query.logs_count is not None else "?",
-            "held here" if self.is_held else "",
-            _first_words(query.query_text),
-        )
-
-
-_HEAD = ("query", "project", "since", "age", "log", "", "text")
-
-
 @attrs.define
 class Command:
     """What was asked for, and what was found.
@@ -192,8 +148,13 @@ class Command:
 
     @property
     def chosen(self) -> list[Found]:
-        """Those that may be changed: what a living worker of this machine holds is left alone."""
-        return [found for found in self.found if not found.is_held]
+        """Those that may be changed: what a worker of this machine holds, or has left, is left alone."""
+        return [found for found in self.found if found.holder is None]
+
+    def say_nothing_changed(self) -> None:
+        """Say that all that are listed are left alone."""
+        if self.found:
+            click.echo(f"{counted(len(self.found), 'query is', 'queries are')} held here: nothing changed")
 
     async def show(self, webbuddy: WebBuddyClient) -> int:
         """List them.
@@ -205,7 +166,7 @@ class Command:
         queries = await webbuddy.in_progress()
         held = self._held()
         all_found = [Found.at(query, webbuddy.server_now(), held) for query in queries]
-        self.found = sorted(filter(self._is_wanted, all_found), key=_oldest_first)
+        self.found = sorted(filter(self._is_wanted, all_found), key=oldest_first)
         self._print(all_found)
         return DONE
 
@@ -219,8 +180,11 @@ class Command:
         held = self._held()
         code = DONE
         for found in self.chosen:
-            if found.query in held:
-                self._left(found, "a worker of this machine holds it now")
+            holder = held.of(found.query)
+            if holder is not None:
+                self._left(
+                    found, f"a worker of this machine {'holds' if holder.found.owned else 'has left'} it now"
+                )
             elif not await self._change(webbuddy, found):
                 code = FAILED
         return code
@@ -232,7 +196,7 @@ class Command:
             if self.action is not None:
                 raise
             complain(f"{error}. What the workers of this machine hold is not marked.")
-            return HeldHere(frozenset())
+            return HeldHere()
 
     def _is_wanted(self, found: Found) -> bool:
         return self.older_than is None or (found.age is not None and found.age >= self.older_than)
@@ -267,8 +231,10 @@ class Command:
 
     def _print(self, all_found: list[Found]) -> None:
         if self.found:
-            for line in _table([_HEAD, *(found.cells() for found in self.found)]):
+            for line in table(self.found):
                 click.echo(shown(line, terminal=sys.stdout.isatty()))
+            for hint in hints(self.found):
+                complain(hint)
         else:
             longer = "" if self.older_than is None else f" for more than {age_text(self.older_than)}"
             click.echo(f"no query is in_progress{longer}", err=True)
@@ -287,23 +253,3 @@ def _changed(before: Query, now: Query) -> str | None:
     if now.query_started != before.query_started:
         return "it was claimed again"
     return None
-
-
-def _oldest_first(found: Found) -> tuple[float, int]:
-    return (-found.age if found.age is not None else 1.0, found.query.id)
-
-
-def _first_words(text: str) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= LONGEST_TEXT else line[: LONGEST_TEXT - 1] + "…"
-
-
-def _table(rows: Iterable[tuple[str, ...]]) -> list[str]:
-    """Align the columns; one in which nothing stands is left out."""
-    columns = [column for column in zip(*rows, strict=True) if any(column)]
-    padded = [[cell.ljust(max(map(len, column))) for cell in column] for column in columns]
-    return ["  ".join(cells).rstrip() for cells in zip(*padded, strict=True)]
-
-
-def _count(chosen: list[Found]) -> str:
-    return "1 query" if len(chosen) == 1 else f"{len(chosen)} queries"

@@ -15,10 +15,11 @@ from typing import Any
 
 import attrs
 
+from trio_worker.deadline import PATIENCE
 from trio_worker.errors import HandlerError
 from trio_worker.setting_kinds import split_handler_path
 
-__all__ = ["Handler", "handler_of", "load_handler"]
+__all__ = ["Handler", "handler_of", "load_handler", "opening_error", "source_of"]
 
 
 @attrs.frozen
@@ -33,6 +34,9 @@ class Handler:
             to its end with another library, and only its call shows which.
         file: Where it is written, or None when that is not known (a C function).
         line: Its first line there, from 1, or None.
+        patience: Seconds that it may take to end once it was cancelled.
+        opens: Whether ``function`` is no handler yet, but gives, called with nothing, an async context
+            manager of one; see `trio_worker.handlers.opening`.
     """
 
     path: str
@@ -40,6 +44,8 @@ class Handler:
     is_async: bool
     file: str | None = None
     line: int | None = None
+    patience: float = PATIENCE
+    opens: bool = False
 
 
 def load_handler(path: str, directory: Path) -> Handler:
@@ -61,11 +67,27 @@ def load_handler(path: str, directory: Path) -> Handler:
     except ValueError:
         raise _error(path, "expected module:function, such as trio_worker.handlers:echo") from None
     _make_importable(directory)
-    return handler_of(_find(_import(path, module_name, directory), name, path), path)
+    return source_of(_find(_import(path, module_name, directory), name, path), path)
+
+
+def source_of(found: Any, path: str) -> Handler:
+    """Look at what was found: a handler, or a function that opens one.
+
+    Args:
+        found: It.
+        path: How to name it in logs and errors.
+
+    Raises:
+        HandlerError: It is neither.
+    """
+    if _is_context_manager_function(found):
+        _check_takes_nothing(found, path)
+        return Handler(path, found, True, *_place(found), opens=True)
+    return handler_of(found, path)
 
 
 def handler_of(function: Any, path: str) -> Handler:
-    """Look at a function that is at hand already.
+    """Look at a function that is to be called for each query.
 
     Args:
         function: What was found under ``path``.
@@ -76,6 +98,11 @@ def handler_of(function: Any, path: str) -> Handler:
     """
     _check(function, path)
     return Handler(path, function, _is_async(function), *_place(function))
+
+
+def opening_error(path: str, error: BaseException, directory: Path) -> HandlerError:
+    """Say why what a handler needs can't be opened."""
+    return _error(path, f"opening it raised {_said(error, directory)}")
 
 
 def _error(path: str, problem: str) -> HandlerError:
@@ -202,6 +229,8 @@ def _check(function: object, path: str) -> None:
         raise _error(
             path, f"that is not callable but {_article(type(function).__name__)}; expected a function"
         )
+    if inspect.isasyncgenfunction(function) and not inspect.signature(function).parameters:
+        raise _error(path, "that is an async generator; put @contextlib.asynccontextmanager above it")
     if any(map(_is_generator, _layers(function))):
         raise _error(
             path, "that is a generator (it has a yield); expected a function that returns its answer"
@@ -227,6 +256,23 @@ def _check_arguments(function: Callable[..., Any], path: str) -> None:
     except TypeError as error:
         raise _error(
             path, f"that is {_name(function)}{signature}; expected two arguments, (query, ctx): {error}"
+        ) from None
+
+
+def _is_context_manager_function(function: object) -> bool:
+    """Whether it was made by `contextlib.asynccontextmanager`."""
+    made_from = getattr(function, "__wrapped__", None)
+    return inspect.isasyncgenfunction(made_from) and not inspect.isasyncgenfunction(function)
+
+
+def _check_takes_nothing(function: Callable[..., Any], path: str) -> None:
+    try:
+        inspect.signature(function).bind()
+    except TypeError as error:
+        raise _error(
+            path,
+            f"that is {_name(function)}{inspect.signature(function)}; what opens a handler is called with no"
+            f" arguments: {error}",
         ) from None
 
 

@@ -76,6 +76,7 @@ class Api:
             ("patch", "PATCH", "/api/queries/<key:number>/", self.patch),
             ("query_logs", "GET", "/api/queries/<key:number>/logs/", self.query_logs),
             ("logs", "POST", "/api/logs/", self.logs),
+            ("project", "GET", "/api/projects/<int:number>/tokens/", self.project),
         ]
 
     # Around every call.
@@ -268,6 +269,15 @@ class Api:
         async with self.webbuddy.database.write():
             entry = self.webbuddy.add_entry(query, values["project"], values["log_data"])
         return json_response(self._show_entry(entry), 201)
+
+    async def project(self, number: int) -> Response:
+        """``GET /api/projects/{id}/tokens/``, of newer versions."""
+        account = self._account()
+        name = self.webbuddy.projects.get(number)
+        if name is None or not (account.is_service or account.project == number):
+            raise RefusalError(404, {"detail": "No Project matches the given query."})
+        settings = self.webbuddy.project_settings.get(number, {})
+        return json_response({"id": number, "project_name": name, **settings})
 
     def _query_fields(self) -> dict[str, drf.Check]:
         return {

@@ -48,7 +48,7 @@ class WebBuddy(Faulty):
 
     The endpoints' names, as they are used in `calls` and in the knobs: ``login``, ``refresh``,
     ``me``, ``claim_next``, ``patch``, ``logs`` (posting an entry), ``create``, ``list``, ``read``,
-    ``by_status``, ``query_logs`` and ``page`` (any other path).
+    ``by_status``, ``query_logs``, ``project`` and ``page`` (any other path).
 
     Attributes:
         now: Gives the time in epoch seconds: its own clock, whatever its callers' are. `trio_time` for
@@ -63,6 +63,7 @@ class WebBuddy(Faulty):
 
         accounts: By number.
         projects: Their names, by number.
+        project_settings: By the number of the project: ``project_context``, ``jira_token`` and the like.
         queries: By number.
 
         down: Knob. It refuses connections, and closes those that there are.
@@ -101,6 +102,7 @@ class WebBuddy(Faulty):
 
     accounts: dict[int, Account] = attrs.field(factory=dict, init=False)
     projects: dict[int, str] = attrs.field(factory=dict, init=False)
+    project_settings: dict[int, dict[str, str]] = attrs.field(factory=dict, init=False)
     queries: dict[int, StoredQuery] = attrs.field(factory=dict, init=False)
 
     down: bool = knob(default=False)

@@ -15,7 +15,9 @@ import trio.testing
 
 from trio_worker import clock
 from trio_worker.context import Context
-from trio_worker.handlers.loading import handler_of
+from trio_worker.errand import Errand
+from trio_worker.handlers.loading import Handler, source_of
+from trio_worker.handlers.opening import open_handler
 from trio_worker.journal import Journal, open_journal
 from trio_worker.query import Query
 from trio_worker.runners import Runner, inline, open_thread
@@ -70,10 +72,11 @@ class RunningWorker:
 
 @asynccontextmanager
 async def open_worker(
-    handler: HandlerFunction,
+    handler: HandlerFunction | Handler,
     *,
     webbuddy: WebBuddy | None = None,
     state_dir: Path | None = None,
+    errand: Errand | None = None,
     **settings: Any,
 ) -> AsyncIterator[RunningWorker]:
     """Run the whole worker with this handler, without sockets. Works in virtual time.
@@ -88,10 +91,12 @@ async def open_worker(
     Leaving the block stops it as a signal would, and waits for that.
 
     Args:
-        handler: The handler, async or plain. Virtual time waits neither for threads nor for the
-            network: where a handler is plain, or uses real sockets, use the real clock.
+        handler: The handler, async or plain, or the function that opens one. Virtual time waits
+            neither for threads nor for the network: where a handler is plain, or uses real sockets, use
+            the real clock.
         webbuddy: The WebBuddy to work for; None makes one that keeps the test's time.
         state_dir: Where its journal lies, for tests of what survives a crash; None: in memory.
+        errand: What it is to do before it stops by itself, as ``trio-worker once`` does.
         **settings: Attributes of `Settings`, such as ``num_workers=1`` or ``processing_timeout=5``.
 
     Raises:
@@ -111,7 +116,7 @@ async def open_worker(
         folder = StateFolder(state_dir, Address(chosen.webbuddy_url, chosen.username))
     with _same_time():
         async with webbuddy.running(), _pushing(worker), trio.open_nursery() as nursery:
-            nursery.start_soon(_run_worker, worker, handler, folder)
+            nursery.start_soon(_run_worker, worker, handler, folder, errand)
             try:
                 yield worker
             finally:
@@ -168,7 +173,12 @@ async def _pushing(worker: RunningWorker) -> AsyncIterator[None]:
         worker.webbuddy.push_url, worker.webbuddy.push_transport = before
 
 
-async def _run_worker(worker: RunningWorker, handler: HandlerFunction, folder: StateFolder | None) -> None:
+async def _run_worker(
+    worker: RunningWorker,
+    handler: HandlerFunction | Handler,
+    folder: StateFolder | None,
+    errand: Errand | None,
+) -> None:
     settings = worker.settings
     async with (
         _runner() as runner,
@@ -179,15 +189,22 @@ async def _run_worker(worker: RunningWorker, handler: HandlerFunction, folder: S
             request_timeout=settings.request_timeout,
             transport=worker.webbuddy.transport(),
         ) as client,
+        open_handler(
+            handler if isinstance(handler, Handler) else source_of(handler, settings.handler),
+            directory=Path.cwd(),
+            stopped=worker.stop.asked.wait,
+        ) as opened,
     ):
-        await run_service(
-            settings,
-            handler=handler_of(handler, settings.handler),
-            webbuddy=client,
-            journal=worker.journal,
-            pushes=worker.pushes,
-            stop=worker.stop,
-            consumers=settings.num_workers,
-            abandon=worker.abandoned.set,
-        )
+        if opened is not None:
+            await run_service(
+                settings,
+                handler=opened,
+                webbuddy=client,
+                journal=worker.journal,
+                pushes=worker.pushes,
+                stop=worker.stop,
+                consumers=settings.num_workers,
+                abandon=worker.abandoned.set,
+                errand=errand,
+            )
     worker.ended.set()

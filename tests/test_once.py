@@ -1,0 +1,186 @@
+"""``trio-worker once``: a query, or all of them, and out; and a query without any WebBuddy."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from tests.commands import run_command
+from tests.forerunner import claimed_by_the_dead, leave_behind
+from tests.processes import TOO_LONG, start_worker
+from trio_worker import Context, Query
+from trio_worker.errand import Errand
+from trio_worker.testing import WebBuddy, open_worker, serve_webbuddy, trio_time
+
+ANSWERS = "async def handle(query, ctx):\n    return 'answer to ' + query.query_text\n"
+FAILS = (
+    "from trio_worker import QueryFailed\n"
+    "async def handle(query, ctx):\n    ctx.log('looking')\n    raise QueryFailed('no such page')\n"
+)
+LONG = "import trio\nasync def handle(query, ctx):\n    ctx.log('at work')\n    await trio.sleep(3600)\n"
+USER = {"WORKER_USERNAME": "worker", "WORKER_HANDLER": "agent:handle"}
+
+
+def write(directory: Path, handler: str) -> None:
+    (directory / "agent.py").write_text(handler)
+
+
+@pytest.mark.parametrize(
+    ("options", "done", "said"),
+    [((), 1, "1 query was worked on"), (("--drain",), 3, "3 queries were worked on")],
+)
+async def test_queries_that_wait(tmp_path: Path, options: tuple[str, ...], done: int, said: str) -> None:
+    """The next one, or all of them; reported, and nothing is left in the journal."""
+    write(tmp_path, ANSWERS)
+    webbuddy = WebBuddy()
+    queries = [webbuddy.add_query(f"query {number}") for number in range(3)]
+    async with serve_webbuddy(webbuddy) as url:
+        ended = await run_command(tmp_path, "once", *options, webbuddy_url=url, **USER)
+    assert (ended.code, ended.out) == (0, ""), ended.err
+    assert said in ended.err
+    assert [query.status for query in queries] == ["done"] * done + ["queued"] * (3 - done)
+    assert queries[0].answer_text == "answer to query 0"
+    assert [path for path in (tmp_path / "state").rglob("*") if path.is_file()] == []
+
+
+async def test_an_empty_queue(tmp_path: Path) -> None:
+    """That is no failure: cron would send a mail."""
+    write(tmp_path, ANSWERS)
+    async with serve_webbuddy(WebBuddy()) as url:
+        ended = await run_command(tmp_path, "once", webbuddy_url=url, **USER)
+    assert ended.code == 0, ended.err
+    assert "no query is queued" in ended.err
+
+
+async def test_a_webbuddy_that_is_down(tmp_path: Path) -> None:
+    """It is not waited for: whoever has started us does that again. A sentence, and no traceback."""
+    write(tmp_path, ANSWERS)
+    ended = await run_command(tmp_path, "once", webbuddy_url="http://127.0.0.1:9", **USER)
+    assert ended.code == 1
+    assert (
+        "WebBuddy can't be asked for a query: POST /api/login/: no connection to http://127.0.0.1:9"
+        in ended.err
+    )
+    assert "Traceback" not in ended.err
+
+
+@pytest.mark.parametrize(
+    ("environ", "code", "said"),
+    [
+        ({"WORKER_PASSWORD": "not-this-one"}, 3, "refused the log-in of user 'worker'"),
+        ({"WORKER_HANDLER": "agent:no_such"}, 2, "has no no_such"),
+        ({"NUM_WORKERS": "many"}, 2, "NUM_WORKERS is 'many'"),
+    ],
+)
+async def test_what_the_operator_did(tmp_path: Path, environ: dict[str, str], code: int, said: str) -> None:
+    """The exit codes of `run`."""
+    write(tmp_path, ANSWERS)
+    async with serve_webbuddy(WebBuddy()) as url:
+        ended = await run_command(tmp_path, "once", webbuddy_url=url, **(USER | environ))
+    assert ended.code == code, ended.err
+    assert said in ended.err
+    assert "Traceback" not in ended.err
+
+
+async def test_a_signal_puts_the_query_back(tmp_path: Path) -> None:
+    """At once, not after a grace: nobody has asked for one."""
+    webbuddy = WebBuddy()
+    query = webbuddy.add_query("long")
+    async with (
+        serve_webbuddy(webbuddy) as url,
+        start_worker(
+            tmp_path, webbuddy_url=url, command=("-m", "trio_worker", "once"), handler=LONG
+        ) as worker,
+    ):
+        with trio.fail_after(TOO_LONG):
+            await webbuddy.until(lambda: any("at work" in entry for entry in query.logs))
+        worker.process.send_signal(signal.SIGTERM)
+        assert await worker.wait() == 0, worker.output
+    assert query.statuses == ["queued", "in_progress", "queued"]
+
+
+async def test_a_made_up_query(tmp_path: Path) -> None:
+    """No settings but the handler's: its answer is all that there is on stdout."""
+    write(tmp_path, ANSWERS)
+    nobody = {"WORKER_USERNAME": "", "WORKER_PASSWORD": "", "WORKER_HANDLER": "agent:handle"}
+    ended = await run_command(tmp_path, "once", "--query", "Привет", webbuddy_url="", **nobody)
+    assert (ended.code, ended.out) == (0, "answer to Привет\n"), ended.err
+    assert "Started, time limit 300 s" in ended.err
+
+
+async def test_a_made_up_query_that_fails(tmp_path: Path) -> None:
+    """Its reason is not taken for an answer."""
+    write(tmp_path, FAILS)
+    ended = await run_command(
+        tmp_path, "once", "--query", "x", webbuddy_url="", WORKER_HANDLER="agent:handle"
+    )
+    assert (ended.code, ended.out) == (1, "")
+    assert "looking" in ended.err
+    assert ended.err.rstrip().endswith("no such page")
+
+
+async def test_each_step_is_shown(tmp_path: Path) -> None:
+    """With --verbose: what is asked of WebBuddy, and what becomes of the query."""
+    write(tmp_path, ANSWERS)
+    ended = await run_command(
+        tmp_path, "once", "--query", "x", "--verbose", webbuddy_url="", WORKER_HANDLER="agent:handle"
+    )
+    assert ended.code == 0
+    for event in ("query claimed", "query done", "reported"):
+        assert event in ended.err
+
+
+@pytest.mark.parametrize("arguments", [("--drain", "--query", "x"), ("--query", " ")])
+async def test_options_that_do_not_fit(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    """click's own exit code for a command that was mistyped."""
+    ended = await run_command(tmp_path, "once", *arguments, webbuddy_url="http://127.0.0.1:9")
+    assert ended.code == 2
+    assert "Usage" in ended.err
+
+
+# --- In virtual time -------------------------------------------------------------------------------------
+
+
+async def test_what_was_held_comes_first(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """It is the one query; the next stays queued."""
+
+    async def handle(query: Query, ctx: Context) -> str:
+        return "ok"
+
+    webbuddy = WebBuddy(now=trio_time())
+    stored, entry = claimed_by_the_dead(webbuddy)
+    leave_behind(tmp_path, webbuddy, [entry])
+    new = webbuddy.add_query("new", push=False)
+    errand = Errand(every=False)
+    async with open_worker(
+        handle, webbuddy=webbuddy, state_dir=tmp_path, num_workers=1, errand=errand
+    ) as worker:
+        with trio.fail_after(60):
+            await worker.ended.wait()
+    assert (stored.status, new.status, errand.taken) == ("done", "queued", 1)
+
+
+async def test_a_result_that_webbuddy_does_not_take_is_kept(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """It ends soon all the same; the next one on this folder reports it."""
+
+    async def handle(query: Query, ctx: Context) -> str:
+        return "ok"
+
+    webbuddy = WebBuddy(now=trio_time())
+    query = webbuddy.add_query("x", push=False)
+    webbuddy.fail_next(503, calls=10**6, endpoint="patch")
+    for _ in range(2):
+        errand = Errand(every=False)
+        async with open_worker(
+            handle, webbuddy=webbuddy, state_dir=tmp_path, num_workers=1, errand=errand
+        ) as worker:
+            with trio.fail_after(10):
+                await worker.ended.wait()
+        webbuddy.faults.clear()
+    assert query.statuses == ["queued", "in_progress", "done"]

@@ -1,0 +1,80 @@
+"""``trio-worker demo --server``: the embedded WebBuddy alone, for a worker that somebody else starts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AsyncExitStack
+from functools import partial
+
+import click
+import trio
+
+from trio_worker import event_log
+from trio_worker.cli.demo_queries import sight_of
+from trio_worker.cli.demo_screen import PlainScreen
+from trio_worker.cli.ending import Interruption, complain, run_command
+from trio_worker.testing import WebBuddy, serve_webbuddy
+
+__all__ = ["run_server"]
+
+FINE, WRONG = 0, 1
+
+WORKER = 1  # the number of the account that sees all projects
+LOOK_SECONDS = 0.1  # between two looks at the queries
+
+
+def run_server(*, port: int, push_url: str) -> int:
+    """Serve a WebBuddy until a signal, and show what becomes of its queries.
+
+    Args:
+        port: Where it listens; 0 is any free one.
+        push_url: Where it pushes to.
+
+    Returns:
+        The exit code: 0 when it was stopped, 1 when it could not listen.
+    """
+    event_log.configure("warning", "pretty")
+    return run_command(partial(_serve, port, push_url))
+
+
+async def _serve(port: int, push_url: str, interruption: Interruption) -> int:
+    webbuddy = WebBuddy(push_url=push_url)
+    problems: list[str] = []
+    async with AsyncExitStack() as stack:
+        try:
+            await stack.enter_async_context(serve_webbuddy(webbuddy, f"127.0.0.1:{port}"))
+        except* OSError as group:
+            problems += _reasons(group)
+        if problems:
+            complain(f"can't listen at 127.0.0.1:{port} ({'; '.join(problems)}): choose another --port")
+            return WRONG
+        with interruption.scope:
+            await _show(webbuddy, push_url)
+    click.echo("WebBuddy is stopped.")
+    return FINE
+
+
+def _reasons(error: BaseException) -> Iterator[str]:
+    if isinstance(error, BaseExceptionGroup):
+        for inner in error.exceptions:
+            yield from _reasons(inner)
+    elif isinstance(error, OSError):
+        yield error.strerror or str(error)
+
+
+async def _show(webbuddy: WebBuddy, push_url: str) -> None:
+    """Say how to reach it, then show what becomes of its queries. Never returns."""
+    account = webbuddy.accounts[WORKER]
+    click.echo(f"WebBuddy at {webbuddy.url}, until Ctrl-C. It pushes to {push_url}. For a worker's .env:\n")
+    click.echo(f"WEBBUDDY_URL={webbuddy.url}")
+    click.echo(f"WORKER_USERNAME={account.username}")
+    click.echo(f"WORKER_PASSWORD={account.password}\n")
+    screen = PlainScreen()
+    failed = 0
+    while True:
+        now = webbuddy.now()
+        screen.show([sight_of(query, now) for query in webbuddy.queries.values()])
+        if failed < webbuddy.pushes["failed"]:
+            failed = webbuddy.pushes["failed"]
+            click.echo(f"(nobody took the push at {push_url}: a worker finds the query by polling)")
+        await trio.sleep(LOOK_SECONDS)

@@ -1,0 +1,74 @@
+"""What stands behind a handler's context in this process: the query's log, its journal entry, WebBuddy."""
+
+from __future__ import annotations
+
+import threading
+from datetime import datetime
+
+import trio
+
+from trio_worker.deadline import Deadline
+from trio_worker.held import Held
+from trio_worker.project import Project
+from trio_worker.projects import Projects
+
+__all__ = ["HeldDesk"]
+
+
+class HeldDesk:
+    """Serves the context of one attempt; see `trio_worker.context.Desk`.
+
+    Made on the event loop.
+
+    Args:
+        held: The query.
+        deadline: Of the attempt.
+        projects: Where settings of projects come from.
+    """
+
+    def __init__(self, held: Held, deadline: Deadline, projects: Projects) -> None:
+        self._held = held
+        self._deadline = deadline
+        self._projects = projects
+        self._token = trio.lowlevel.current_trio_token()
+        self._thread = threading.get_ident()
+        self._is_over = False
+
+    def close(self) -> None:
+        """The attempt is over: nothing is taken any more, but for the log, which ends with the query."""
+        self._is_over = True
+        self._deadline.end()
+
+    def log(self, text: str) -> None:
+        """Take one line for the query's log."""
+        self._held.log.write(text)
+
+    def deadline(self) -> datetime:
+        """Say when the attempt has to be over."""
+        return self._deadline.at()
+
+    def extend(self, seconds: float) -> datetime:
+        """Put that off."""
+        return self._deadline.extend(seconds)
+
+    def save(self, data: str) -> None:
+        """Have some JSON written down, with the next commit of the journal."""
+        if threading.get_ident() == self._thread:
+            self._save(data)
+            return
+        try:
+            self._token.run_sync_soon(self._save, data)
+        except trio.RunFinishedError:
+            pass  # a thread that was left behind has outlived the event loop
+
+    def _save(self, data: str) -> None:
+        if not self._is_over:
+            self._held.save(data)
+
+    async def project(self) -> Project | None:
+        """Ask WebBuddy for the query's project, or remember it; None once the attempt is over."""
+        return None if self._is_over else await self._projects.of(self._held.query)
+
+    def project_in_thread(self) -> Project | None:
+        """The same from a thread that Trio has started; blocks it."""
+        return trio.from_thread.run(self.project)

@@ -1,0 +1,43 @@
+"""A run that has an end of its own: one query, or all that there are (``trio-worker once``)."""
+
+from __future__ import annotations
+
+import attrs
+
+from trio_worker.errors import WebBuddyError
+
+__all__ = ["REPORT_SECONDS", "Errand"]
+
+REPORT_SECONDS = 60.0
+"""After the last query, for its log and its result; what does not get through waits in the journal."""
+
+
+@attrs.define(eq=False)
+class Errand:
+    """What is to be done before the worker stops by itself.
+
+    Attributes:
+        every: Whether the queue is to be worked off; if not, one query is enough.
+        taken: How many queries were begun.
+        failure: Why WebBuddy could not be asked, or None.
+        is_done: Whether nothing more is to be taken. What was taken still runs to its end.
+    """
+
+    every: bool
+    taken: int = attrs.field(default=0, init=False)
+    failure: WebBuddyError | None = attrs.field(default=None, init=False)
+    is_done: bool = attrs.field(default=False, init=False)
+
+    def took(self) -> None:
+        """A query was taken: a new one, or one that was held."""
+        self.taken += 1
+        self.is_done = self.is_done or not self.every
+
+    def found_nothing(self) -> None:
+        """WebBuddy has no query for us."""
+        self.is_done = True
+
+    def failed(self, error: WebBuddyError) -> None:
+        """No claim gets through. Whoever has started us tries again, not we."""
+        self.failure = error
+        self.is_done = True

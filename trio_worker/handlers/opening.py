@@ -1,0 +1,121 @@
+"""Handlers that have to be opened: with a client, a pool or a model that is there as long as the process."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import structlog
+import trio
+
+from trio_worker.errors import HandlerError
+from trio_worker.handlers.loading import Handler, handler_of, opening_error
+from trio_worker.stop import only_cancelled
+
+__all__ = ["CLOSE_SECONDS", "open_handler"]
+
+log = structlog.get_logger(__name__)
+
+CLOSE_SECONDS = 4.0
+"""For closing what a handler has opened; hypercorn leaves us 5 beyond the grace."""
+
+
+@asynccontextmanager
+async def open_handler(
+    handler: Handler, *, directory: Path, stopped: Callable[[], Awaitable[object]] = trio.sleep_forever
+) -> AsyncIterator[Handler | None]:
+    """Open what a handler needs, once a process, and give what is to be called for each query.
+
+    The user's context manager is entered and left in a task of its own. So what is raised in the body is
+    neither raised into it nor swallowed by it, and it can be given up when it takes too long to close. It
+    is closed after the body, however that ends.
+
+    Args:
+        handler: As it was loaded. One that needs nothing is given as it is.
+        directory: The working directory, to name the place of an error.
+        stopped: Waits for the stop. When that is asked for first, the opening is given up.
+
+    Yields:
+        The handler; None when it was given up.
+
+    Raises:
+        ExceptionGroup: With `HandlerError` in it when it can't be opened, or what it gives is no handler;
+            with anything else that its own tasks raise later.
+    """
+    if not handler.opens:
+        yield handler
+        return
+    opened = _Opened(handler, directory)
+    async with trio.open_nursery() as nursery:
+        with trio.CancelScope() as opening:
+            async with _cancelled_when(stopped, opening):
+                await nursery.start(opened.hold)
+        try:
+            yield opened.handler
+        finally:
+            opened.close()
+
+
+@asynccontextmanager
+async def _cancelled_when(
+    happens: Callable[[], Awaitable[object]], scope: trio.CancelScope
+) -> AsyncIterator[None]:
+    async def cancel() -> None:
+        await happens()
+        scope.cancel()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(cancel)
+        yield
+        nursery.cancel_scope.cancel()
+
+
+class _Opened:
+    """A user's context manager, from its opening to its end.
+
+    Attributes:
+        handler: What is called for each query; None while it is not open.
+    """
+
+    def __init__(self, handler: Handler, directory: Path) -> None:
+        self.handler: Handler | None = None
+        self._source = handler
+        self._directory = directory
+        self._over = trio.Event()
+        self._patience = trio.CancelScope(deadline=math.inf)
+        self._is_closing = False
+
+    def close(self) -> None:
+        """Have it closed, within `CLOSE_SECONDS`."""
+        self._is_closing = True
+        self._over.set()
+        self._patience.deadline = trio.current_time() + CLOSE_SECONDS
+
+    async def hold(self, task_status: trio.TaskStatus[None]) -> None:
+        """Open it, and close it when that is asked for."""
+        with self._patience:
+            try:
+                async with self._source.function() as given:
+                    self.handler = handler_of(given, self._source.path)
+                    # Closing it is to go well also when everything around is being cancelled. Not without
+                    # end: `close` is called however the body is left, and sets the deadline.
+                    self._patience.shield = True
+                    task_status.started()
+                    await self._over.wait()
+            except BaseException as error:  # noqa: ASYNC103 - whatever the user's code raises, SystemExit too
+                if only_cancelled(error):
+                    raise
+                self._explain(error)
+        if self._patience.cancelled_caught:
+            log.error("what the handler has opened was not closed in time", handler=self._source.path)
+
+    def _explain(self, error: BaseException) -> None:
+        if self.handler is None:
+            if isinstance(error, HandlerError):
+                raise error
+            raise opening_error(self._source.path, error, self._directory) from error
+        if not self._is_closing:
+            raise error
+        log.error("what the handler has opened can't be closed", handler=self._source.path, exc_info=error)
