@@ -236,6 +236,20 @@ MUTATIONS = [
         "lost_claims",
     ),
     Mutation(
+        "what an earlier claim has said late hides no lost one",
+        "service.py",
+        "            said_before=deliveries.said_before,\n",
+        "",
+        "put_back",
+    ),
+    Mutation(
+        "a result is not reported without a look after a short trouble",
+        "delivery.py",
+        " or not lasts",
+        "",
+        "reporting",
+    ),
+    Mutation(
         "who puts all aside takes not the whole queue",
         "service.py",
         "recovery.room, ",

@@ -231,3 +231,41 @@ async def test_no_handler_starts_on_what_was_let_go(
         disk.go_on()
         await trio.sleep(60)
         assert (agent.attempts, worker.journal.entries) == ([], {})
+
+
+async def test_what_an_earlier_claim_has_said_late_hides_no_lost_one(
+    webbuddy: WebBuddy, tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """A person requeues it, our next claim is lost, and the handler of the first still logs for a while."""
+
+    async def handle(query: Query, ctx: Context) -> str:
+        attempts.append(ctx.attempt)
+        if len(attempts) == 1:
+            for number in range(1000):
+                ctx.log(f"line {number}")
+                await trio.sleep(10)
+        return "ok"
+
+    attempts: list[int] = []
+    async with (
+        webbuddy.running(),
+        open_worker(
+            handle,
+            webbuddy=webbuddy,
+            state_dir=tmp_path,
+            watch_interval=300,
+            polling_interval=5,
+            processing_timeout=5000,
+        ),
+    ):
+        query = webbuddy.add_query("x")
+        await webbuddy.until(lambda: attempts != [])
+        await trio.sleep(30)
+        webbuddy.cut_next(endpoint="claim_next", after_commit=True)
+        webbuddy.set_status(query, "queued", webbuddy.accounts[2])
+        await webbuddy.until(lambda: query.status == "in_progress")
+        claimed_at = query.history[-1].at
+        with trio.fail_after(1000):
+            await webbuddy.until(lambda: query.status == "done")
+    assert any(entry.at > claimed_at and "line" in entry.text for entry in query.entries)
+    assert len(attempts) == 2

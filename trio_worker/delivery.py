@@ -31,6 +31,7 @@ LOG_PATIENCE = 60.0
 """Seconds for which a result waits for its log while WebBuddy takes other calls, but no log entries."""
 
 MOST_FAILED_LOOKS = 8  # in a row, while other calls are answered
+BLIND_AFTER = 600.0  # seconds of that, before a result is reported without a look
 OUTAGES = (None, 429, 503)  # no answer, or "later": it says nothing about this query
 BUSY_TRIES = 6  # plain 500s that are answered by a short pause, as in the intake
 LAST_PAUSE = 0.5  # seconds between two tries while the service stops
@@ -55,6 +56,7 @@ class Delivery:
 
     Attributes:
         held: The query.
+        said: The hashes of the log entries that were sent, or may have been.
     """
 
     def __init__(self, deliveries: Deliveries, held: Held) -> None:
@@ -66,6 +68,7 @@ class Delivery:
         self._written: Receipt | None = None
         self._tried = False
         self._dropped = False
+        self.said: set[int] = set()
         self._failed_looks = 0
         self._looks_fail_since = math.inf
         self._log_fails_since = math.inf
@@ -221,6 +224,7 @@ class Delivery:
         # While it is worked on, the watch looks.
         if self.held.outcome is not None or self.held.is_put_aside:
             await self._look_when_stale()
+        self.said.add(hash(entry))
         try:
             await self._all.webbuddy.add_log(self.held.query, entry)
         except Refused as refused:
@@ -329,10 +333,12 @@ class Delivery:
             self._looks_fail_since = min(self._looks_fail_since, now)
             self._failed_looks += 1
             others_work = self._all.webbuddy.well_at > self._looks_fail_since
-            if self._failed_looks < MOST_FAILED_LOOKS or not others_work:
+            lasts = now - self._looks_fail_since >= BLIND_AFTER
+            if self._failed_looks < MOST_FAILED_LOOKS or not lasts or not others_work:
                 raise
             log.warning("reporting without a look: WebBuddy can't show the query", query=self.held.query.id)
-            return Standing.NOT_ASKABLE
+            found = Standing.NOT_ASKABLE
+        # After a report without one, too: the next is to be looked for as patiently.
         self._failed_looks, self._looks_fail_since = 0, math.inf
         return found
 

@@ -59,6 +59,7 @@ class LostClaims:
         mode: ``requeue``: they are put back; ``report``: the operator is told.
         unclaimed: Gives the numbers that pushes have named and no claim of this process has brought. Asked
             only where WebBuddy does not say when a query was claimed, or can't be asked at all.
+        said_before: Whether a claim of the query that is over here has sent this entry to its log.
         found: How many queries were found to be lost.
     """
 
@@ -66,6 +67,7 @@ class LostClaims:
     journal: Journal
     mode: Literal["requeue", "report"]
     unclaimed: Callable[[], Collection[int]]
+    said_before: Callable[[int, str], bool] = lambda _query_id, _entry: False
     found: int = attrs.field(default=0, init=False)
     _suspects: dict[Key, _Suspect] = attrs.field(factory=dict, init=False)
     _looked_for: set[LostClaim] = attrs.field(factory=set, init=False)
@@ -151,7 +153,11 @@ class LostClaims:
         except NotFound:
             return None
         started = query.query_started
-        return any(entry.created is None or started is None or entry.created >= started for entry in entries)
+        return any(
+            entry.created is None or started is None or entry.created >= started
+            for entry in entries
+            if not self.said_before(query.id, entry.text)
+        )
 
     # --- The second look -------------------------------------------------------------------------
 

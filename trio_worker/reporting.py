@@ -23,6 +23,8 @@ OTHER_DATABASE = Standing.OTHER_DATABASE.value
 
 log = structlog.get_logger(__name__)
 
+MOST_REMEMBERED = 1000  # queries that were delivered last
+
 
 class Deliveries:
     """All queries of which WebBuddy has not heard everything.
@@ -63,6 +65,7 @@ class Deliveries:
         # The newest of each number. Weakly: whoever works on one keeps it.
         self._held: WeakValueDictionary[int, Held] = WeakValueDictionary()
         self._waiting = 0
+        self._said: dict[int, set[int]] = {}
 
     @property
     def waiting(self) -> int:
@@ -139,6 +142,19 @@ class Deliveries:
     def leave(self, delivery: Delivery) -> None:
         """A delivery is over."""
         self._under_way.pop(delivery.held.entry.id, None)
+        number = delivery.held.query.id
+        said = self._said.pop(number, set()) | delivery.said
+        self._said[number] = said  # the newest last
+        if len(self._said) > MOST_REMEMBERED:
+            del self._said[next(iter(self._said))]
+
+    def said_before(self, query_id: int, entry: str) -> bool:
+        """Whether a claim of a query that is over here has sent this log entry.
+
+        Such an entry may have come late, after the next claim of the query: it does not tell that somebody
+        works on that one.
+        """
+        return hash(entry) in self._said.get(query_id, ())
 
 
 def _is_before(one: Held, other: Held) -> bool:

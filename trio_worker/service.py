@@ -182,6 +182,7 @@ async def run_service(
             journal=journal,
             mode=settings.lost_claims,
             unclaimed=lambda: pushes.announced.unclaimed,
+            said_before=deliveries.said_before,
         )
         pushes.readiness.ask(
             service=lambda: "it is stopping" if stop.asked.is_set() else None,

@@ -20,9 +20,17 @@ from trio_worker.journal_file import Contents, JournalFile
 from trio_worker.runners import Job
 from trio_worker.takeover import OwnJournal
 
-__all__ = ["Doors"]
+__all__ = ["CALLER", "Doors"]
+
+CALLER = "X-Caller"
+"""The header by which it can be told at the other end which process has sent a request, and which of its
+requests it is: ``3/17`` is the 17th of the third."""
 
 T = TypeVar("T")
+
+
+def _nothing(request: httpx.Request, status: int | None) -> None:
+    pass
 
 
 class Doors(trio.abc.Instrument):
@@ -35,19 +43,35 @@ class Doors(trio.abc.Instrument):
         network: What carries the requests as long as the process lives.
         disk_seconds: What a piece of work on the disk takes; others run meanwhile, as beside a real thread.
             0: it is done at once.
+        life: Which process it is, as its requests say.
+        lost: Called with each request of which it does not hear whether it was carried out, and with the
+            status of the answer, if there was one.
 
     Attributes:
         dead: Whether the process is dead.
         died: Set when it dies.
         steps: How many steps there were.
         own: Its journal, once it is open.
+        life: As above.
+        lost: As above.
+        requests: How many requests it has sent.
     """
 
-    def __init__(self, network: httpx.AsyncBaseTransport, *, disk_seconds: float = 0.002) -> None:
+    def __init__(
+        self,
+        network: httpx.AsyncBaseTransport,
+        *,
+        disk_seconds: float = 0.002,
+        life: int = 0,
+        lost: Callable[[httpx.Request, int | None], None] = _nothing,
+    ) -> None:
         self.dead = False
         self.died = trio.Event()
         self.steps = 0
         self.own: OwnJournal | None = None
+        self.life = life
+        self.lost = lost
+        self.requests = 0
         self.network = _Network(self, network)
         self._disk_seconds = disk_seconds
         self._when = -1
@@ -174,5 +198,22 @@ class _Network(httpx.AsyncBaseTransport):
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Carry a request and its answer. The dead send nothing and hear nothing."""
-        answer = await self._doors.while_alive(partial(self._inner.handle_async_request, request))
-        return answer.unwrap()
+        doors, heard, status = self._doors, False, None
+        doors.requests += 1
+        request.headers[CALLER] = f"{doors.life}/{doors.requests}"
+        try:
+            answer = await doors.while_alive(partial(self._inner.handle_async_request, request))
+            response = answer.unwrap()
+            status = response.status_code
+            heard = _is_clear(request, status)
+            return response
+        finally:
+            if not heard:
+                doors.lost(request, status)
+
+
+def _is_clear(request: httpx.Request, status: int) -> bool:
+    """Whether an answer says what has become of a request. To what creates something, a 200 is garbage."""
+    if request.method == "GET":
+        return status in (200, 401, 404)  # with a new token, it is asked again at once
+    return 400 <= status < 500 or status == (201 if request.url.path.endswith("/api/logs/") else 200)

@@ -14,7 +14,7 @@ from trio_worker.query import Query
 from trio_worker.testing.simulated_crash import Doors
 from trio_worker.testing.simulated_network import REFUSED
 
-__all__ = ["Kind", "Ledger", "Plan", "Start", "make_handler", "make_plain_handler"]
+__all__ = ["Kind", "Ledger", "Plan", "Start", "claim_of", "make_handler", "make_plain_handler"]
 HandlerFunction = Callable[[Query, Context], Awaitable[object]] | Callable[[Query, Context], object]
 
 
@@ -55,6 +55,7 @@ class Start:
     Attributes:
         life: Of which process, counted over all.
         number: Which run for this query.
+        claim: When WebBuddy has handed it out for this run, in epoch seconds; None: it is not known.
         said: The status and the answer that follow from it, or None while it runs, or if it was stopped.
         postponed: Whether it asked to be called again later.
         running: Whether it has not ended yet, however that may be.
@@ -63,10 +64,18 @@ class Start:
 
     life: int
     number: int
+    claim: float | None = None
     said: tuple[str, str] | None = None
     postponed: bool = False
     running: bool = True
     lines: list[tuple[float, str]] = attrs.field(factory=list)
+
+    def has_said(self, status: str, answer: str) -> bool:
+        """Whether a query's status and answer are what it has said. Some answers go on with a reason."""
+        if self.said is None or self.said[0] != status:
+            return False
+        text = self.said[1]
+        return answer == text or (answer.startswith(text) and not text[-1].isdigit())
 
     def log(self, ctx: Context, number: int) -> None:
         """Log a line that is unlike any other of the query."""
@@ -93,11 +102,18 @@ class Ledger:
         self.starts[plan.text] = []
         return plan
 
-    def start(self, text: str, life: int) -> Start:
+    def start(self, query: Query, life: int) -> Start:
         """Note that a handler was started."""
-        start = Start(life, len(self.starts[text]) + 1)
-        self.starts[text].append(start)
+        starts = self.starts[query.query_text]
+        start = Start(life, len(starts) + 1, claim_of(query))
+        starts.append(start)
         return start
+
+
+def claim_of(query: Query) -> float:
+    """Name the claim by which a query came: by its time, in epoch seconds."""
+    assert query.query_started is not None, "the embedded WebBuddy says it"
+    return query.query_started.timestamp()
 
 
 def make_plain_handler(ledger: Ledger, life: int) -> HandlerFunction:
@@ -110,7 +126,7 @@ def make_plain_handler(ledger: Ledger, life: int) -> HandlerFunction:
 
     def handle(query: Query, ctx: Context) -> str:
         plan = ledger.plans[query.query_text]
-        start = ledger.start(plan.text, life)
+        start = ledger.start(query, life)
         for number in range(1, plan.lines + 1):
             start.log(ctx, number)
         start.said = ("done", f"answer of run {start.number}")
@@ -133,7 +149,7 @@ def make_handler(ledger: Ledger, doors: Doors, life: int) -> HandlerFunction:
         if doors.dead:
             await trio.sleep_forever()
         plan = ledger.plans[query.query_text]
-        start = ledger.start(plan.text, life)
+        start = ledger.start(query, life)
         try:
             for number in range(1, plan.lines + 1):
                 start.log(ctx, number)

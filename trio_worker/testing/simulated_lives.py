@@ -12,16 +12,17 @@ import httpx
 import trio
 
 from trio_worker.journal_file import JournalFile
-from trio_worker.testing.invariants import Evidence, problems_at_death, problems_of, without_repeats
+from trio_worker.testing.invariants import problems_at_death, problems_of
 from trio_worker.testing.simulated_cases import LIVES, Case, Then, Verdict
 from trio_worker.testing.simulated_chance import memory_folder, play
 from trio_worker.testing.simulated_crash import Doors
+from trio_worker.testing.simulated_evidence import Evidence, Life
 from trio_worker.testing.simulated_handler import Ledger, make_handler
 from trio_worker.testing.simulated_network import Losing, Way
 from trio_worker.testing.simulated_process import Process, PushesTo, make_settings
+from trio_worker.testing.simulated_witness import WatchedWebBuddy
 from trio_worker.testing.state import StoredQuery
 from trio_worker.testing.virtual_time import trio_time
-from trio_worker.testing.webbuddy import WebBuddy
 
 __all__ = ["deaths", "live_and_die", "second_deaths"]
 
@@ -66,7 +67,9 @@ class _Scene:
     def __init__(self, case: Case, folder: Path) -> None:
         self.case = case
         self.folder = folder
-        self.webbuddy = WebBuddy(now=trio_time())
+        self.evidence: dict[str, Evidence] = {}
+        self.lives: dict[int, Life] = {}
+        self.webbuddy = WatchedWebBuddy(now=trio_time(), evidence=self.evidence, lives=self.lives)
         self.webbuddy.slow = SLOW
         self.ledger = Ledger()
         self.listening = PushesTo()
@@ -75,9 +78,7 @@ class _Scene:
         if case.then is Then.LOST:
             self.network = Losing(self.network, random.Random(case.seed), most=LOST)  # noqa: S311
         self.queries: dict[int, StoredQuery] = {}
-        self.evidence: dict[str, Evidence] = {}
         self.problems: list[str] = []
-        self.lives = 0
         self.is_struck = False
 
     async def play(self) -> Verdict:
@@ -127,11 +128,12 @@ class _Scene:
                 process.doors.die()
 
     def _start(self, nursery: trio.Nursery) -> Process:
-        self.lives += 1
+        number = len(self.lives) + 1
         disk = FAST_DISK if self.case.seed % 2 else SLOW_DISK
-        doors = Doors(self.network, disk_seconds=disk)
+        doors = Doors(self.network, disk_seconds=disk, life=number, lost=self.webbuddy.note_lost)
         settings = make_settings(num_workers=2, polling_interval=120, processing_timeout=60)
-        handler = make_handler(self.ledger, doors, self.lives)
+        self.lives[number] = Life(account=settings.username, interval=settings.watch_interval)
+        handler = make_handler(self.ledger, doors, number)
         process = Process(
             settings, self.folder, doors, handler, self.webbuddy.now, look_around_every=NEIGHBOURS
         )
@@ -165,19 +167,16 @@ class _Scene:
         return ended and journal is not None and not journal.entries and not journal.lost
 
     def _note_end(self, process: Process) -> list[str]:
+        life = self.lives[len(self.lives)]
+        life.died_at, life.ended_at = process.died_at, self.webbuddy.now()
         if not process.doors.dead:
             return [] if process.error is None else [f"the service crashed: {process.error!r}"]
         for entry in process.left.entries:
             text = entry.query.query_text
-            evidence = self.evidence[text]
-            evidence.durable += [line.text for line in entry.lines]
-            if entry.outcome is not None:
-                evidence.settled = len(self.ledger.starts[text])
-        for evidence in self.evidence.values():
-            evidence.deaths += 1
+            self.evidence[text].note_left(entry, self.ledger.starts[text])
         ours = [q for q in self.queries.values() if self.evidence[q.query_text].is_untouched]
         return list(
-            problems_at_death(process.left, ours, self.ledger, life=self.lives, died_at=process.died_at)
+            problems_at_death(process.left, ours, self.ledger, life=len(self.lives), died_at=process.died_at)
         )
 
     async def _after_death(self, nursery: trio.Nursery) -> None:
@@ -194,7 +193,6 @@ class _Scene:
             match then:
                 case Then.REQUEUED:
                     evidence.requeued = True
-                    evidence.settled = None
                     self.webbuddy.set_status(query, "queued", member)
                 case Then.DELETED:
                     self.webbuddy.delete_query(query.id)
@@ -256,9 +254,8 @@ class _Scene:
 
     def _problems(self) -> Iterator[str]:
         for query in self.queries.values():
-            if self.case.then is Then.LOST:
-                query = without_repeats(query)  # noqa: PLW2901
-            for problem in problems_of(query, self.ledger, self.evidence[query.query_text], log_first=True):
+            evidence = self.evidence[query.query_text]
+            for problem in problems_of(query, self.ledger, evidence, self.lives, log_first=True):
                 yield f"query {query.query_text}: {problem}"
 
     def _history(self) -> Iterator[str]:

@@ -13,7 +13,6 @@ from trio_worker.testing.state import StoredQuery
 
 __all__ = ["ask_on", "interfere_on"]
 
-BLIND = 600.0  # seconds for which the longest watch interval, and a slow call, may let us go by an old look
 _KINDS = {
     Kind.ANSWER: 60,
     Kind.FAIL: 8,
@@ -81,7 +80,6 @@ def _untouched(world: World, status: str) -> list[StoredQuery]:
 def _interfere(world: World, query: StoredQuery, chance: random.Random) -> None:
     webbuddy, evidence = world.webbuddy, world.evidence[query.query_text]
     member = webbuddy.accounts[2]
-    evidence.settled = None
     act = "requeue" if query.status == "done" else chance.choice(("requeue", "delete", "answer", "steal"))
     world.counts[f"{act} by a person"] += 1
     match act:
@@ -92,11 +90,11 @@ def _interfere(world: World, query: StoredQuery, chance: random.Random) -> None:
             evidence.deleted = True
             webbuddy.delete_query(query.id)
         case "answer":
-            evidence.taken_at, evidence.blind = webbuddy.now(), BLIND
+            evidence.taken_at = webbuddy.now()
             query.answer_text = "by a person"
             webbuddy.set_status(query, "done", member)
         case "steal":
-            evidence.taken_at, evidence.blind = webbuddy.now(), BLIND
+            evidence.taken_at = webbuddy.now()
             webbuddy.set_status(query, "queued", member)
             webbuddy.claim(query, member)
             webbuddy.require_nursery().start_soon(_work_elsewhere, world, query, chance.uniform(5, 5000))

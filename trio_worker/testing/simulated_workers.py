@@ -7,6 +7,7 @@ import trio
 
 from trio_worker.errors import AccessDenied
 from trio_worker.testing.simulated_crash import Doors
+from trio_worker.testing.simulated_evidence import Life
 from trio_worker.testing.simulated_handler import make_handler, make_plain_handler
 from trio_worker.testing.simulated_network import Way
 from trio_worker.testing.simulated_process import Process, make_settings
@@ -49,7 +50,7 @@ class Worker:
         chance = self.world.chance(f"worker {self.number}")
         async with trio.open_nursery() as nursery:
             while not self._over:
-                process, life = self._begin(), self.world.lives
+                process, life = self._begin(), len(self.world.lives)
                 self.world.alive[self.number] = self.process = process
                 self.world.listening.processes.append(process)
                 nursery.start_soon(process.live)
@@ -84,9 +85,10 @@ class Worker:
 
     def _begin(self) -> Process:
         world = self.world
-        world.lives += 1
-        draw = world.chance(f"life {world.lives}")
-        doors = self.doors(self.way, disk_seconds=draw.choice((0, 0, 0, 0.002, 0.05)))
+        number = len(world.lives) + 1
+        draw = world.chance(f"life {number}")
+        disk_seconds = draw.choice((0, 0, 0, 0.002, 0.05))
+        doors = self.doors(self.way, disk_seconds=disk_seconds, life=number, lost=world.webbuddy.note_lost)
         settings = make_settings(
             username=self.account,
             num_workers=draw.randint(1, 4),
@@ -95,13 +97,14 @@ class Worker:
             watch_interval=draw.choice((60.0, 120.0, 300.0)),
             on_crash=draw.choices(("rerun", "requeue", "fail"), (8, 1, 1))[0],
         )
+        world.lives[number] = Life(account=self.account, interval=settings.watch_interval)
         plain = draw.random() < 0.1
-        handler = make_plain_handler(world.ledger, world.lives) if plain else None
+        handler = make_plain_handler(world.ledger, number) if plain else None
         return Process(
             settings,
             world.folder,
             doors,
-            handler or make_handler(world.ledger, doors, world.lives),
+            handler or make_handler(world.ledger, doors, number),
             self._clock,
             look_around_every=NEIGHBOURS if self.has_neighbours else NOBODY,
         )
@@ -110,6 +113,8 @@ class Worker:
         return self.world.webbuddy.now() + self.ahead
 
     def _note_end(self, process: Process, life: int) -> None:
+        self.world.lives[life].died_at = process.died_at
+        self.world.lives[life].ended_at = self.world.webbuddy.now()
         self.world.counts["orderly stops"] += not process.doors.dead
         if process.doors.dead:
             self.world.counts["deaths"] += 1

@@ -13,13 +13,13 @@ import attrs
 import trio
 
 from trio_worker.journal_file import JournalFile
-from trio_worker.query import Released
-from trio_worker.testing.invariants import Evidence, problems_at_death, problems_of, without_repeats
+from trio_worker.testing.invariants import problems_at_death, problems_of
+from trio_worker.testing.simulated_evidence import Evidence, Life
 from trio_worker.testing.simulated_handler import Ledger, Plan
 from trio_worker.testing.simulated_process import Process, PushesTo
+from trio_worker.testing.simulated_witness import WatchedWebBuddy
 from trio_worker.testing.state import StoredQuery
 from trio_worker.testing.virtual_time import trio_time
-from trio_worker.testing.webbuddy import WebBuddy
 
 __all__ = ["DAY", "SLOW", "Problem", "World"]
 
@@ -57,7 +57,7 @@ class World:
         evidence: What is known of each query beside that, by its text.
         queries: Those that are not yet put on file, by their texts.
         alive: The processes that run, by the number of their worker.
-        lives: How many processes there were.
+        lives: What is known of all processes that there were, by their numbers, from 1 on.
         counts: What happened, for the table at the end.
         problems: What is wrong.
         failed: Set when something is.
@@ -66,20 +66,26 @@ class World:
     seed: int
     folder: Path
     command: str
-    webbuddy: WebBuddy = attrs.field(init=False)
+    webbuddy: WatchedWebBuddy = attrs.field(init=False)
     listening: PushesTo = attrs.field(factory=PushesTo)
     ledger: Ledger = attrs.field(factory=Ledger)
     evidence: dict[str, Evidence] = attrs.field(factory=dict)
     queries: dict[str, StoredQuery] = attrs.field(factory=dict)
     alive: dict[int, Process] = attrs.field(factory=dict)
-    lives: int = 0
+    lives: dict[int, Life] = attrs.field(factory=dict)
     counts: Counter[str] = attrs.field(factory=Counter)
     problems: list[Problem] = attrs.field(factory=list)
     failed: trio.Event = attrs.field(factory=trio.Event)
     _trace: Any = attrs.field(factory=hashlib.sha256, init=False)
 
     def __attrs_post_init__(self) -> None:
-        self.webbuddy = WebBuddy(now=trio_time(), access_lifetime=5 * 3600, refresh_lifetime=2 * DAY)
+        self.webbuddy = WatchedWebBuddy(
+            now=trio_time(),
+            access_lifetime=5 * 3600,
+            refresh_lifetime=2 * DAY,
+            evidence=self.evidence,
+            lives=self.lives,
+        )
         self.webbuddy.slow = SLOW
         self.webbuddy.push_url, self.webbuddy.push_transport = "http://worker", self.listening
 
@@ -108,14 +114,10 @@ class World:
 
     def note_death(self, process: Process, life: int) -> None:
         """Look at what a dead process has left."""
-        known = [entry for entry in process.left.entries if entry.query.query_text in self.evidence]
-        for entry in known:
-            evidence = self.evidence[entry.query.query_text]
-            evidence.durable += [line.text for line in entry.lines]
-            if entry.outcome is None:
-                evidence.deaths += 1
-            elif not isinstance(entry.outcome, Released) and evidence.is_untouched:
-                evidence.settled = len(self.ledger.starts[entry.query.query_text])
+        for entry in process.left.entries:
+            text = entry.query.query_text
+            if text in self.evidence:
+                self.evidence[text].note_left(entry, self.ledger.starts[text])
         untouched = [query for text, query in self.queries.items() if self.evidence[text].is_untouched]
         for problem in problems_at_death(
             process.left, untouched, self.ledger, life=life, died_at=process.died_at
@@ -142,7 +144,7 @@ class World:
     def file(self, text: str) -> None:
         """Check one query, and forget it."""
         query, evidence = self.queries.pop(text), self.evidence[text]
-        problems = "; ".join(problems_of(without_repeats(query), self.ledger, evidence))
+        problems = "; ".join(problems_of(query, self.ledger, evidence, self.lives))
         if problems:
             self.fail(f"query {query.id} ({text}): {problems}", query)
         self._count(query, evidence)
