@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -28,6 +29,7 @@ class NoteBook:
     saves: list[str] = attrs.field(factory=list)
     at: datetime = datetime(2030, 1, 1, tzinfo=UTC)
     answer: Callable[[], Project | None] = lambda: None
+    stall: float = 0.0  # seconds for which the next line blocks the event loop
     held: trio.Event = attrs.field(factory=trio.Event)
 
     def __attrs_post_init__(self) -> None:
@@ -39,6 +41,8 @@ class NoteBook:
 
     def log(self, text: str) -> None:
         self.lines.append(text)
+        time.sleep(self.stall)
+        self.stall = 0.0
 
     def deadline(self) -> datetime:
         return self.at

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from trio_worker.handlers.kinds import find_handler
 from trio_worker.handlers.loading import load_handler
 from trio_worker.testing import WebBuddy, open_worker, serve_webbuddy
 
@@ -29,3 +30,39 @@ async def test_plain() -> None:
     async with open_worker(handler.function) as worker:
         query = await worker.ask("ping")
     assert (query.status, query.answer_text) == ("done", "PING")
+
+
+async def test_opened() -> None:
+    """The client is opened with the worker."""
+    handler = load_handler("opened:agent", EXAMPLES)
+    async with serve_webbuddy(WebBuddy()) as page, open_worker(handler, webbuddy=WebBuddy()) as worker:
+        query = await worker.ask(f"Look at {page}/login")
+        unclear = await worker.ask("Look")
+    assert query.answer_text == f"{page}/login answers with 200."
+    assert unclear.answer_text.startswith("Which page?")
+
+
+async def test_in_a_process() -> None:
+    """It counts, says so, and is asked for a number where there is none."""
+    handler = find_handler("process:in_a_process:handle", EXAMPLES, most=1)
+    async with open_worker(handler, webbuddy=WebBuddy()) as worker:
+        query, unclear = await worker.ask("1000"), await worker.ask("many")
+    assert query.answer_text == "There are 168 primes below 1000."
+    assert (unclear.status, unclear.answer_text[:19]) == ("failed", "Below which number?")
+
+
+async def test_agent_sh() -> None:
+    """The program reads the query, logs, and answers."""
+    handler = find_handler("command:./agent.sh", EXAMPLES, most=1)
+    async with open_worker(handler, webbuddy=WebBuddy()) as worker:
+        query = await worker.ask("x")
+    assert query.answer_text.startswith("Your query has ")
+    assert f"attempt 1 at query {query.id}" in " ".join(query.logs)
+
+
+async def test_with_asyncio() -> None:
+    """asyncio's timeout and sleep work within a Trio handler."""
+    handler = load_handler("with_asyncio:agent", EXAMPLES)
+    async with open_worker(handler, webbuddy=WebBuddy()) as worker:
+        query = await worker.ask("abc")
+    assert query.answer_text == "cba"

@@ -17,7 +17,8 @@ from trio_worker.disk_kind import disk_warning, read_mounts
 from trio_worker.environment import read_environment, unreadable_lines
 from trio_worker.errand import Errand
 from trio_worker.errors import AccessDenied, JournalError, SettingsError
-from trio_worker.handlers.loading import Handler, load_handler
+from trio_worker.handlers.kinds import find_handler
+from trio_worker.handlers.loading import Handler
 from trio_worker.handlers.opening import open_handler
 from trio_worker.holdings import look_beside
 from trio_worker.journal import Journal, open_journal
@@ -92,7 +93,7 @@ class Launch:
         event_log.configure(settings.log_level, settings.log_format)
         warnings += tuple(_mask(settings.mask, environ))
         try:
-            handler = load_handler(settings.handler, directory)
+            handler = find_handler(settings.handler, directory, most=settings.num_workers)
         except SettingsError as error:
             raise SettingsError([*error.problems, *warnings]) from error
         return cls(settings, handler, settings.worker_processes or processes, warnings=warnings)
@@ -220,7 +221,7 @@ def _handler_problems(environ: Mapping[str, str], directory: Path) -> tuple[str,
     if path is None:
         return ()  # its variable is among the problems already
     try:
-        load_handler(path, directory)
+        find_handler(path, directory, most=1)
     except SettingsError as error:
         return error.problems
     return ()

@@ -114,6 +114,10 @@ def _read_bind(text: str) -> str:
     return text
 
 
+PROCESS, COMMAND = "process:", "command:"
+"""What a handler's path begins with when it is not called in this process."""
+
+
 def split_handler_path(text: str) -> tuple[str, str]:
     """Split ``module:function`` at its colon.
 
@@ -131,7 +135,9 @@ def split_handler_path(text: str) -> tuple[str, str]:
 
 
 def _read_handler_path(text: str) -> str:
-    split_handler_path(text)
+    if text.startswith(COMMAND):
+        return text if text.removeprefix(COMMAND).strip() else _reject()
+    split_handler_path(text.removeprefix(PROCESS))
     return text
 
 
@@ -170,7 +176,10 @@ BIND = Kind(
     "host:port such as 127.0.0.1:8001, [::1]:8001 or 0.0.0.0:8001 (every interface), "
     f"or unix:/path with a path of at most {_LONGEST_SOCKET_PATH} bytes",
 )
-HANDLER = Kind(_read_handler_path, "module:function, such as trio_worker.handlers:echo")
+HANDLER = Kind(
+    _read_handler_path,
+    "module:function, such as trio_worker.handlers:echo, process:module:function or command:program …",
+)
 MASK = Kind(_read_names, "names of variables, separated by commas, such as API_KEY,DB_PASSWORD")
 NAME = printable("a name of at most 100 printable characters", longest=100)
 PASSWORD = Kind(

@@ -245,7 +245,7 @@ class Settings:
     handler: str = _from(
         "WORKER_HANDLER",
         HANDLER,
-        "Your function, as `module:function`. The working directory is importable.",
+        "Your function, as `module:function`, `process:module:function` or `command:program …`.",
         example="trio_worker.handlers:echo",
     )
     processing_timeout: float = _from(

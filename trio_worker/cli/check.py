@@ -19,8 +19,12 @@ from trio_worker.cli.check_report import LOGIN_REFUSED, WRONG_SETTINGS, Report
 from trio_worker.cli.ending import Interruption, run_command
 from trio_worker.environment import read_environment, unreadable_lines
 from trio_worker.errors import AccessDenied, SettingsError, Unavailable, WebBuddyError
-from trio_worker.handlers.loading import Handler, load_handler
+from trio_worker.handlers.kinds import find_handler
+from trio_worker.handlers.loading import Handler
+from trio_worker.handlers.opening import open_handler
+from trio_worker.launch import explain
 from trio_worker.misspellings import misspellings
+from trio_worker.setting_kinds import COMMAND, PROCESS
 from trio_worker.settings import Settings, named_handler
 from trio_worker.webbuddy import Account, WebBuddyClient, open_webbuddy
 
@@ -94,7 +98,10 @@ def _check_handler(report: Report, path: str | None, directory: Path) -> None:
         return
     try:
         with _alarm(IMPORT_SECONDS):
-            handler = load_handler(path, directory)
+            handler = find_handler(path, directory, most=1)
+        if path.startswith(PROCESS):
+            # No other: what opens a handler of the user's own may reach out to anything.
+            _start_and_end(handler, directory)
     except SettingsError as error:
         _blame(report, "handler", error)
     except _TooLong:
@@ -103,8 +110,29 @@ def _check_handler(report: Report, path: str | None, directory: Path) -> None:
         report.say("fine", "handler", _described(handler))
 
 
+def _start_and_end(handler: Handler, directory: Path) -> None:
+    async def start_and_end() -> None:
+        with trio.fail_after(IMPORT_SECONDS):
+            async with open_handler(handler, directory=directory):
+                pass
+
+    try:
+        trio.run(start_and_end)
+    except trio.TooSlowError:
+        raise _TooLong from None
+    except BaseExceptionGroup as group:
+        sentences, _ = explain(group)
+        if not sentences:
+            raise
+        raise SettingsError(sentences) from None
+
+
 def _described(handler: Handler) -> str:
-    if handler.opens:
+    if handler.path.startswith(PROCESS):
+        kind = "a plain function, run in a process"
+    elif handler.path.startswith(COMMAND):
+        kind = "a program"
+    elif handler.opens:
         kind = "opened when the worker starts, an async context manager function"
     else:
         kind = "an async function" if handler.is_async else "a plain function, run in a thread"

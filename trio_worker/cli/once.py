@@ -15,7 +15,8 @@ from trio_worker import event_log
 from trio_worker.environment import read_environment
 from trio_worker.errand import REPORT_SECONDS, Errand
 from trio_worker.errors import SettingsError
-from trio_worker.handlers.loading import Handler, load_handler
+from trio_worker.handlers.kinds import find_handler
+from trio_worker.handlers.loading import Handler
 from trio_worker.launch import BUG, OK, WRONG_SETTINGS, Launch, explain, leave_by_force
 from trio_worker.settings import LogLevel, read_fields
 from trio_worker.stop import Stop
@@ -102,7 +103,7 @@ def run_offline(text: str, *, verbose: bool) -> int:
         environ = read_environment(Path.cwd())
         settings = read_fields(environ, *_OFFLINE)
         event_log.configure(level, "auto")
-        handler = load_handler(settings.pop("handler"), Path.cwd())
+        handler = find_handler(settings.pop("handler"), Path.cwd(), most=1)
     except SettingsError as error:
         _say(error.problems)
         return WRONG_SETTINGS

@@ -97,7 +97,7 @@ def handler_of(function: Any, path: str) -> Handler:
         HandlerError: When it can't be a handler.
     """
     _check(function, path)
-    return Handler(path, function, _is_async(function), *_place(function))
+    return Handler(path, function, _is_async(function), *_place(function), patience=_patience(function))
 
 
 def opening_error(path: str, error: BaseException, directory: Path) -> HandlerError:
@@ -288,6 +288,12 @@ def _layers(function: object) -> Iterable[object]:
 def _is_async(function: object) -> bool:
     # iscoroutinefunction also honours inspect.markcoroutinefunction, which wrappers use from 3.12 on.
     return any(map(inspect.iscoroutinefunction, _layers(function)))
+
+
+def _patience(function: object) -> float:
+    """What it says of itself; our own callable objects do."""
+    patience = getattr(function, "patience", PATIENCE)
+    return float(patience) if isinstance(patience, int | float) else PATIENCE
 
 
 def _place(function: Callable[..., Any]) -> tuple[str | None, int | None]:

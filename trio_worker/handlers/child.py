@@ -1,0 +1,213 @@
+"""A program in a process group of its own: fed, read, and ended together with all that it has started."""
+
+from __future__ import annotations
+
+import math
+import os
+import select
+import signal
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+import attrs
+import structlog
+import trio
+
+__all__ = ["LAST", "LINGER", "run_child", "until_exit"]
+
+log = structlog.get_logger(__name__)
+
+LINGER = 1.0
+"""Seconds after a program's exit in which others may still write to what was its stdout or stderr."""
+
+LAST = 1.0
+"""Seconds after SIGKILL for what is in the pipes, and for the system to give the process back."""
+
+Sink = Callable[[bytes | bytearray], None]
+
+_CHUNK = 65_536  # bytes, a whole pipe
+# Short lines are some thousand to a pipe, and each costs the event loop a few microseconds.
+_CHUNK_OF_LINES = 8_192
+
+
+async def run_child(
+    words: Sequence[str],
+    *,
+    directory: Path,
+    environ: Mapping[str, str],
+    stdin: bytes,
+    stdout: Sink,
+    stderr: Sink,
+    grace: float,
+) -> int:
+    """Run a program to its end, and end whatever is left of its process group then.
+
+    It need not read its input, nor write anything, nor keep its pipes open: what counts is its exit.
+    Others that hold its pipes have `LINGER` seconds more, and are killed. Who has left the group (setsid)
+    is not; it loses the other end of its pipes.
+
+    Cancelled, it sends SIGTERM to the group and goes on reading for ``grace`` seconds, or until the program
+    has exited and nobody holds its pipes; then SIGKILL. Nothing of the group is left when the cancellation
+    goes on, ``grace`` + `LAST` seconds later at most.
+
+    Args:
+        words: The program and its arguments.
+        directory: Where it works.
+        environ: All of its environment.
+        stdin: What it may read; then comes the end of the file.
+        stdout: Given what it writes there, as it comes. Must not raise.
+        stderr: The same.
+        grace: Seconds from SIGTERM to SIGKILL.
+
+    Returns:
+        Its exit status; the number of a signal that killed it, negative.
+
+    Raises:
+        OSError: It can't be started.
+    """
+    process = await trio.lowlevel.open_process(
+        words,
+        cwd=directory,
+        env=environ,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+    child = _Child(process, stdout, stderr)
+    try:
+        await child.attend(LINGER, partial(child.feed, stdin))
+    except BaseException:
+        child.signal_group(signal.SIGTERM)
+        with trio.move_on_after(grace, shield=True):
+            await child.attend(math.inf)
+        raise
+    finally:
+        with trio.move_on_after(LAST, shield=True):
+            await child.end()
+        with trio.move_on_after(LAST, shield=True):
+            await child.close()
+        if (status := process.returncode) is None:
+            # The kernel holds it, for a disk or a driver. Once it lets go, the next program's start reaps it.
+            log.error("a program is still there after SIGKILL", program=words[0], pid=process.pid)
+    return -signal.SIGKILL if status is None else status
+
+
+class _Child:
+    """A process that is not reaped before its group was killed: until then nobody else has its number.
+
+    Therefore nothing here asks for its ``returncode``, which would reap it.
+    """
+
+    def __init__(self, process: trio.Process, stdout: Sink, stderr: Sink) -> None:
+        self._process = process
+        self._pipes = [
+            _Pipe(process.stdout, stdout, _CHUNK),
+            _Pipe(process.stderr, stderr, _CHUNK_OF_LINES),
+        ]
+
+    async def attend(self, linger: float, *others: Callable[[], Awaitable[None]]) -> None:
+        """Read until it has exited and nobody holds its pipes, or has held them for ``linger`` seconds."""
+        async with trio.open_nursery() as nursery:
+            for pipe in self._pipes:
+                if not pipe.at_end:
+                    nursery.start_soon(pipe.read)
+            for other in others:
+                nursery.start_soon(other)
+            await until_exit(self._process.pid)
+            nursery.cancel_scope.deadline = trio.current_time() + linger
+
+    async def feed(self, data: bytes) -> None:
+        """Give it its input, and the end of the file."""
+        stdin = self._process.stdin
+        if stdin is None:
+            return
+        async with stdin:
+            try:
+                await stdin.send_all(data)
+            except trio.BrokenResourceError:
+                pass  # it does not care to read it
+
+    def signal_group(self, number: signal.Signals) -> None:
+        """Send a signal to all of its group. Not to be called once it was reaped."""
+        try:
+            os.killpg(self._process.pid, number)
+        except (ProcessLookupError, PermissionError):
+            # All of it has exited: macOS says the latter then. Linux does where each of them runs as
+            # another user (sudo), whom we can't do anything about.
+            pass
+
+    async def end(self) -> None:
+        """Kill the group, read what is left in the pipes, and reap the process."""
+        self.signal_group(signal.SIGKILL)
+        if not all(pipe.at_end for pipe in self._pipes):
+            await self.attend(LAST / 2)
+        await self._process.wait()
+
+    async def close(self) -> None:
+        """Close what is still open."""
+        for stream in (self._process.stdin, self._process.stdout, self._process.stderr):
+            if stream is not None:
+                await trio.aclose_forcefully(stream)
+
+
+@attrs.define(eq=False)
+class _Pipe:
+    """One of the two pipes that a program writes to."""
+
+    stream: trio.abc.ReceiveStream | None
+    sink: Sink
+    chunk: int
+    at_end: bool = False
+
+    async def read(self) -> None:
+        """Read to the end. Cancelled, nothing is lost: it may be called again."""
+        while self.stream is not None and (data := await self.stream.receive_some(self.chunk)):
+            self.sink(data)
+        self.at_end = True
+
+
+# --- The exit, without the reaping ---------------------------------------------------------------
+#
+# `trio.Process.wait` reaps, and after that the numbers of the process and of its group may be others'.
+
+if sys.platform == "darwin":
+
+    async def until_exit(pid: int) -> None:
+        """Wait until a child has exited, and leave it unreaped."""
+        # As Trio does it: macOS has no waitid before Python 3.13.
+        kqueue = trio.lowlevel.current_kqueue()
+
+        def event(flags: int) -> select.kevent:
+            return select.kevent(pid, select.KQ_FILTER_PROC, flags, select.KQ_NOTE_EXIT)
+
+        def abort(_raise: object) -> trio.lowlevel.Abort:
+            kqueue.control([event(select.KQ_EV_DELETE)], 0)
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        try:
+            kqueue.control([event(select.KQ_EV_ADD | select.KQ_EV_ONESHOT)], 0)
+        except ProcessLookupError:
+            return  # it has exited already
+        await trio.lowlevel.wait_kevent(pid, select.KQ_FILTER_PROC, abort)
+
+else:
+    # One thread for each program that runs, where it takes a thread: they are bounded by the consumers.
+    _threads = trio.CapacityLimiter(math.inf)
+
+    async def until_exit(pid: int) -> None:
+        """Wait until a child has exited, and leave it unreaped."""
+        try:
+            exit_file = os.pidfd_open(pid)
+        except (AttributeError, OSError):
+            # An older Linux, a Python that was built on one, or a sandbox.
+            wait = partial(os.waitid, os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+            await trio.to_thread.run_sync(wait, abandon_on_cancel=True, limiter=_threads)
+            return
+        try:
+            await trio.lowlevel.wait_readable(exit_file)
+        finally:
+            os.close(exit_file)

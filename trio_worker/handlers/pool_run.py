@@ -1,0 +1,79 @@
+"""One query in a process of the pool, seen from the worker: what the handler says and asks meanwhile."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import attrs
+import trio
+
+from trio_worker.context import Context
+from trio_worker.handlers.frames import pack
+
+__all__ = ["Message", "Run"]
+
+Message = dict[str, Any]
+
+
+@attrs.define(eq=False)
+class Run:
+    """One query in a process.
+
+    Attributes:
+        number: Its number there.
+        ctx: Serves what the handler says and asks.
+        nursery: Where its questions are answered.
+        begun: Whether the handler was called.
+        end: What came of it, as `trio_worker.handlers.pool_child` says it; None when the process died.
+        how: How the process died, if it did.
+        ended: Set when nothing more comes.
+    """
+
+    number: int
+    ctx: Context
+    nursery: trio.Nursery
+    _reply: Callable[[bytes], Awaitable[None]]
+    begun: bool = False
+    end: Message | None = None
+    how: str = ""
+    ended: trio.Event = attrs.field(factory=trio.Event)
+
+    def hear(self, message: Message) -> None:
+        """Take a message of the process.
+
+        Raises:
+            ValueError: It is none that can be understood; so is KeyError, TypeError or RecursionError.
+        """
+        match message:
+            case {"log": str(text)}:
+                self.ctx.log(text)
+            case {"save": str(text)}:
+                self.ctx.save(json.loads(text))
+            case {"ask": int(number), "what": str(what)}:
+                self.nursery.start_soon(self._answer, number, what, message)
+            case {"begun": True}:
+                self.begun = True
+            case {"end": dict(end)}:
+                self.end = end
+                self.ended.set()
+            case _:
+                raise ValueError(f"a message with {', '.join(message)}")
+
+    async def _answer(self, number: int, what: str, message: Message) -> None:
+        reply: Message = {"run": self.number, "answer": number}
+        try:
+            data = pack(reply | {"value": await self._found(what, message)})
+        except Exception as error:  # noqa: BLE001 - it is the handler who has asked
+            problem = [type(error).__name__, str(error), getattr(error, "status", None)]
+            data = pack(reply | {"error": problem})
+        await self._reply(data)
+
+    async def _found(self, what: str, message: Message) -> object:
+        if what == "extend":
+            return self.ctx.extend(message["seconds"]).isoformat()
+        if what == "project":
+            project = await self.ctx.project()
+            return None if project is None else attrs.asdict(project)
+        raise ValueError(f"no such question: {what}")
