@@ -6,9 +6,20 @@ from trio_worker.handlers.child_environment import child_environment
 
 
 def test_our_secrets_are_left_out() -> None:
-    """The password, where it lies, and what looks like either."""
-    secrets = {"WORKER_PASSWORD": "s", "WORKER_PASSWORD_FILE": "/run/s", "WORKER_PASSWORD_OLD": "s"}
-    others = {"PATH": "/bin", "WORKER_USERNAME": "worker", "OPENAI_API_KEY": "the handler's own", "EMPTY": ""}
+    """The password, where it lies, and what may be a misspelt one; so are all our settings but two."""
+    secrets = {
+        "WORKER_PASSWORD": "s",
+        "WORKER_PASSWORD_FILE": "/run/s",
+        "WORKER_PASSWROD": "s",
+        "NUM_WORKERS": "5",
+    }
+    others = {
+        "PATH": "/bin",
+        "WEBBUDDY_URL": "http://localhost:8000",
+        "WORKER_LANGUAGE": "ru",
+        "OPENAI_API_KEY": "the handler's own",
+        "EMPTY": "",
+    }
     assert child_environment(secrets | others) == others
 
 

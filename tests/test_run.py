@@ -174,6 +174,34 @@ async def test_a_handler_that_can_not_be_stopped(tmp_path: Path) -> None:
     assert "could not be stopped" in worker.output
 
 
+def lives(pid: int) -> bool:
+    """Whether a process is there, and is not one that init has yet to reap."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except FileNotFoundError:
+        return False
+    return stat.rpartition(")")[2].split()[0] != "Z"
+
+
+async def test_a_program_that_can_not_be_stopped(tmp_path: Path) -> None:
+    """One that ignores SIGTERM goes with the worker, and its query is put back."""
+    program = tmp_path / "agent.sh"
+    program.write_text("#!/bin/sh\ntrap '' TERM\necho at work $$ >&2\nwhile :; do sleep 1; done\n")
+    program.chmod(0o755)
+    webbuddy = WebBuddy()
+    stop = {"WORKER_SHUTDOWN_GRACE": "15"}  # of which a quarter of the last five is for its own end
+    async with running(tmp_path, webbuddy, WORKER_HANDLER="command:./agent.sh", **stop) as worker:
+        query = webbuddy.add_query("first")
+        await at_work(webbuddy, query)
+        (group,) = [
+            int(line.split()[-1]) for line in " · ".join(query.logs).split(" · ") if "at work" in line
+        ]
+        worker.process.send_signal(signal.SIGTERM)
+        assert await worker.wait() == 1, worker.output
+    assert query.statuses == ["queued", "in_progress", "queued"]
+    assert not lives(group)
+
+
 async def test_a_blocking_call_is_named(tmp_path: Path) -> None:
     """A blocking call in an async handler is named with handler, file and line while it blocks."""
     webbuddy = WebBuddy()

@@ -17,6 +17,7 @@ from trio_worker.disk_kind import disk_warning, read_mounts
 from trio_worker.environment import read_environment, unreadable_lines
 from trio_worker.errand import Errand
 from trio_worker.errors import AccessDenied, JournalError, SettingsError
+from trio_worker.handlers.child import kill_children
 from trio_worker.handlers.kinds import find_handler
 from trio_worker.handlers.loading import Handler
 from trio_worker.handlers.opening import open_handler
@@ -265,8 +266,12 @@ def _leaves(error: BaseException) -> Iterator[BaseException]:
 
 
 def leave_by_force() -> None:
-    """End the process: a handler swallows its cancellation, and Trio waits for it for ever."""
+    """End the process: a handler swallows its cancellation, and Trio waits for it for ever.
+
+    Programs go with it, which would live on; the pool's processes end by themselves then.
+    """
     log.error("a handler could not be stopped within the grace; leaving by force")
+    kill_children()
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(BUG)

@@ -16,7 +16,7 @@ import attrs
 import structlog
 import trio
 
-__all__ = ["LAST", "LINGER", "run_child", "until_exit"]
+__all__ = ["LAST", "LINGER", "kill_children", "run_child", "until_exit"]
 
 log = structlog.get_logger(__name__)
 
@@ -25,6 +25,9 @@ LINGER = 1.0
 
 LAST = 1.0
 """Seconds after SIGKILL for what is in the pipes, and for the system to give the process back."""
+
+_groups: dict[int, None] = {}
+"""Of programs that run: by the numbers of their leaders, none of which is reaped yet."""
 
 Sink = Callable[[bytes | bytearray], None]
 
@@ -78,6 +81,7 @@ async def run_child(
         start_new_session=True,
     )
     child = _Child(process, stdout, stderr)
+    _groups[process.pid] = None
     try:
         await child.attend(LINGER, partial(child.feed, stdin))
     except BaseException:
@@ -94,6 +98,15 @@ async def run_child(
             # The kernel holds it, for a disk or a driver. Once it lets go, the next program's start reaps it.
             log.error("a program is still there after SIGKILL", program=words[0], pid=process.pid)
     return -signal.SIGKILL if status is None else status
+
+
+def kill_children() -> None:
+    """Kill all programs that run, with their groups: this process is about to end by force."""
+    for group in _groups:
+        try:
+            os.killpg(group, signal.SIGKILL)
+        except (ProcessLookupError, PermissionError):
+            pass  # as in `signal_group`
 
 
 class _Child:
@@ -145,6 +158,7 @@ class _Child:
         self.signal_group(signal.SIGKILL)
         if not all(pipe.at_end for pipe in self._pipes):
             await self.attend(LAST / 2)
+        _groups.pop(self._process.pid, None)  # from here on the number may be somebody else's
         await self._process.wait()
 
     async def close(self) -> None:

@@ -1,24 +1,20 @@
-"""What the processes that run a handler see of this process's environment: all but our secrets."""
+"""What the programs and processes that run a handler see of this process's environment."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
-import attrs
-
-from trio_worker.settings import VARIABLES, Settings
+from trio_worker.settings import VARIABLES
 
 __all__ = ["child_environment"]
 
-_FIELDS: tuple[attrs.Attribute[Any], ...] = attrs.fields(Settings)
-
-# Also what begins with such a name: WORKER_PASSWORD_FILE says where the password lies.
-_SECRETS = tuple(
-    variable.name
-    for field, variable in zip(_FIELDS, VARIABLES, strict=True)
-    if not field.repr  # as each secret is declared
-)
+# The operator's other secrets (an API key) are the handler's own business. Of ours, all goes by its prefix,
+# so that a misspelt WORKER_PASSWROD does not slip through. But for two that hold no secret and that a handler
+# may want: where its query is from (a URL with a password in it is refused at the start), and which language
+# its author reads.
+_OUR_PREFIXES = ("WORKER_", "WEBBUDDY_")
+_OURS = {variable.name for variable in VARIABLES}
+_PASSED_ON = {"WEBBUDDY_URL", "WORKER_LANGUAGE"}
 
 
 def child_environment(environ: Mapping[str, str]) -> dict[str, str]:
@@ -28,6 +24,10 @@ def child_environment(environ: Mapping[str, str]) -> dict[str, str]:
         environ: Such as `os.environ`.
 
     Returns:
-        All of it but the variables of our secret settings, and those whose names begin like one.
+        All of it but our settings.
     """
-    return {name: value for name, value in environ.items() if not name.startswith(_SECRETS)}
+    return {name: value for name, value in environ.items() if not _is_ours(name)}
+
+
+def _is_ours(name: str) -> bool:
+    return (name.startswith(_OUR_PREFIXES) or name in _OURS) and name not in _PASSED_ON

@@ -27,9 +27,9 @@ import attrs
 from trio_worker.context import Context
 from trio_worker.errors import HandlerError, QueryFailed, RetryLater
 from trio_worker.handlers.child import run_child
+from trio_worker.handlers.child_environment import child_environment
 from trio_worker.handlers.child_output import Beginning, Lines
 from trio_worker.query import Query
-from trio_worker.settings import VARIABLES
 
 __all__ = ["GRACE", "MOST_STDOUT", "PREFIX", "RETRY_SECONDS", "Command", "parse_command"]
 
@@ -45,14 +45,6 @@ MOST_STDOUT = 3 * 1024 * 1024
 """Bytes of stdout that are kept. More than any answer has: it is cut, with a note, where all answers are."""
 
 _MARGIN = 2.0  # seconds from SIGKILL until the handler has certainly returned
-
-# What passes: the operator's other secrets (an API key) are the program's own business. Of ours, all goes
-# by its prefix, so that a misspelt WORKER_PASSWROD does not slip through. But for two that hold no secret
-# and that a program may want: where its query is from (a URL with a password in it is refused at the
-# start), and which language its author reads.
-_OUR_PREFIXES = ("WORKER_", "WEBBUDDY_")
-_OURS = {variable.name for variable in VARIABLES}
-_PASSED_ON = {"WEBBUDDY_URL", "WORKER_LANGUAGE"}
 
 # Not the program's fault, and perhaps over in a minute.
 _FOR_NOW = {errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ETXTBSY}
@@ -132,17 +124,13 @@ def _signal_name(number: int) -> str:
 
 
 def _environment(inherited: Mapping[str, str], query: Query, ctx: Context) -> dict[str, str]:
-    environ = {name: value for name, value in inherited.items() if not _is_ours(name)}
+    environ = child_environment(inherited)
     environ["WEBBUDDY_QUERY_ID"] = str(query.id)
     environ["WEBBUDDY_QUERY_ATTEMPT"] = str(ctx.attempt)
     environ["WEBBUDDY_QUERY_DEADLINE"] = ctx.deadline.isoformat()
     if ctx.saved is not None:
         environ["WEBBUDDY_QUERY_SAVED"] = os.fsdecode(_json(ctx.saved))
     return environ
-
-
-def _is_ours(name: str) -> bool:
-    return (name.startswith(_OUR_PREFIXES) or name in _OURS) and name not in _PASSED_ON
 
 
 def _json(data: object) -> bytes:
