@@ -16,6 +16,8 @@ from trio.testing import MockClock
 
 from trio_worker import Context, Query, QueryFailed, RetryLater, event_log
 from trio_worker.credentials import Credentials
+from trio_worker.execution import MOST_ANSWER
+from trio_worker.handlers.child_output import Lines
 from trio_worker.launch import Launch
 from trio_worker.masks import MASK, Masks, masks
 from trio_worker.testing import WebBuddy, open_worker, trio_time
@@ -70,6 +72,38 @@ def test_as_json_and_repr_write_it(secret: str) -> None:
     for text in (secret, json.dumps(secret), json.dumps(secret, ensure_ascii=False), repr(secret)):
         assert MASK in own.hide(text)
         assert secret[:4] not in own.hide(text)
+
+
+def test_a_key_of_several_lines() -> None:
+    """It is logged line by line; and a file's last line break is not part of it."""
+    own = Masks()
+    own.know("a", "-----BEGIN KEY-----\nMIIEvQIBADANBg\n-----END KEY-----\n")
+    assert own.hide("now MIIEvQIBADANBg") == f"now {MASK}"
+
+
+@pytest.mark.parametrize("cut", [3990, 3995, 4000, 7995])
+def test_across_the_parts_of_a_long_line(cut: int, known: str) -> None:
+    """A program's stderr comes in pieces of any size, and a long line goes out in several."""
+    lines: list[str] = []
+    splitter = Lines(lines.append)
+    text = "x" * cut + known + "y" * 9000
+    for start in range(0, len(text), 7):
+        splitter.add(text[start : start + 7].encode())
+    splitter.end()
+    assert len(lines) > 3
+    assert "".join(lines) == "x" * cut + MASK + "y" * 9000
+
+
+async def test_before_an_answer_is_cut(autojump_clock: MockClock, known: str) -> None:
+    """Half a secret would not be found."""
+    for before in range(MOST_ANSWER - 60, MOST_ANSWER - 20, 4):
+        text = "x" * before + known + "y" * 1000
+
+        async def handle(query: Query, ctx: Context, text: str = text) -> str:
+            return text
+
+        async with open_worker(handle) as worker:
+            assert known[:5] not in (await worker.ask("x")).answer_text
 
 
 # --- In a query ------------------------------------------------------------------------------------------

@@ -123,6 +123,28 @@ async def test_a_made_up_query_that_fails(tmp_path: Path) -> None:
     assert ended.err.rstrip().endswith("no such page")
 
 
+async def test_ctrl_c_in_a_made_up_query(tmp_path: Path) -> None:
+    """No answer, and not 0; nothing of the handler lives on."""
+    async with start_worker(
+        tmp_path,
+        webbuddy_url="http://127.0.0.1:9",
+        command=("-m", "trio_worker", "once", "--query", "x"),
+        handler=LONG,
+    ) as worker:
+        await worker.until(lambda line: "at work" in line)
+        worker.process.send_signal(signal.SIGINT)
+        assert await worker.wait() == 130, worker.output
+    assert "Traceback" not in worker.output
+
+
+async def test_secrets_in_a_made_up_query(tmp_path: Path) -> None:
+    """`WORKER_MASK` counts here, too."""
+    write(tmp_path, "import os\nasync def handle(query, ctx):\n    return os.environ['API_KEY']\n")
+    secret = {"API_KEY": "key-0123456789", "WORKER_MASK": "API_KEY", "WORKER_HANDLER": "agent:handle"}
+    ended = await run_command(tmp_path, "once", "--query", "x", webbuddy_url="", **secret)
+    assert (ended.code, ended.out) == (0, "[MASKED]\n"), ended.err
+
+
 async def test_each_step_is_shown(tmp_path: Path) -> None:
     """With --verbose: what is asked of WebBuddy, and what becomes of the query."""
     write(tmp_path, ANSWERS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -79,6 +80,29 @@ async def test_a_stop_while_it_opens(autojump_clock: MockClock) -> None:
         with trio.fail_after(1):
             await worker.ended.wait()
     assert (query.status, model.happened) == ("queued", ["opening"])
+
+
+async def test_a_stop_while_it_opens_in_a_thread() -> None:
+    """What can't be cancelled is waited for, and closed; then that is the end."""
+    happened: list[str] = []
+    began, go_on = trio.Event(), threading.Event()
+
+    @asynccontextmanager
+    async def open_handler() -> AsyncIterator[HandlerFunction]:
+        began.set()
+        await trio.to_thread.run_sync(go_on.wait)
+        try:
+            yield Model().handle
+        finally:
+            happened.append("closed")
+
+    with trio.fail_after(30):
+        async with open_worker(open_handler, webbuddy=WebBuddy()) as worker:
+            await began.wait()
+            worker.stop.ask()
+            go_on.set()
+            await worker.ended.wait()
+    assert happened == ["closed"]
 
 
 async def test_a_crash_of_the_service_closes_it_too(autojump_clock: MockClock) -> None:

@@ -15,6 +15,7 @@ from trio_worker.context import Context, Desk, PlainContext
 from trio_worker.deadline import Deadline
 from trio_worker.errors import QueryFailed, RetryLater
 from trio_worker.handlers.loading import Handler
+from trio_worker.masks import masks
 from trio_worker.phrases import Phrases
 from trio_worker.plain_text import clean, fit
 from trio_worker.query import Done, Ending, Failed, Postponed, Query, Released, Revoked
@@ -216,6 +217,7 @@ class Attempt:
         handler = self.execution.handler
         if handler.is_async:
             return await handler.function(self.query, self.ctx)
+        await trio.lowlevel.checkpoint_if_cancelled()  # or a thread would be counted that never began
         self.thread = _Thread(partial(handler.function, self.query, self.ctx), self._thread_ended)
         (answer,) = await self.execution.call_plain(self.thread.run)
         return answer
@@ -305,7 +307,8 @@ class Attempt:
         )
 
     def _fit(self, text: str) -> str:
-        return fit(text, most=MOST_ANSWER, note=self.execution.phrases.cut)
+        # Before it is cut: half a secret is not found.
+        return fit(masks.hide(text), most=MOST_ANSWER, note=self.execution.phrases.cut)
 
     def _note_thread(self) -> None:
         if self.thread is not None and self.thread.running:

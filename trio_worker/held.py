@@ -129,7 +129,11 @@ class Held:
     def save(self, data: str) -> None:
         """Its handler wants to find this, JSON, in its next attempt."""
         self.entry.saved = data
-        self._update("saved")
+        # Only the last counts: a handler may save more often than the disk can write.
+        self._journal.collect_later(self._saved_statement)
+
+    def _saved_statement(self) -> list[Statement]:
+        return [self.entry.update("saved")]
 
     def end(self, outcome: Outcome) -> Receipt:
         """It has ended; to be reported once this is on disk."""

@@ -42,6 +42,7 @@ __all__ = [
     "Launch",
     "explain",
     "leave_by_force",
+    "mask_variables",
     "state_folder",
 ]
 
@@ -92,7 +93,7 @@ class Launch:
         if settings is None or problems:
             raise SettingsError([*problems, *_handler_problems(environ, directory), *warnings])
         event_log.configure(settings.log_level, settings.log_format)
-        warnings += tuple(_mask(settings.mask, environ))
+        warnings += tuple(mask_variables(settings.mask, environ))
         try:
             handler = find_handler(settings.handler, directory, most=settings.num_workers)
         except SettingsError as error:
@@ -176,7 +177,7 @@ class Launch:
         )
 
 
-def _mask(names: Iterable[str], environ: Mapping[str, str]) -> Iterator[str]:
+def mask_variables(names: Iterable[str], environ: Mapping[str, str]) -> Iterator[str]:
     """Keep the values of variables out of all that is shown; say for which that can't be done."""
     for name in names:
         if not environ.get(name):

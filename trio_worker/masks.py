@@ -35,9 +35,11 @@ class Masks:
         Returns:
             Those that are too short to be masked.
         """
-        given = [secret for secret in secrets if secret]
-        self._secrets[name] = tuple(secret for secret in given if len(secret) >= SHORTEST)
-        self._compile()
+        given = [line for secret in secrets if secret for line in _lines(secret)]
+        long_enough = tuple(secret for secret in given if len(secret) >= SHORTEST)
+        if self._secrets.get(name) != long_enough:
+            self._secrets[name] = long_enough
+            self._compile()
         return [secret for secret in given if len(secret) < SHORTEST]
 
     def hide(self, text: str) -> str:
@@ -52,6 +54,11 @@ class Masks:
         # The longest first: of two secrets that begin alike the whole one is to go.
         longest_first = sorted(written, key=lambda shape: (-len(shape), shape))
         self._pattern = re.compile("|".join(map(re.escape, longest_first))) if written else None
+
+
+def _lines(secret: str) -> list[str]:
+    """A key of several lines is shown, and cut, line by line; the line break at the end is the editor's."""
+    return [line for line in map(str.strip, secret.splitlines()) if line] or [secret]
 
 
 def _shapes(secret: str) -> set[str]:

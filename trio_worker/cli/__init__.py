@@ -110,7 +110,7 @@ def once(drain: bool, query: str | None, verbose: bool) -> None:
 
     With --query its log goes to stderr and its answer to stdout. Exit codes: 0 done, or nothing is
     queued; 1 WebBuddy can't be asked, or the query of --query failed; 2 wrong settings, 3 log-in refused, 4
-    a journal that can't be used.
+    a journal that can't be used, 130 Ctrl-C in the middle of --query.
     """
     if drain and query is not None:
         raise click.UsageError("--drain and --query exclude each other")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +17,16 @@ from trio_worker.errand import REPORT_SECONDS, Errand
 from trio_worker.errors import SettingsError
 from trio_worker.handlers.kinds import find_handler
 from trio_worker.handlers.loading import Handler
-from trio_worker.launch import BUG, OK, WRONG_SETTINGS, Launch, explain, leave_by_force
+from trio_worker.launch import BUG, OK, WRONG_SETTINGS, Launch, explain, leave_by_force, mask_variables
 from trio_worker.settings import LogLevel, read_fields
 from trio_worker.stop import Stop
-from trio_worker.testing import StoredQuery, WebBuddy, open_worker
+from trio_worker.testing import RunningWorker, StoredQuery, WebBuddy, open_worker
 
 __all__ = ["run_offline", "run_once"]
 
 NOT_REACHED = FAILED = 1
+INTERRUPTED = 130
+ENDED = ("done", "failed")
 
 _OFFLINE = ("handler", "processing_timeout", "max_processing_time", "max_retries", "language", "mask")
 
@@ -96,13 +98,14 @@ def run_offline(text: str, *, verbose: bool) -> int:
         verbose: Log each step of the worker.
 
     Returns:
-        The exit code: 0 when it is done, 1 when it has failed.
+        The exit code: 0 when it is done, 1 when it has failed, 130 when a signal has put it back.
     """
     level: LogLevel = "debug" if verbose else "warning"
     try:
         environ = read_environment(Path.cwd())
         settings = read_fields(environ, *_OFFLINE)
         event_log.configure(level, "auto")
+        _say(mask_variables(settings.pop("mask"), environ))
         handler = find_handler(settings.pop("handler"), Path.cwd(), most=1)
     except SettingsError as error:
         _say(error.problems)
@@ -119,17 +122,35 @@ def run_offline(text: str, *, verbose: bool) -> int:
 
 async def _answer(handler: Handler, text: str, settings: dict[str, Any]) -> int:
     webbuddy = WebBuddy()
-    async with open_worker(handler, webbuddy=webbuddy, num_workers=1, name="once", **settings) as worker:
-        query = worker.webbuddy.add_query(text)
-        await _show_log(webbuddy, query)
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async with (
+            open_worker(handler, webbuddy=webbuddy, num_workers=1, name="once", **settings) as worker,
+            trio.open_nursery() as nursery,
+        ):
+            nursery.start_soon(_hurry, signals, worker)
+            query = worker.webbuddy.add_query(text)
+            await _show_log(worker, query)
+            nursery.cancel_scope.cancel()
+    if query.status not in ENDED:
+        return INTERRUPTED
     click.echo(query.answer_text, err=query.status != "done")
     return OK if query.status == "done" else FAILED
 
 
-async def _show_log(webbuddy: WebBuddy, query: StoredQuery) -> None:
+async def _hurry(signals: AsyncIterator[int], worker: RunningWorker) -> None:
+    async for _ in signals:
+        worker.stop.hurry()
+
+
+async def _show_log(worker: RunningWorker, query: StoredQuery) -> None:
+    """Print its log as it comes, until it has ended or was put back."""
     shown = 0
-    while query.status not in ("done", "failed"):
-        await webbuddy.until(lambda: len(query.entries) > shown or query.status in ("done", "failed"))  # noqa: B023
+
+    def has_news() -> bool:
+        return len(query.entries) > shown or query.status in ENDED or len(query.history) > 2
+
+    while query.status not in ENDED and len(query.history) <= 2:
+        await worker.webbuddy.until(has_news)
         for entry in query.entries[shown:]:
             click.echo(entry.text, err=True)
         shown = len(query.entries)

@@ -92,6 +92,7 @@ async def run_child(
     finally:
         with trio.move_on_after(LAST, shield=True):
             await child.end()
+        child.is_reaped()
         with trio.move_on_after(LAST, shield=True):
             await child.close()
         if (status := process.returncode) is None:
@@ -102,7 +103,7 @@ async def run_child(
 
 def kill_children() -> None:
     """Kill all programs that run, with their groups: this process is about to end by force."""
-    for group in _groups:
+    for group in list(_groups):  # the watchdog's thread may be the one that calls
         try:
             os.killpg(group, signal.SIGKILL)
         except (ProcessLookupError, PermissionError):
@@ -158,8 +159,12 @@ class _Child:
         self.signal_group(signal.SIGKILL)
         if not all(pipe.at_end for pipe in self._pipes):
             await self.attend(LAST / 2)
-        _groups.pop(self._process.pid, None)  # from here on the number may be somebody else's
+        self.is_reaped()
         await self._process.wait()
+
+    def is_reaped(self) -> None:
+        """From here on its number may be somebody else's."""
+        _groups.pop(self._process.pid, None)
 
     async def close(self) -> None:
         """Close what is still open."""

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable
 
 from trio_worker.log_lines import MOST_LINE
+from trio_worker.masks import masks
 
 __all__ = ["MOST_TAIL", "Beginning", "Lines"]
 
@@ -86,9 +87,11 @@ class Lines:
     def _add_text(self, text: str) -> None:
         *lines, self._rest = (self._rest + text).replace("\r", "\n").split("\n")
         for line in lines:
-            self._add_line(line)
-        # Whole parts of a long line do not wait for its end, which may never come.
-        whole = len(self._rest) // MOST_LINE * MOST_LINE
+            self._add_line(masks.hide(line))
+        # Whole parts of a long line do not wait for its end, which may never come. But its last characters
+        # do: a secret that is cut in two would show.
+        self._rest = masks.hide(self._rest)
+        whole = max(0, len(self._rest) - masks.longest) // MOST_LINE * MOST_LINE
         self._add_line(self._rest[:whole])
         self._rest = self._rest[whole:]
 

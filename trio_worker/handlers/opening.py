@@ -49,10 +49,10 @@ async def open_handler(
         return
     opened = _Opened(handler, directory)
     async with trio.open_nursery() as nursery:
-        with trio.CancelScope() as opening:
-            async with _cancelled_when(stopped, opening):
-                await nursery.start(opened.hold)
         try:
+            with trio.CancelScope() as opening:
+                async with _cancelled_when(stopped, opening):
+                    await nursery.start(opened.hold)
             yield opened.handler
         finally:
             opened.close()
@@ -98,7 +98,10 @@ class _Opened:
         with self._patience:
             try:
                 async with self._source.function() as given:
-                    self.handler = handler_of(given, self._source.path)
+                    handler = handler_of(given, self._source.path)
+                    # It may have been given up in something that can't be cancelled, such as a thread.
+                    await trio.lowlevel.checkpoint_if_cancelled()
+                    self.handler = handler
                     # Closing it is to go well also when everything around is being cancelled. Not without
                     # end: `close` is called however the body is left, and sets the deadline.
                     self._patience.shield = True
