@@ -39,6 +39,11 @@ class Claim:
     lost_at: float = math.inf
 
     @property
+    def has_result(self) -> bool:
+        """Whether it has ended with an answer or a failure."""
+        return any(deed.change.status in ("done", "failed") for deed in self.deeds)
+
+    @property
     def last_said(self) -> Start | None:
         """The last of its runs that came to an end of its own: the one that counts."""
         return next((start for start in reversed(self.starts) if start.said is not None), None)
@@ -164,7 +169,10 @@ class Claims:
         holdable = [
             claim for claim in self._holdable(deed.act.life, deed.change.at) if claim.place < deed.place
         ]
-        if deed.change.status == "queued" or deed.act.answer is None:
+        if deed.change.status == "queued":
+            # Not one that has ended with a result: then it is a later claim that it takes for lost.
+            return self._latest([claim for claim in holdable if not claim.has_result])
+        if deed.act.answer is None:
             return self._latest(holdable)
         before = [claim for claim in self.all if claim.place < deed.place]
         of_a_run = [claim for claim in before if claim.run_of(deed) is not None]
