@@ -60,3 +60,9 @@ def test_what_was_said_instead_of_a_refused_answer(changes: dict[str, object], e
     """The rest of the log still goes there, after a restart too, unless the query was put back meanwhile."""
     now = attrs.evolve(CLAIMED, **changes)
     assert standing(CLAIMED, Done("refused"), now, reported=True) is expected
+
+
+def test_a_result_that_somebody_has_changed() -> None:
+    """Ours was a failure, and was taken; now it is done, by a person: our log has no business there."""
+    now = attrs.evolve(CLAIMED, status="done", answer_text="by a person")
+    assert standing(CLAIMED, Failed("no such page", "said_so"), now, reported=True) is Standing.TAKEN

@@ -118,7 +118,9 @@ def standing(claimed: Query, outcome: Outcome | None, now: Query, *, reported: b
         return Standing.OTHER_DATABASE
     if now.status == "in_progress" and not _differ(claimed.query_started, now.query_started):
         return Standing.OURS
-    has_ended = now.status in ("done", "failed") and not _differ(claimed.query_started, now.query_started)
+    # What was said instead of an outcome that WebBuddy refuses is not written down, but was a failure.
+    ours = ("done", "failed") if isinstance(outcome, Done) else ("failed",)
+    has_ended = now.status in ours and not _differ(claimed.query_started, now.query_started)
     if _is_delivered(outcome, now) or (reported and has_ended):
         return Standing.DELIVERED
     return Standing.TAKEN
