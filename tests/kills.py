@@ -130,6 +130,10 @@ class Trial:
             self.claimed += 1
         if status == 200 and call.kind == "report":
             (self.ended.discard if call.body["status"] == "queued" else self.ended.add)(call.query)
+        if status == 404 and call.kind == "claim":
+            # Of a report whose worker died before the answer came, nobody saw here that it got through.
+            ended = "SELECT id FROM webbuddy_query WHERE status IN ('done', 'failed')"
+            self.ended = {int(str(number)) for (number,) in self.django.execute(ended)}
         if len(self.ended) >= self.queries:
             self.over.set()
         if status is not None:
