@@ -85,14 +85,14 @@ class Agent:
 async def open_agent(directory: Path, code: str, *, most: int = 1, **options: Any) -> AsyncIterator[Agent]:
     """Write a handler down and open a pool for it; see to it that none of its processes is left."""
     (directory / "agent.py").write_text(code, encoding="utf-8")
-    seen: set[int] = set()
+    others, seen = children(), set[int]()  # of other tests: multiprocessing's resource tracker stays
     try:
         async with open_pool("agent:handle", directory=directory, most=most, **options) as pool:
             yield Agent(pool)
-            seen = {pid for pid, parent, _, _ in processes() if parent == os.getpid()}
+            seen = children() - others
     finally:
         assert not pool_processes(), "processes are left"
-    assert not {pid for pid, parent, _, _ in processes() if parent == os.getpid() and pid in seen}
+    assert not children() & seen
 
 
 def processes() -> list[tuple[int, int, int, str]]:
@@ -107,6 +107,11 @@ def processes() -> list[tuple[int, int, int, str]]:
             state, parent, group = text.rpartition(")")[2].split()[:3]
             found.append((int(entry.name), int(parent), int(group), state))
     return found
+
+
+def children() -> set[int]:
+    """List all children of this process."""
+    return {pid for pid, parent, _, _ in processes() if parent == os.getpid()}
 
 
 def pool_processes(parent: int | None = None) -> list[int]:
