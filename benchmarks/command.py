@@ -47,18 +47,6 @@ class Desk:
     def deadline(self) -> datetime:
         return datetime.now(UTC)
 
-    def extend(self, seconds: float) -> datetime:
-        raise NotImplementedError
-
-    def save(self, data: str) -> None:
-        raise NotImplementedError
-
-    async def project(self) -> None:
-        raise NotImplementedError
-
-    def project_in_thread(self) -> None:
-        raise NotImplementedError
-
 
 async def alone(command: Command) -> None:
     """The program, run by Trio's own means."""

@@ -58,9 +58,6 @@ class NoteBook:
         await self.held.wait()
         return self.answer()
 
-    def project_in_thread(self) -> Project | None:
-        raise NotImplementedError
-
 
 @attrs.define(eq=False)
 class Agent:

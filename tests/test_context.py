@@ -6,7 +6,6 @@ import io
 import json
 import logging
 from collections.abc import Iterator
-from datetime import datetime
 from typing import Any
 
 import pytest
@@ -15,7 +14,7 @@ import trio
 from structlog.typing import EventDict
 from trio.testing import MockClock
 
-from trio_worker import Context, Project, Query, event_log
+from trio_worker import Context, Query, event_log
 from trio_worker.testing import WebBuddy, open_worker, trio_time
 
 
@@ -45,21 +44,6 @@ class Lines:
 
     def log(self, text: str) -> None:
         self.lines.append(text)
-
-    def deadline(self) -> datetime:
-        raise NotImplementedError
-
-    def extend(self, seconds: float) -> datetime:
-        raise NotImplementedError
-
-    def save(self, data: str) -> None:
-        raise NotImplementedError
-
-    async def project(self) -> Project | None:
-        raise NotImplementedError
-
-    def project_in_thread(self) -> Project | None:
-        raise NotImplementedError
 
 
 # --- ctx.log -----------------------------------------------------------------------------------------

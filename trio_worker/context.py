@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from datetime import datetime
 from typing import Any, Protocol
 
@@ -27,7 +28,7 @@ class Desk(Protocol):
         """Say when the attempt has to be over."""
 
     def extend(self, seconds: float) -> datetime:
-        """Put that off; as `Deadline.extend`."""
+        """Put that off by so many seconds, which are 0 or more; as `Deadline.extend`."""
 
     def save(self, data: str) -> None:
         """Keep some JSON for the next attempt."""
@@ -88,6 +89,8 @@ class BaseContext:
         Raises:
             ValueError: ``seconds`` is negative, infinite or no number.
         """
+        if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds < math.inf:
+            raise ValueError(f"extend({seconds!r}): expected seconds, 0 or more")
         return self._desk.extend(seconds)
 
     @property

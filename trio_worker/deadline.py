@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import threading
 from datetime import datetime, timedelta
 
 import trio
 
 from trio_worker import clock
+from trio_worker.loop_thread import LoopThread
 
 __all__ = ["PATIENCE", "Deadline"]
 
@@ -34,8 +34,7 @@ class Deadline:
     def __init__(self, limit: float, *, most: float = 0.0, patience: float = PATIENCE) -> None:
         # From a thread there is no `trio.current_time`; the clock itself may be asked from anywhere.
         self._clock = trio.lowlevel.current_clock()
-        self._token = trio.lowlevel.current_trio_token()
-        self._thread = threading.get_ident()
+        self._loop_thread = LoopThread()
         self._lock = threading.Lock()
         now = self._clock.current_time()
         self._at = now + limit
@@ -52,18 +51,16 @@ class Deadline:
     def extend(self, seconds: float) -> datetime:
         """Put it off by so many seconds, as far as that goes. After the end it does nothing.
 
+        Args:
+            seconds: 0 or more.
+
         Returns:
             When it is now, in UTC.
-
-        Raises:
-            ValueError: ``seconds`` is negative, infinite or no number.
         """
-        if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds < math.inf:
-            raise ValueError(f"extend({seconds!r}): expected seconds, 0 or more")
         with self._lock:
             if not self._is_over:
                 self._at = max(self._at, min(self._at + seconds, self._latest))
-        self._tell()
+        self._loop_thread.call(self._apply, idempotent=True)
         return self.at()
 
     def end(self) -> None:
@@ -75,15 +72,6 @@ class Deadline:
         """Leave less time for cleaning up: until ``at``, on Trio's clock."""
         self.end()
         self.patience.deadline = min(self.patience.deadline, at)
-
-    def _tell(self) -> None:
-        if threading.get_ident() == self._thread:
-            self._apply()
-            return
-        try:
-            self._token.run_sync_soon(self._apply, idempotent=True)
-        except trio.RunFinishedError:
-            pass  # a thread that was left behind has outlived the event loop
 
     def _apply(self) -> None:
         if self._is_over or self.scope.cancel_called:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 from datetime import datetime
 
 import trio
 
 from trio_worker.deadline import Deadline
 from trio_worker.held import Held
+from trio_worker.loop_thread import LoopThread
 from trio_worker.project import Project
 from trio_worker.projects import Projects
 
@@ -30,8 +30,7 @@ class HeldDesk:
         self._held = held
         self._deadline = deadline
         self._projects = projects
-        self._token = trio.lowlevel.current_trio_token()
-        self._thread = threading.get_ident()
+        self._loop_thread = LoopThread()
         self._is_over = False
 
     def close(self) -> None:
@@ -53,13 +52,7 @@ class HeldDesk:
 
     def save(self, data: str) -> None:
         """Have some JSON written down, with the next commit of the journal."""
-        if threading.get_ident() == self._thread:
-            self._save(data)
-            return
-        try:
-            self._token.run_sync_soon(self._save, data)
-        except trio.RunFinishedError:
-            pass  # a thread that was left behind has outlived the event loop
+        self._loop_thread.call(self._save, data)
 
     def _save(self, data: str) -> None:
         if not self._is_over:

@@ -36,6 +36,8 @@ __all__ = [
     "Unavailable",
     "WebBuddyError",
     "WorkerError",
+    "reason_of",
+    "unwrapped",
 ]
 
 
@@ -180,3 +182,16 @@ class NotFound(Refused):
     ) -> None:
         super().__init__(message, status=status, detail=detail)
         self.by_api = by_api
+
+
+def reason_of(error: QueryFailed) -> str:
+    """Give what the query's author is to read."""
+    reason = getattr(error, "reason", None)  # missing where a subclass has its own __init__
+    return reason if isinstance(reason, str) else str(error)
+
+
+def unwrapped(error: BaseException) -> BaseException:
+    """Find what a handler raised; a nursery of its own has wrapped it, which says nothing to anybody."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error

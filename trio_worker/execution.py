@@ -13,7 +13,7 @@ import trio
 
 from trio_worker.context import Context, Desk, PlainContext
 from trio_worker.deadline import Deadline
-from trio_worker.errors import QueryFailed, RetryLater
+from trio_worker.errors import QueryFailed, RetryLater, reason_of, unwrapped
 from trio_worker.handlers.loading import Handler
 from trio_worker.masks import masks
 from trio_worker.phrases import Phrases
@@ -238,7 +238,7 @@ class Attempt:
             return self._timed_out(error)
         if error is None:
             return self._answered(answer)
-        match _unwrapped(error):
+        match unwrapped(error):
             case QueryFailed() as said:
                 return self._said_so(said)
             case RetryLater() as wish:
@@ -266,7 +266,7 @@ class Attempt:
         return Failed(self._sentence(kind), kind)
 
     def _said_so(self, error: QueryFailed) -> Failed:
-        reason = clean(_text_of(error))
+        reason = clean(reason_of(error))
         return Failed(self._fit(reason) or self.execution.phrases.empty_reason, "said_so")
 
     def _postponed(self, wish: RetryLater) -> Ending:
@@ -278,7 +278,7 @@ class Attempt:
 
     def _raised(self, error: BaseException) -> Failed:
         log.error("the handler raised", query=self.query.id, exc_info=error)
-        return Failed(self._sentence("error", error=type(_unwrapped(error)).__name__), "error")
+        return Failed(self._sentence("error", error=type(unwrapped(error)).__name__), "error")
 
     def _answered(self, answer: object) -> Done | Failed:
         if answer is None:
@@ -356,15 +356,3 @@ class _Thread:
 def _cancelled_from_outside() -> bool:
     """Whether the nursery is cancelled: another part of the service has crashed."""
     return trio.current_effective_deadline() == -math.inf
-
-
-def _unwrapped(error: BaseException) -> BaseException:
-    """Find what the handler raised; a nursery of its own has wrapped it, which says nothing to anybody."""
-    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
-        error = error.exceptions[0]
-    return error
-
-
-def _text_of(error: QueryFailed) -> str:
-    reason = getattr(error, "reason", None)  # missing where a subclass has its own __init__
-    return reason if isinstance(reason, str) else str(error)

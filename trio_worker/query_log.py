@@ -25,6 +25,7 @@ import attrs
 import trio
 
 from trio_worker.log_lines import MOST_ENTRY, SEPARATOR, Batch, Line, LogLines
+from trio_worker.loop_thread import LoopThread
 from trio_worker.masks import masks
 from trio_worker.phrases import Phrases
 from trio_worker.plain_text import clean
@@ -114,8 +115,7 @@ class QueryLog:
         self._began = began
         # From a thread there is no `trio.current_time`; the clock itself may be asked from anywhere.
         self._clock = trio.lowlevel.current_clock()
-        self._token = trio.lowlevel.current_trio_token()
-        self._thread = threading.get_ident()
+        self._loop_thread = LoopThread()
         self._lock = threading.Lock()
         self._lines = LogLines(phrases, past.last_number, [Line(*line) for line in past.lines])
         self._restored = past.last_number
@@ -149,7 +149,7 @@ class QueryLog:
             if not self._open:
                 return
             self._lines.add(f"+{max(0.0, self._clock.current_time() - self._began):.1f}s", line)
-        self._wake()
+        self._loop_thread.call(self._note_lines, idempotent=True)
 
     def close(self, last: str) -> None:
         """End the log with a last line. What is written later is ignored. Again, it does nothing.
@@ -254,15 +254,6 @@ class QueryLog:
             self._sink.sent(self._count - self._earlier, up_to)
 
     # --- The news, to the reader and to the sink ------------------------------------------------------
-
-    def _wake(self) -> None:
-        if threading.get_ident() == self._thread:
-            self._note_lines()
-            return
-        try:
-            self._token.run_sync_soon(self._note_lines, idempotent=True)
-        except trio.RunFinishedError:
-            pass  # a thread that was left behind has outlived the event loop
 
     def _note_lines(self) -> None:
         self._written.set()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import AsyncIterator, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,20 +12,22 @@ import click
 import trio
 
 from trio_worker import event_log
+from trio_worker.cli.crash import after_crash
+from trio_worker.cli.ending import Interruption, complain, run_command
+from trio_worker.cli.outbox_table import counted
 from trio_worker.environment import read_environment
 from trio_worker.errand import REPORT_SECONDS, Errand
 from trio_worker.errors import SettingsError
 from trio_worker.handlers.kinds import find_handler
 from trio_worker.handlers.loading import Handler
-from trio_worker.launch import BUG, OK, WRONG_SETTINGS, Launch, explain, leave_by_force, mask_variables
+from trio_worker.launch import OK, WRONG_SETTINGS, Launch, leave_by_force, mask_variables
 from trio_worker.settings import LogLevel, read_fields
 from trio_worker.stop import Stop
-from trio_worker.testing import RunningWorker, StoredQuery, WebBuddy, open_worker
+from trio_worker.testing import StoredQuery, WebBuddy, open_worker
 
 __all__ = ["run_offline", "run_once"]
 
 NOT_REACHED = FAILED = 1
-INTERRUPTED = 130
 ENDED = ("done", "failed")
 
 _OFFLINE = ("handler", "processing_timeout", "max_processing_time", "max_retries", "language", "mask")
@@ -48,25 +50,17 @@ def run_once(*, every: bool, verbose: bool) -> int:
             launch = attrs.evolve(launch, settings=attrs.evolve(launch.settings, num_workers=1))
         errand = trio.run(_work, launch, every)
     except SettingsError as error:
-        _say(error.problems)
+        for problem in error.problems:
+            complain(problem)
         return WRONG_SETTINGS
     except BaseExceptionGroup as group:
-        sentences, code = explain(group)
-        if code == BUG:
-            raise
-        _say(sentences)
-        return code
+        return after_crash(group)
     if errand.failure is not None:
-        _say([f"WebBuddy can't be asked for a query: {errand.failure}"])
+        complain(f"WebBuddy can't be asked for a query: {errand.failure}")
         return NOT_REACHED
-    click.echo(_counted(errand.taken), err=True)
+    done = counted(errand.taken, "query was", "queries were") + " worked on"
+    click.echo(done if errand.taken else "no query is queued", err=True)
     return OK
-
-
-def _counted(taken: int) -> str:
-    if not taken:
-        return "no query is queued"
-    return "1 query was worked on" if taken == 1 else f"{taken} queries were worked on"
 
 
 async def _work(launch: Launch, every: bool) -> Errand:
@@ -98,64 +92,44 @@ def run_offline(text: str, *, verbose: bool) -> int:
         verbose: Log each step of the worker.
 
     Returns:
-        The exit code: 0 when it is done, 1 when it has failed, 130 when a signal has put it back.
+        The exit code: 0 when it is done, 1 when it has failed, 128 and a signal's number after that.
     """
     level: LogLevel = "debug" if verbose else "warning"
     try:
         environ = read_environment(Path.cwd())
         settings = read_fields(environ, *_OFFLINE)
         event_log.configure(level, "auto")
-        _say(mask_variables(settings.pop("mask"), environ))
+        for warning in mask_variables(settings.pop("mask"), environ):
+            complain(warning)
         handler = find_handler(settings.pop("handler"), Path.cwd(), most=1)
     except SettingsError as error:
-        _say(error.problems)
+        for problem in error.problems:
+            complain(problem)
         return WRONG_SETTINGS
     try:
-        return trio.run(_answer, handler, text, settings)
+        return run_command(partial(_answer, handler, text, settings))
     except BaseExceptionGroup as group:
-        sentences, code = explain(group)
-        if code == BUG:
-            raise
-        _say(sentences)
-        return code
+        return after_crash(group)
 
 
-async def _answer(handler: Handler, text: str, settings: dict[str, Any]) -> int:
-    webbuddy = WebBuddy()
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-        async with (
-            open_worker(handler, webbuddy=webbuddy, num_workers=1, name="once", **settings) as worker,
-            trio.open_nursery() as nursery,
-        ):
-            nursery.start_soon(_hurry, signals, worker)
+async def _answer(handler: Handler, text: str, settings: dict[str, Any], interruption: Interruption) -> int:
+    with interruption.scope:
+        async with open_worker(
+            handler, webbuddy=WebBuddy(), num_workers=1, name="once", **settings
+        ) as worker:
             query = worker.webbuddy.add_query(text)
-            await _show_log(worker, query)
-            nursery.cancel_scope.cancel()
-    if query.status not in ENDED:
-        return INTERRUPTED
+            await _show_log(worker.webbuddy, query)
+    if interruption.signal is not None:
+        return interruption.exit_code
     click.echo(query.answer_text, err=query.status != "done")
     return OK if query.status == "done" else FAILED
 
 
-async def _hurry(signals: AsyncIterator[int], worker: RunningWorker) -> None:
-    async for _ in signals:
-        worker.stop.hurry()
-
-
-async def _show_log(worker: RunningWorker, query: StoredQuery) -> None:
-    """Print its log as it comes, until it has ended or was put back."""
+async def _show_log(webbuddy: WebBuddy, query: StoredQuery) -> None:
+    """Print its log as it comes, until it has ended."""
     shown = 0
-
-    def has_news() -> bool:
-        return len(query.entries) > shown or query.status in ENDED or len(query.history) > 2
-
-    while query.status not in ENDED and len(query.history) <= 2:
-        await worker.webbuddy.until(has_news)
+    while query.status not in ENDED:
+        await webbuddy.until(lambda: len(query.entries) > shown or query.status in ENDED)  # noqa: B023
         for entry in query.entries[shown:]:
             click.echo(entry.text, err=True)
         shown = len(query.entries)
-
-
-def _say(sentences: Iterable[str]) -> None:
-    for sentence in sentences:
-        click.echo(f"trio-worker: {sentence}", err=True)

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 
-import click
 import structlog
 import trio
 from hypercorn.config import Config
 from hypercorn.trio import serve
 
 from trio_worker.cli.check_endpoint import bind_problem
+from trio_worker.cli.crash import after_crash
+from trio_worker.cli.ending import complain
 from trio_worker.errors import SettingsError
-from trio_worker.launch import BUG, OK, WRONG_SETTINGS, Launch, explain, leave_by_force
+from trio_worker.launch import OK, WRONG_SETTINGS, Launch, leave_by_force
 from trio_worker.stop import Stop
 from trio_worker.web import hypercorn_fixes, make_app
 
@@ -33,10 +33,11 @@ def run_worker() -> int:
     try:
         trio.run(_run, Launch.prepare(Path.cwd()))
     except SettingsError as error:
-        _say(error.problems)
+        for problem in error.problems:
+            complain(problem)
         return WRONG_SETTINGS
     except BaseExceptionGroup as group:
-        return _after_crash(group)
+        return after_crash(group)
     return OK
 
 
@@ -89,17 +90,3 @@ def _reasons(error: BaseException) -> list[str]:
     if isinstance(error, BaseExceptionGroup):
         return [reason for inner in error.exceptions for reason in _reasons(inner)]
     return [bind_problem(error) if isinstance(error, OSError) else str(error)]
-
-
-def _after_crash(group: BaseExceptionGroup) -> int:
-    """Say what an exception that ended everything was."""
-    sentences, code = explain(group)
-    if code == BUG:
-        log.critical("the worker has crashed: this is a bug", exc_info=group)
-    _say(sentences)
-    return code
-
-
-def _say(sentences: Iterable[str]) -> None:
-    for sentence in sentences:
-        click.echo(f"trio-worker: {sentence}", err=True)

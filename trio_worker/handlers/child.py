@@ -16,7 +16,7 @@ import attrs
 import structlog
 import trio
 
-__all__ = ["LAST", "LINGER", "kill_children", "run_child", "until_exit"]
+__all__ = ["LAST", "LINGER", "kill_children", "run_child", "signal_group", "signal_name", "until_exit"]
 
 log = structlog.get_logger(__name__)
 
@@ -85,7 +85,7 @@ async def run_child(
     try:
         await child.attend(LINGER, partial(child.feed, stdin))
     except BaseException:
-        child.signal_group(signal.SIGTERM)
+        signal_group(process.pid, signal.SIGTERM)
         with trio.move_on_after(grace, shield=True):
             await child.attend(math.inf)
         raise
@@ -104,10 +104,25 @@ async def run_child(
 def kill_children() -> None:
     """Kill all programs that run, with their groups: this process is about to end by force."""
     for group in list(_groups):  # the watchdog's thread may be the one that calls
-        try:
-            os.killpg(group, signal.SIGKILL)
-        except (ProcessLookupError, PermissionError):
-            pass  # as in `signal_group`
+        signal_group(group, signal.SIGKILL)
+
+
+def signal_group(group: int, number: signal.Signals) -> None:
+    """Send a signal to all of a process group. Not to be called once its leader was reaped."""
+    try:
+        os.killpg(group, number)
+    except (ProcessLookupError, PermissionError):
+        # All of it has exited: macOS says the latter then. Linux does where each of them runs as another
+        # user (sudo), whom we can't do anything about.
+        pass
+
+
+def signal_name(number: int) -> str:
+    """Give the name of a signal."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"  # a real-time signal
 
 
 class _Child:
@@ -145,18 +160,9 @@ class _Child:
             except trio.BrokenResourceError:
                 pass  # it does not care to read it
 
-    def signal_group(self, number: signal.Signals) -> None:
-        """Send a signal to all of its group. Not to be called once it was reaped."""
-        try:
-            os.killpg(self._process.pid, number)
-        except (ProcessLookupError, PermissionError):
-            # All of it has exited: macOS says the latter then. Linux does where each of them runs as
-            # another user (sudo), whom we can't do anything about.
-            pass
-
     async def end(self) -> None:
         """Kill the group, read what is left in the pipes, and reap the process."""
-        self.signal_group(signal.SIGKILL)
+        signal_group(self._process.pid, signal.SIGKILL)
         if not all(pipe.at_end for pipe in self._pipes):
             await self.attend(LAST / 2)
         self.is_reaped()

@@ -11,29 +11,27 @@
 
 from __future__ import annotations
 
-import difflib
 import errno
 import json
 import os
 import re
 import shlex
 import shutil
-import signal
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import attrs
 
 from trio_worker.context import Context
 from trio_worker.errors import HandlerError, QueryFailed, RetryLater
-from trio_worker.handlers.child import run_child
+from trio_worker.handlers.child import run_child, signal_name
 from trio_worker.handlers.child_environment import child_environment
 from trio_worker.handlers.child_output import Beginning, Lines
+from trio_worker.handlers.loading import did_you_mean
 from trio_worker.query import Query
+from trio_worker.setting_kinds import COMMAND
 
-__all__ = ["GRACE", "MOST_STDOUT", "PREFIX", "RETRY_SECONDS", "Command", "parse_command"]
-
-PREFIX = "command:"
+__all__ = ["GRACE", "MOST_STDOUT", "RETRY_SECONDS", "Command", "parse_command"]
 
 GRACE = 5.0
 """Seconds from SIGTERM to SIGKILL."""
@@ -112,15 +110,8 @@ def _check(status: int, lines: Lines) -> None:
     if status == os.EX_TEMPFAIL:
         raise RetryLater(RETRY_SECONDS, lines.last or f"exit status {status}")
     if status != 0:
-        how = f"exit status {status}" if status > 0 else f"killed by {_signal_name(-status)}"
+        how = f"exit status {status}" if status > 0 else f"killed by {signal_name(-status)}"
         raise QueryFailed(f"{how}: {lines.tail}" if lines.tail else how)
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"  # a real-time signal
 
 
 def _environment(inherited: Mapping[str, str], query: Query, ctx: Context) -> dict[str, str]:
@@ -161,7 +152,7 @@ def parse_command(text: str, directory: Path) -> Command:
 
 
 def _error(text: str, problem: str) -> HandlerError:
-    return HandlerError([f"WORKER_HANDLER is {PREFIX + text!r}: {problem}"])
+    return HandlerError([f"WORKER_HANDLER is {COMMAND + text!r}: {problem}"])
 
 
 def _words(text: str) -> tuple[str, ...]:
@@ -179,7 +170,7 @@ def _check_program(program: str, text: str, directory: Path) -> None:
     if "/" not in program:
         found = shutil.which(program)
         if found is None:
-            near = _did_you_mean(program, _commands(program, directory))
+            near = did_you_mean(program, _commands(program, directory))
             raise _error(text, f"there is no program {program} in PATH{near}")
     else:
         found = os.path.join(directory, program)
@@ -193,7 +184,7 @@ def _check_file(found: str, program: str, text: str, directory: Path) -> None:
     if not os.path.exists(found):
         place = "" if os.path.isabs(program) else f" in {directory}"
         raise _error(
-            text, f"there is no {program}{place}{_did_you_mean(program, _beside(program, directory))}"
+            text, f"there is no {program}{place}{did_you_mean(program, _beside(program, directory))}"
         )
     if not os.path.isfile(found) or not os.access(found, os.X_OK):
         raise _error(text, f"{program} is not executable (chmod +x)")
@@ -210,11 +201,6 @@ def _check_interpreter(found: str, program: str, text: str, directory: Path) -> 
     named = re.match(rb"#![ \t]*([^ \t\n]+)", first)
     if named and not os.access(os.path.join(directory, interpreter := os.fsdecode(named[1])), os.X_OK):
         raise _error(text, f"the first line of {program} names {interpreter!r}, which is no program here")
-
-
-def _did_you_mean(name: str, names: Iterable[str]) -> str:
-    near = difflib.get_close_matches(name, list(names), n=1)
-    return f"; did you mean {near[0]}?" if near else ""
 
 
 def _commands(program: str, directory: Path) -> list[str]:

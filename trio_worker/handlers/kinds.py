@@ -5,10 +5,10 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-from trio_worker.handlers import command
+from trio_worker.handlers.command import parse_command
 from trio_worker.handlers.loading import Handler, handler_of, load_handler
 from trio_worker.handlers.pool import open_pool
-from trio_worker.setting_kinds import PROCESS
+from trio_worker.setting_kinds import COMMAND, PROCESS
 
 __all__ = ["find_handler"]
 
@@ -27,8 +27,8 @@ def find_handler(path: str, directory: Path, *, most: int) -> Handler:
     Raises:
         HandlerError: With one sentence: what is wrong, and the nearest name where there is one.
     """
-    if path.startswith(command.PREFIX):
-        return handler_of(command.parse_command(path.removeprefix(command.PREFIX), directory), path)
+    if path.startswith(COMMAND):
+        return handler_of(parse_command(path.removeprefix(COMMAND), directory), path)
     if path.startswith(PROCESS):
         pool = partial(open_pool, path.removeprefix(PROCESS), directory=directory, most=most)
         return Handler(path, pool, is_async=True, opens=True)

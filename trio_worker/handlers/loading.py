@@ -19,7 +19,7 @@ from trio_worker.deadline import PATIENCE
 from trio_worker.errors import HandlerError
 from trio_worker.setting_kinds import split_handler_path
 
-__all__ = ["Handler", "handler_of", "load_handler", "opening_error", "source_of"]
+__all__ = ["Handler", "did_you_mean", "handler_of", "load_handler", "opening_error", "source_of"]
 
 
 @attrs.frozen
@@ -141,7 +141,7 @@ def _why_not(error: BaseException, module_name: str, directory: Path) -> str:
 
 def _no_module(missing: str, module_name: str, directory: Path) -> str:
     within = "" if missing == module_name else f" for {module_name}"
-    near = _did_you_mean(missing, _modules(directory))
+    near = did_you_mean(missing, _modules(directory))
     return f"there is no module {missing}{within}, neither in {directory} nor installed{near}"
 
 
@@ -193,7 +193,7 @@ def _attribute(holder: object, name: str, path: str) -> Any:
     try:
         return getattr(holder, name)
     except AttributeError as error:
-        near = _did_you_mean(name, _callables(holder))
+        near = did_you_mean(name, _callables(holder))
         raise _error(path, f"{_described(holder)} has no {name}{near}") from error
 
 
@@ -213,7 +213,8 @@ def _callables(thing: object) -> list[str]:
     return [name for name, value in names.items() if not name.startswith("_") and callable(value)]
 
 
-def _did_you_mean(name: str, names: Iterable[str]) -> str:
+def did_you_mean(name: str, names: Iterable[str]) -> str:
+    """Give the end of a sentence that names what may have been meant; nothing where that is not known."""
     near = difflib.get_close_matches(name, list(names), n=1)
     return f"; did you mean {near[0]}?" if near else ""
 

@@ -27,7 +27,7 @@ from types import FrameType
 from typing import Any
 
 from trio_worker.context import PlainContext
-from trio_worker.errors import HandlerError, QueryFailed, RetryLater
+from trio_worker.errors import HandlerError, QueryFailed, RetryLater, reason_of, unwrapped
 from trio_worker.handlers.frames import FrameError
 from trio_worker.handlers.loading import Handler, load_handler
 from trio_worker.handlers.pool_desk import Line, PipeDesk
@@ -131,10 +131,9 @@ def _told(error: BaseException) -> Message:
 
 
 def _description(error: BaseException) -> Message:
-    said = _unwrapped(error)
+    said = unwrapped(error)
     if isinstance(said, QueryFailed):
-        reason = getattr(said, "reason", None)  # missing where a subclass has its own __init__
-        return {"failed": reason if isinstance(reason, str) else str(said)}
+        return {"failed": reason_of(said)}
     if isinstance(said, RetryLater):
         if isinstance(said.seconds, bool) or not isinstance(said.seconds, int | float):
             raise ValueError(f"RetryLater: seconds is {said.seconds!r}, expected 0 or more")  # noqa: TRY004
@@ -145,16 +144,10 @@ def _description(error: BaseException) -> Message:
 def _raised(error: BaseException, text: str) -> Message:
     lines = "".join(traceback.format_exception(error))
     return {
-        "raised": type(_unwrapped(error)).__name__,
+        "raised": type(unwrapped(error)).__name__,
         "text": text[-MOST_TEXT:],
         "traceback": lines[-MOST_TEXT:],
     }
-
-
-def _unwrapped(error: BaseException) -> BaseException:
-    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
-        error = error.exceptions[0]
-    return error
 
 
 # --- The process ---------------------------------------------------------------------------------

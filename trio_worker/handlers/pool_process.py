@@ -15,6 +15,7 @@ import trio
 import trio_worker
 from trio_worker.context import Context
 from trio_worker.errors import HandlerError
+from trio_worker.handlers.child import signal_group, signal_name, until_exit
 from trio_worker.handlers.child_environment import child_environment
 from trio_worker.handlers.frames import Unpacker, pack
 from trio_worker.handlers.pool_run import Message, Run
@@ -116,7 +117,7 @@ class WarmProcess:
             with self._scope:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._listen)
-                    await self._exit()
+                    await until_exit(self.pid)
                     self.died_idle = self.is_alive and self._run is None
                     self.kill()  # what it has started; that may hold the socket open
                     with trio.move_on_after(LAST_WORDS):
@@ -158,30 +159,13 @@ class WarmProcess:
         self._why = self._why or why
         if self._is_reaped:
             return  # its number may be another's
-        try:
-            os.killpg(self._process.pid, signal.SIGKILL)
-        except (ProcessLookupError, PermissionError):
-            pass  # nothing is left but what waits to be reaped; macOS calls that EPERM
-
-    async def _exit(self) -> None:
-        """Wait until it has ended; on Linux without reaping it, so that its group is still its own."""
-        try:
-            descriptor = os.pidfd_open(self._process.pid)
-        except (AttributeError, OSError):
-            await self._process.wait()
-            self._is_reaped = True
-            return
-        try:
-            await trio.lowlevel.wait_readable(descriptor)
-        finally:
-            trio.lowlevel.notify_closing(descriptor)
-            os.close(descriptor)
+        signal_group(self.pid, signal.SIGKILL)
 
     async def _bury(self) -> None:
         self._is_ending = True
         self._stream.socket.close()
         with trio.move_on_after(GENTLE_SECONDS, shield=True):
-            await self._exit()
+            await until_exit(self.pid)
         self.kill()
         with trio.move_on_after(KILL_SECONDS, shield=True):
             await self._process.wait()
@@ -255,7 +239,7 @@ class WarmProcess:
             self.kill(f"it has sent what can't be read: {error}")
         self._silent.set()
         with trio.move_on_after(LAST_WORDS):
-            await self._exit()
+            await until_exit(self.pid)
             return
         self.kill("it has closed its connection to the worker")
 
@@ -284,8 +268,5 @@ def _how(code: int | None) -> str:
         return "it could not be killed"
     if code >= 0:
         return f"exit status {code}"
-    try:
-        name = signal.Signals(-code).name
-    except ValueError:
-        name = f"signal {-code}"
+    name = signal_name(-code)
     return f"{name} (out of memory?)" if -code == signal.SIGKILL else name
