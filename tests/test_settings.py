@@ -18,7 +18,8 @@ from trio_worker.credentials import Credentials
 from trio_worker.environment import read_environment, unreadable_lines
 from trio_worker.errors import SettingsError
 from trio_worker.setting_kinds import split_handler_path
-from trio_worker.settings import VARIABLES, Settings, Variable
+from trio_worker.settings import VARIABLES, Settings
+from trio_worker.variables import Variable
 
 ROOT = Path(__file__).parent.parent
 REQUIRED = {"WORKER_USERNAME": "worker", "WORKER_PASSWORD": "hush-hush", "WORKER_HANDLER": "handler:handle"}
