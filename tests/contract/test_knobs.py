@@ -340,6 +340,7 @@ async def test_pushing_off() -> None:
         ("by_status", "/api/queries/by_status/?status=queued"),
         ("query_logs", "/api/queries/1/logs/"),
         ("me", ME),
+        ("project", "/api/projects/1/tokens/"),
     ],
 )
 async def test_missing(webbuddy: WebBuddy, client: httpx.AsyncClient, endpoint: str, path: str) -> None:
