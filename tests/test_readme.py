@@ -18,7 +18,7 @@ def blocks(language: str) -> list[str]:
 
 def test_the_handler_and_its_test(tmp_path: Path) -> None:
     """The README's handler passes the README's test."""
-    handler, test = blocks("python")
+    handler, _wrapped, test = blocks("python")
     (tmp_path / "agent.py").write_text(handler, encoding="utf-8")
     (tmp_path / "test_agent.py").write_text(test, encoding="utf-8")
     (settings,) = re.findall(r"(?m)^printf .* > pytest\.ini$", "\n".join(blocks("sh")))
@@ -26,6 +26,12 @@ def test_the_handler_and_its_test(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
     result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert "1 passed" in result.stdout, result.stdout + result.stderr
+
+
+def test_the_wrapped_handler() -> None:
+    """What the README shows of it is the example, which has tests."""
+    _handler, wrapped, _test = blocks("python")
+    assert wrapped.removesuffix(" ...\n") in (ROOT / "examples" / "wrapped.py").read_text(encoding="utf-8")
 
 
 def test_every_command_exists() -> None:

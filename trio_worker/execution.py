@@ -11,6 +11,7 @@ import attrs
 import structlog
 import trio
 
+from trio_worker.capture import OFF, Capture
 from trio_worker.context import Context, Desk, PlainContext
 from trio_worker.deadline import Deadline
 from trio_worker.errors import QueryFailed, RetryLater, reason_of, unwrapped
@@ -83,6 +84,7 @@ class Execution:
         worker: The name of this worker.
         left_behind: Counts what could not be stopped.
         call_plain: Calls a plain function: in a thread, or in place where time is virtual.
+        capture: Brings what a handler logs and prints to its query's log.
         attempts: What runs now.
     """
 
@@ -94,6 +96,7 @@ class Execution:
     worker: str
     left_behind: LeftBehind
     call_plain: PlainCall = in_a_thread
+    capture: Capture = OFF
     # A dictionary for its order, which sets do not have.
     attempts: dict[Attempt, None] = attrs.field(factory=dict, init=False)
 
@@ -180,7 +183,7 @@ class Attempt:
         error: BaseException | None = None
         answer: object = None
         try:
-            with self.deadline.scope:
+            with self.deadline.scope, self.execution.capture.into(self.ctx.log):
                 answer = await self._call()
         except BaseException as problem:  # noqa: BLE001, ASYNC103 - SystemExit, a stray Cancelled: live on
             error = problem

@@ -37,6 +37,7 @@ from trio_worker.variables import Variable, defaults_of, read_variables, setting
 
 __all__ = [
     "VARIABLES",
+    "CaptureMode",
     "JournalSync",
     "LostClaims",
     "OnCrash",
@@ -45,6 +46,7 @@ __all__ = [
     "read_fields",
 ]
 
+CaptureMode = Literal["off", "logging", "print"]
 JournalSync = Literal["full", "normal"]
 Language = Literal["en", "ru"]
 LostClaims = Literal["requeue", "report"]
@@ -93,6 +95,7 @@ class Settings:
         watch_interval: Between two looks whether a running query is still ours; 0: never.
         lost_claims: What becomes of a query that was handed out in an answer that was lost.
         mask: Names of variables that hold secrets of the handler's.
+        capture: What goes to a query's log beside what the handler writes there by ``ctx.log``.
         log_level: The least important level that is logged.
         log_format: ``auto`` is pretty on a terminal and JSON elsewhere.
         language: Of the sentences that WebBuddy's users read.
@@ -242,6 +245,13 @@ class Settings:
         words="none",
         example="API_KEY,DB_PASSWORD",
         otherwise=(),
+    )
+    capture: CaptureMode = setting(
+        "WORKER_CAPTURE",
+        one_of(get_args(CaptureMode)),
+        "What goes to a query's log beside `ctx.log`. `logging`: what its handler logs by `logging`. "
+        "`print`: that, and what it prints.",
+        default="off",
     )
     log_level: LogLevel = setting(
         "WORKER_LOG_LEVEL",

@@ -13,6 +13,7 @@ import click
 import trio
 
 from trio_worker import event_log
+from trio_worker.capture import Capture
 from trio_worker.cli.crash import after_crash
 from trio_worker.cli.ending import Interruption, complain, run_command
 from trio_worker.cli.outbox_table import counted
@@ -31,7 +32,10 @@ __all__ = ["run_offline", "run_once"]
 NOT_REACHED = FAILED = 1
 ENDED = ("done", "failed")
 
-_OFFLINE = ("handler", "processing_timeout", "max_processing_time", "max_retries", "language", "mask")
+_OFFLINE = (
+    *("handler", "processing_timeout", "max_processing_time", "max_retries", "language"),
+    *("mask", "capture", "log_level"),
+)
 
 
 def run_once(*, every: bool, verbose: bool) -> int:
@@ -99,7 +103,8 @@ def run_offline(text: str, *, verbose: bool) -> int:
     try:
         event_log.configure(level, "auto")
         settings = read_here(_offline)
-        handler = find_handler(settings.pop("handler"), Path.cwd(), most=1)
+        capture = Capture(settings["capture"], settings["log_level"])
+        handler = find_handler(settings.pop("handler"), Path.cwd(), most=1, capture=capture)
     except SettingsError as error:
         for problem in error.problems:
             complain(problem)

@@ -16,6 +16,7 @@ from pathlib import Path
 import structlog
 import trio
 
+from trio_worker.capture import OFF, Capture
 from trio_worker.context import Context
 from trio_worker.errors import HandlerError, QueryFailed, RetryLater
 from trio_worker.handlers.frames import FrameError
@@ -60,6 +61,7 @@ async def open_pool(
     most: int,
     recycle_after: int = 100,
     start_within: float = START_SECONDS,
+    capture: Capture = OFF,
 ) -> AsyncIterator[Pool]:
     """Start a process that imports a handler, and have others started when they are needed.
 
@@ -72,6 +74,7 @@ async def open_pool(
         most: How many processes there may be at once; at least 1.
         recycle_after: Queries after which a process is replaced by a new one.
         start_within: Seconds that a process may take to import the handler.
+        capture: What is captured there.
 
     Raises:
         HandlerError: The handler can't be imported there, or is none for a process. Nothing is left.
@@ -79,7 +82,7 @@ async def open_pool(
     """
     problem: HandlerError | None = None
     async with trio.open_nursery() as nursery:
-        pool = Pool(path, directory, most, recycle_after, start_within, nursery)
+        pool = Pool(path, directory, most, recycle_after, start_within, capture, nursery)
         try:
             await pool.warm_up()
         except HandlerError as error:
@@ -109,12 +112,14 @@ class Pool:
         most: int,
         recycle_after: int,
         start_within: float,
+        capture: Capture,
         nursery: trio.Nursery,
     ) -> None:
         self._path = path
         self._directory = directory
         self._recycle_after = recycle_after
         self._start_within = start_within
+        self._capture = capture
         self._nursery = nursery
         # Who holds a place has a process, or starts one: so there are never more processes than places.
         # A place is held until the process that had it is gone.
@@ -186,7 +191,7 @@ class Pool:
         return process
 
     async def _keep(self, task_status: trio.TaskStatus[WarmProcess]) -> None:
-        process = await open_process(self._path, self._directory)
+        process = await open_process(self._path, self._directory, self._capture)
         task_status.started(process)
         await process.live()
         if process.died_idle:

@@ -1,7 +1,8 @@
-"""A process of the pool: ``python -m trio_worker.handlers.pool_child path directory SOCKET LIFE``.
+"""A process of the pool: ``python -m trio_worker.handlers.pool_child path directory SOCKET LIFE WHAT LEVEL``.
 
 Started by `trio_worker.handlers.pool_process`. SOCKET and LIFE are descriptors: a socket for messages, and
-the end of a pipe on which nothing is ever sent, and which is closed when the worker is no more.
+the end of a pipe on which nothing is ever sent, and which is closed when the worker is no more. WHAT and
+LEVEL are those of a `Capture`: arguments, since our settings are kept out of this process's environment.
 
 The handler runs in the main thread; another one reads. Nothing is imported here that is not needed: the
 time until the process is ready, and its memory, are the user's.
@@ -26,6 +27,7 @@ from queue import SimpleQueue
 from types import FrameType
 from typing import Any
 
+from trio_worker.capture import Capture
 from trio_worker.context import PlainContext
 from trio_worker.errors import HandlerError, QueryFailed, RetryLater, reason_of, unwrapped
 from trio_worker.handlers.frames import FrameError
@@ -45,10 +47,12 @@ class Child:
 
     Args:
         line: The way to the worker.
+        capture: What is brought to the query's log.
     """
 
-    def __init__(self, line: Line) -> None:
+    def __init__(self, line: Line, capture: Capture) -> None:
         self._line = line
+        self._capture = capture
         self._desk: PipeDesk | None = None
         self._queries: SimpleQueue[Message | None] = SimpleQueue()
 
@@ -66,8 +70,10 @@ class Child:
             self._line.rest({"refused": shown})
             return
         self._line.rest({"ready": True})
-        while (message := self._queries.get()) is not None:
-            self._answer(handler, message)
+        # After the import, in which a module may set logging up for itself.
+        with self._capture.begin():
+            while (message := self._queries.get()) is not None:
+                self._answer(handler, message)
 
     def _answer(self, handler: Handler, message: Message) -> None:
         run = message["run"]
@@ -79,7 +85,8 @@ class Child:
         ctx = PlainContext(
             desk, attempt=message["attempt"], saved=None if saved is None else json.dumps(saved)
         )
-        end = _end_of(handler, query, ctx)
+        with self._capture.into(ctx.log):
+            end = _end_of(handler, query, ctx)
         desk.close()
         try:
             self._line.rest({"run": run, "end": end})
@@ -194,7 +201,7 @@ def main() -> None:
     faulthandler.enable()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True)  # killed, it flushes nothing
-    child = Child(line)
+    child = Child(line, Capture(*sys.argv[5:]))  # type: ignore[arg-type]
     threading.Thread(target=child.read, name="trio-worker line", daemon=True).start()
     child.work(path, directory)
 

@@ -6,6 +6,7 @@ import itertools
 import os
 import signal
 import threading
+from collections import deque
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from queue import SimpleQueue
@@ -47,6 +48,9 @@ class Line:
     def __init__(self, socket: int) -> None:
         self._socket = socket
         self._lock = threading.Lock()
+        # Who sends, under the lock. A `__del__` that logs may come in between, in the same thread.
+        self._sender: int | None = None
+        self._interjected: deque[bytes] = deque()
         self.is_cut = False
         self._is_at_work = True  # until `rest` is called: the import comes first
 
@@ -57,13 +61,26 @@ class Line:
             FrameError: As `pack` does; so is TypeError.
             OSError: The handler has closed what is not its own.
         """
-        rest = memoryview(pack(message))
+        data, thread = pack(message), threading.get_ident()
+        if self._sender == thread:
+            self._interjected.append(data)
+            return
         with self._lock:
-            while rest and not self.is_cut:
-                try:
-                    rest = rest[os.write(self._socket, rest) :]
-                except ConnectionError:
-                    end_at_once()  # the worker is no more
+            self._sender = thread
+            try:
+                self._write(data)
+                while self._interjected:
+                    self._write(self._interjected.popleft())
+            finally:
+                self._sender = None
+
+    def _write(self, data: bytes) -> None:
+        rest = memoryview(data)
+        while rest and not self.is_cut:
+            try:
+                rest = rest[os.write(self._socket, rest) :]
+            except ConnectionError:
+                end_at_once()  # the worker is no more
 
     def rest(self, message: Message) -> None:
         """Send the last message of a piece of work. From here on the worker may close the line."""

@@ -13,6 +13,7 @@ import structlog
 import trio
 
 import trio_worker
+from trio_worker.capture import Capture
 from trio_worker.context import Context
 from trio_worker.errors import HandlerError
 from trio_worker.handlers.child import signal_group, signal_name, until_exit
@@ -33,7 +34,7 @@ LAST_WORDS = 0.5  # seconds in which what a process has sent before its end is r
 SEND_SECONDS = 1.0  # for an answer to its question: a process reads at any time
 
 
-async def open_process(path: str, directory: Path) -> WarmProcess:
+async def open_process(path: str, directory: Path, capture: Capture) -> WarmProcess:
     """Start a process, which then imports its handler. Its `WarmProcess.live` has to be run at once.
 
     It leads a session of its own. What it prints goes to this process's stderr.
@@ -44,12 +45,20 @@ async def open_process(path: str, directory: Path) -> WarmProcess:
     # -P: the user's queue.py must not stand before the standard library's while ours is imported. Where
     # this package itself is found in the working directory only, it could not be imported at all.
     safe = [] if Path(trio_worker.__file__).parents[1] == Path.cwd() else ["-P"]
-    module = "trio_worker.handlers.pool_child"
+    program = [sys.executable, *safe, "-m", "trio_worker.handlers.pool_child"]
     ours, theirs = socket.socketpair()
     life_read, life_write = os.pipe()
     try:
         process = await trio.lowlevel.open_process(
-            [sys.executable, *safe, "-m", module, path, str(directory), str(theirs.fileno()), str(life_read)],
+            [
+                *program,
+                path,
+                str(directory),
+                str(theirs.fileno()),
+                str(life_read),
+                capture.what,
+                capture.level,
+            ],
             env=child_environment(os.environ),
             stdin=subprocess.DEVNULL,
             stdout=2,
