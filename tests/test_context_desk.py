@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -282,3 +283,125 @@ async def test_nothing_of_it_after_the_end(tmp_path: Path) -> None:
     await trio.to_thread.run_sync(thread.join)
     assert seen == [True, True]
     assert "too late" not in " ".join(query.logs)
+
+
+async def test_from_a_thread_pool_of_the_handlers_own() -> None:
+    """Threads that Trio does not know: all of it works there, also what has to ask WebBuddy."""
+
+    def handle(query: Query, ctx: PlainContext) -> str:
+        def work(number: int) -> str:
+            ctx.log(f"from thread {number}")
+            project = ctx.project()
+            assert project is not None
+            return f"{project.name} {ctx.extend(1) > ctx.deadline - timedelta(seconds=10)}"
+
+        with ThreadPoolExecutor(4) as threads:
+            return ", ".join(threads.map(work, range(4)))
+
+    async with open_worker(handle, webbuddy=WebBuddy()) as worker:
+        with trio.fail_after(30):
+            query = await worker.ask("x")
+    assert query.answer_text == ", ".join(["Portal True"] * 4)
+    assert all(f"from thread {number}" in " ".join(query.logs) for number in range(4))
+
+
+# --- Once the query has ended ----------------------------------------------------------------------------
+
+
+def try_all(ctx: Context | PlainContext) -> list[object]:
+    """Use all of `ctx` that does not wait."""
+    ctx.log("too late")
+    ctx.save("too late")
+    before = ctx.deadline
+    return [ctx.attempt, ctx.saved, ctx.extend(1000) - before < timedelta(seconds=100)]
+
+
+async def test_nothing_of_it_in_a_task_left_behind(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """It has swallowed its cancellation. What it does is refused politely, and its question given up."""
+    let_go = trio.Event()
+    seen: list[object] = []
+
+    async def handle(query: Query, ctx: Context) -> str:
+        if query.query_text != "swallow":
+            return "well"
+        ctx.save("before")
+        with trio.CancelScope(shield=True):
+            worker.webbuddy.hang_next(endpoint="project")
+            seen.append((await ctx.project(), trio.current_time() - began))
+            await let_go.wait()
+            seen.extend([*try_all(ctx), await ctx.project()])
+        return "too late"
+
+    webbuddy = WebBuddy(now=trio_time())
+    async with open_worker(
+        handle, webbuddy=webbuddy, state_dir=tmp_path, processing_timeout=10, request_timeout=100
+    ) as worker:
+        began = trio.current_time()
+        query = await worker.ask("swallow")
+        await trio.sleep(60)
+        asked = worker.webbuddy.count("project")
+        let_go.set()
+        await trio.sleep(1)
+        assert worker.webbuddy.count("project") == asked
+        assert worker.journal is not None
+        assert "too late" not in str(worker.journal.entries)
+    assert seen[0] == (None, pytest.approx(15, abs=1))
+    assert seen[1:] == [1, "too late", True, None]
+    assert "too late" not in " ".join(query.logs)
+
+
+@pytest.mark.parametrize("whose", ["Trio's", "its own"])
+async def test_nothing_of_it_in_a_thread_left_behind(whose: str, tmp_path: Path) -> None:
+    """The same, while the worker lives and after it: no exception, and nobody waits for ever."""
+    go_on, done = threading.Event(), threading.Event()
+    seen: list[object] = []
+
+    def work(ctx: PlainContext) -> None:
+        try:
+            webbuddy.hang_next(endpoint="project")
+            seen.append(ctx.project())
+            go_on.wait(60)
+            seen.extend([*try_all(ctx), ctx.project()])
+        finally:
+            done.set()
+
+    def handle(query: Query, ctx: PlainContext) -> str:
+        if whose == "Trio's":
+            work(ctx)
+        else:
+            thread = threading.Thread(target=work, args=[ctx])
+            thread.start()
+            thread.join()
+        return "too late"
+
+    webbuddy = WebBuddy()
+    with trio.fail_after(60):
+        async with open_worker(
+            handle, webbuddy=webbuddy, state_dir=tmp_path, processing_timeout=0.5
+        ) as worker:
+            query = await worker.ask("stuck")
+            while not seen:  # noqa: ASYNC110 - a thread; there is nothing else to wait on
+                await trio.sleep(0.01)
+            go_on.set()
+            await trio.to_thread.run_sync(done.wait, 30)
+    assert seen == [None, 1, "too late", True, None]
+    assert "too late" not in " ".join(query.logs)
+
+
+def test_nothing_of_it_after_the_worker() -> None:
+    """A thread that has outlived the event loop itself."""
+    kept: list[PlainContext] = []
+
+    def handle(query: Query, ctx: PlainContext) -> str:
+        kept.append(ctx)
+        return "ok"
+
+    async def work() -> None:
+        async with open_worker(handle, webbuddy=WebBuddy()) as worker:
+            with trio.fail_after(30):
+                await worker.ask("x")
+
+    trio.run(work)
+    with ThreadPoolExecutor(1) as threads:
+        found = threads.submit(lambda: [*try_all(kept[0]), kept[0].project()]).result(30)
+    assert found == [1, "too late", True, None]
