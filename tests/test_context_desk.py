@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 import trio
+from structlog.typing import EventDict
 from trio.testing import MockClock
 
 from tests.forerunner import claimed_by_the_dead, leave_behind
@@ -46,14 +48,14 @@ async def test_not_for_ever(autojump_clock: MockClock) -> None:
         began = clock.utc_now()
         while True:
             seconds.append((ctx.extend(200) - began).total_seconds())
-            await trio.sleep(100)
+            await trio.sleep(99)
 
     async with open_worker(handle, processing_timeout=300, max_processing_time=600) as worker:
         began = trio.current_time()
         query = await worker.ask("endless")
         assert trio.current_time() - began == pytest.approx(600, abs=5)
     assert query.status == "failed"
-    assert seconds == pytest.approx([500, 600, 600, 600, 600, 600])
+    assert seconds == pytest.approx([500, 600, 600, 600, 600, 600, 600])
 
 
 async def test_a_limit_below_the_timeout_changes_nothing(autojump_clock: MockClock) -> None:
@@ -85,22 +87,88 @@ async def test_what_is_no_time(seconds: Any, autojump_clock: MockClock) -> None:
 
 
 async def test_a_stop_is_not_put_off(autojump_clock: MockClock) -> None:
-    """A handler that asks for more time when it is cancelled does not get it."""
+    """A handler that asks for more time when it is cancelled does not get it, and is not told so."""
+    told: list[bool] = []
 
     async def handle(query: Query, ctx: Context) -> str:
         try:
             await trio.sleep_forever()
         finally:
-            ctx.extend(1000)
+            told.append(ctx.extend(1000) == ctx.deadline < clock.utc_now() + timedelta(seconds=300))
         return "never"
 
     async with open_worker(handle, shutdown_grace=30) as worker:
         query = worker.webbuddy.add_query("x")
         await worker.webbuddy.until(lambda: query.status == "in_progress")
+        await trio.sleep(1)  # or it would not even begin
         worker.stop.ask()
         with trio.fail_after(31):
             await worker.ended.wait()
-    assert query.status == "queued"
+    assert (query.status, told) == ("queued", [True])
+
+
+async def test_the_limit_that_was_passed_is_named(autojump_clock: MockClock, events: list[EventDict]) -> None:
+    """Not the one that the attempt began with."""
+
+    async def handle(query: Query, ctx: Context) -> str:
+        ctx.extend(90.5)
+        await trio.sleep_forever()
+        return "never"
+
+    async with open_worker(handle, processing_timeout=10) as worker:
+        query = await worker.ask("x")
+    assert query.answer_text == "The agent ran past its time limit of 100.5 s and was stopped."
+    (event,) = [event for event in events if event["event"] == "the handler ran past its time limit"]
+    assert event["limit"] == 100.5
+
+
+async def test_what_is_cancelled_gets_no_more_time(autojump_clock: MockClock) -> None:
+    """It swallows its cancellation and asks for more: nothing is promised that is not kept."""
+    told: list[timedelta] = []
+
+    async def handle(query: Query, ctx: Context) -> str:
+        while True:
+            try:
+                await trio.sleep_forever()
+            except trio.Cancelled:  # noqa: ASYNC103 - what a bad handler does is the matter here
+                with trio.CancelScope(shield=True):
+                    for _ in range(30):
+                        told.append(ctx.extend(1000) - clock.utc_now())
+                        await trio.sleep(1)
+                return "too late"  # noqa: ASYNC104
+
+    async with open_worker(handle, processing_timeout=10) as worker:
+        began = trio.current_time()
+        query = await worker.ask("x")
+        assert trio.current_time() - began == pytest.approx(15, abs=1)
+        await trio.sleep(30)
+    assert query.answer_text == "The agent ran past its time limit of 10 s and could not be stopped."
+    assert max(told) <= timedelta(0)
+
+
+async def test_more_time_in_the_very_moment_of_the_deadline() -> None:
+    """A thread asks when it is over, and the loop has not yet come to that: what it is told is kept."""
+    extended = threading.Event()
+    told: list[datetime] = []
+
+    def handle(query: Query, ctx: PlainContext) -> str:
+        begun.set()
+        while ctx.deadline > datetime.now(UTC):
+            time.sleep(0.01)
+        told.append(ctx.extend(60))
+        extended.set()
+        return "at last"
+
+    begun = threading.Event()
+    with trio.fail_after(60):
+        async with open_worker(handle, webbuddy=WebBuddy(), processing_timeout=0.5) as worker:
+            query = worker.webbuddy.add_query("x")
+            while not begun.is_set():  # noqa: ASYNC110 - a thread
+                await trio.sleep(0.01)
+            extended.wait(30)  # noqa: ASYNC251 - stands in for a loop that is busy
+            await worker.webbuddy.until(lambda: query.status in ("done", "failed"))
+    assert told[0] > datetime.now(UTC) + timedelta(seconds=30)
+    assert (query.status, query.answer_text) == ("done", "at last")
 
 
 # --- save and saved --------------------------------------------------------------------------------------
