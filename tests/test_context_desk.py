@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
+from structlog.typing import EventDict
 from trio.testing import MockClock
 
 from tests.forerunner import claimed_by_the_dead, leave_behind
@@ -45,14 +48,14 @@ async def test_not_for_ever(autojump_clock: MockClock) -> None:
         began = clock.utc_now()
         while True:
             seconds.append((ctx.extend(200) - began).total_seconds())
-            await trio.sleep(100)
+            await trio.sleep(99)
 
     async with open_worker(handle, processing_timeout=300, max_processing_time=600) as worker:
         began = trio.current_time()
         query = await worker.ask("endless")
         assert trio.current_time() - began == pytest.approx(600, abs=5)
     assert query.status == "failed"
-    assert seconds == pytest.approx([500, 600, 600, 600, 600, 600])
+    assert seconds == pytest.approx([500, 600, 600, 600, 600, 600, 600])
 
 
 async def test_a_limit_below_the_timeout_changes_nothing(autojump_clock: MockClock) -> None:
@@ -84,22 +87,88 @@ async def test_what_is_no_time(seconds: Any, autojump_clock: MockClock) -> None:
 
 
 async def test_a_stop_is_not_put_off(autojump_clock: MockClock) -> None:
-    """A handler that asks for more time when it is cancelled does not get it."""
+    """A handler that asks for more time when it is cancelled does not get it, and is not told so."""
+    told: list[bool] = []
 
     async def handle(query: Query, ctx: Context) -> str:
         try:
             await trio.sleep_forever()
         finally:
-            ctx.extend(1000)
+            told.append(ctx.extend(1000) == ctx.deadline < clock.utc_now() + timedelta(seconds=300))
         return "never"
 
     async with open_worker(handle, shutdown_grace=30) as worker:
         query = worker.webbuddy.add_query("x")
         await worker.webbuddy.until(lambda: query.status == "in_progress")
+        await trio.sleep(1)  # or it would not even begin
         worker.stop.ask()
         with trio.fail_after(31):
             await worker.ended.wait()
-    assert query.status == "queued"
+    assert (query.status, told) == ("queued", [True])
+
+
+async def test_the_limit_that_was_passed_is_named(autojump_clock: MockClock, events: list[EventDict]) -> None:
+    """Not the one that the attempt began with."""
+
+    async def handle(query: Query, ctx: Context) -> str:
+        ctx.extend(90.5)
+        await trio.sleep_forever()
+        return "never"
+
+    async with open_worker(handle, processing_timeout=10) as worker:
+        query = await worker.ask("x")
+    assert query.answer_text == "The agent ran past its time limit of 100.5 s and was stopped."
+    (event,) = [event for event in events if event["event"] == "the handler ran past its time limit"]
+    assert event["limit"] == 100.5
+
+
+async def test_what_is_cancelled_gets_no_more_time(autojump_clock: MockClock) -> None:
+    """It swallows its cancellation and asks for more: nothing is promised that is not kept."""
+    told: list[timedelta] = []
+
+    async def handle(query: Query, ctx: Context) -> str:
+        while True:
+            try:
+                await trio.sleep_forever()
+            except trio.Cancelled:  # noqa: ASYNC103 - what a bad handler does is the matter here
+                with trio.CancelScope(shield=True):
+                    for _ in range(30):
+                        told.append(ctx.extend(1000) - clock.utc_now())
+                        await trio.sleep(1)
+                return "too late"  # noqa: ASYNC104
+
+    async with open_worker(handle, processing_timeout=10) as worker:
+        began = trio.current_time()
+        query = await worker.ask("x")
+        assert trio.current_time() - began == pytest.approx(15, abs=1)
+        await trio.sleep(30)
+    assert query.answer_text == "The agent ran past its time limit of 10 s and could not be stopped."
+    assert max(told) <= timedelta(0)
+
+
+async def test_more_time_in_the_very_moment_of_the_deadline() -> None:
+    """A thread asks when it is over, and the loop has not yet come to that: what it is told is kept."""
+    extended = threading.Event()
+    told: list[datetime] = []
+
+    def handle(query: Query, ctx: PlainContext) -> str:
+        begun.set()
+        while ctx.deadline > datetime.now(UTC):
+            time.sleep(0.01)
+        told.append(ctx.extend(60))
+        extended.set()
+        return "at last"
+
+    begun = threading.Event()
+    with trio.fail_after(60):
+        async with open_worker(handle, webbuddy=WebBuddy(), processing_timeout=0.5) as worker:
+            query = worker.webbuddy.add_query("x")
+            while not begun.is_set():  # noqa: ASYNC110 - a thread
+                await trio.sleep(0.01)
+            extended.wait(30)  # noqa: ASYNC251 - stands in for a loop that is busy
+            await worker.webbuddy.until(lambda: query.status in ("done", "failed"))
+    assert told[0] > datetime.now(UTC) + timedelta(seconds=30)
+    assert (query.status, query.answer_text) == ("done", "at last")
 
 
 # --- save and saved --------------------------------------------------------------------------------------
@@ -282,3 +351,125 @@ async def test_nothing_of_it_after_the_end(tmp_path: Path) -> None:
     await trio.to_thread.run_sync(thread.join)
     assert seen == [True, True]
     assert "too late" not in " ".join(query.logs)
+
+
+async def test_from_a_thread_pool_of_the_handlers_own() -> None:
+    """Threads that Trio does not know: all of it works there, also what has to ask WebBuddy."""
+
+    def handle(query: Query, ctx: PlainContext) -> str:
+        def work(number: int) -> str:
+            ctx.log(f"from thread {number}")
+            project = ctx.project()
+            assert project is not None
+            return f"{project.name} {ctx.extend(1) > ctx.deadline - timedelta(seconds=10)}"
+
+        with ThreadPoolExecutor(4) as threads:
+            return ", ".join(threads.map(work, range(4)))
+
+    async with open_worker(handle, webbuddy=WebBuddy()) as worker:
+        with trio.fail_after(30):
+            query = await worker.ask("x")
+    assert query.answer_text == ", ".join(["Portal True"] * 4)
+    assert all(f"from thread {number}" in " ".join(query.logs) for number in range(4))
+
+
+# --- Once the query has ended ----------------------------------------------------------------------------
+
+
+def try_all(ctx: Context | PlainContext) -> list[object]:
+    """Use all of `ctx` that does not wait."""
+    ctx.log("too late")
+    ctx.save("too late")
+    before = ctx.deadline
+    return [ctx.attempt, ctx.saved, ctx.extend(1000) - before < timedelta(seconds=100)]
+
+
+async def test_nothing_of_it_in_a_task_left_behind(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """It has swallowed its cancellation. What it does is refused politely, and its question given up."""
+    let_go = trio.Event()
+    seen: list[object] = []
+
+    async def handle(query: Query, ctx: Context) -> str:
+        if query.query_text != "swallow":
+            return "well"
+        ctx.save("before")
+        with trio.CancelScope(shield=True):
+            worker.webbuddy.hang_next(endpoint="project")
+            seen.append((await ctx.project(), trio.current_time() - began))
+            await let_go.wait()
+            seen.extend([*try_all(ctx), await ctx.project()])
+        return "too late"
+
+    webbuddy = WebBuddy(now=trio_time())
+    async with open_worker(
+        handle, webbuddy=webbuddy, state_dir=tmp_path, processing_timeout=10, request_timeout=100
+    ) as worker:
+        began = trio.current_time()
+        query = await worker.ask("swallow")
+        await trio.sleep(60)
+        asked = worker.webbuddy.count("project")
+        let_go.set()
+        await trio.sleep(1)
+        assert worker.webbuddy.count("project") == asked
+        assert worker.journal is not None
+        assert "too late" not in str(worker.journal.entries)
+    assert seen[0] == (None, pytest.approx(15, abs=1))
+    assert seen[1:] == [1, "too late", True, None]
+    assert "too late" not in " ".join(query.logs)
+
+
+@pytest.mark.parametrize("whose", ["Trio's", "its own"])
+async def test_nothing_of_it_in_a_thread_left_behind(whose: str, tmp_path: Path) -> None:
+    """The same, while the worker lives and after it: no exception, and nobody waits for ever."""
+    go_on, done = threading.Event(), threading.Event()
+    seen: list[object] = []
+
+    def work(ctx: PlainContext) -> None:
+        try:
+            webbuddy.hang_next(endpoint="project")
+            seen.append(ctx.project())
+            go_on.wait(60)
+            seen.extend([*try_all(ctx), ctx.project()])
+        finally:
+            done.set()
+
+    def handle(query: Query, ctx: PlainContext) -> str:
+        if whose == "Trio's":
+            work(ctx)
+        else:
+            thread = threading.Thread(target=work, args=[ctx])
+            thread.start()
+            thread.join()
+        return "too late"
+
+    webbuddy = WebBuddy()
+    with trio.fail_after(60):
+        async with open_worker(
+            handle, webbuddy=webbuddy, state_dir=tmp_path, processing_timeout=0.5
+        ) as worker:
+            query = await worker.ask("stuck")
+            while not seen:  # noqa: ASYNC110 - a thread; there is nothing else to wait on
+                await trio.sleep(0.01)
+            go_on.set()
+            await trio.to_thread.run_sync(done.wait, 30)
+    assert seen == [None, 1, "too late", True, None]
+    assert "too late" not in " ".join(query.logs)
+
+
+def test_nothing_of_it_after_the_worker() -> None:
+    """A thread that has outlived the event loop itself."""
+    kept: list[PlainContext] = []
+
+    def handle(query: Query, ctx: PlainContext) -> str:
+        kept.append(ctx)
+        return "ok"
+
+    async def work() -> None:
+        async with open_worker(handle, webbuddy=WebBuddy()) as worker:
+            with trio.fail_after(30):
+                await worker.ask("x")
+
+    trio.run(work)
+    with ThreadPoolExecutor(1) as threads:
+        found = threads.submit(lambda: [*try_all(kept[0]), kept[0].project()]).result(30)
+    assert found == [1, "too late", True, None]

@@ -200,7 +200,12 @@ async def test_a_result_that_webbuddy_does_not_take_is_kept(
     for _ in range(2):
         errand = Errand(every=False)
         async with open_worker(
-            handle, webbuddy=webbuddy, state_dir=tmp_path, num_workers=1, errand=errand
+            handle,
+            webbuddy=webbuddy,
+            state_dir=tmp_path,
+            num_workers=1,
+            errand=errand,
+            shutdown_grace=9,
         ) as worker:
             with trio.fail_after(10):
                 await worker.ended.wait()

@@ -17,6 +17,7 @@ from trio_worker import Context, Query
 from trio_worker.errors import HandlerError
 from trio_worker.handlers.loading import load_handler, source_of
 from trio_worker.handlers.opening import open_handler
+from trio_worker.stop import Stop
 from trio_worker.testing import WebBuddy, open_worker, trio_time
 
 HandlerFunction = Callable[[Query, Context], Awaitable[str]]
@@ -45,6 +46,10 @@ class Model:
         self.happened.append(f"query {query.id}")
         await trio.sleep(10)
         return "answer"
+
+
+def new_stop() -> Stop:
+    return Stop(grace=25, reserve=5, closes=True)
 
 
 def opener(model: Model) -> Any:
@@ -110,29 +115,70 @@ async def test_a_crash_of_the_service_closes_it_too(autojump_clock: MockClock) -
     model = Model()
 
     async def crash() -> None:
-        async with open_handler(source_of(opener(model), "x:y"), directory=Path.cwd()):
+        async with open_handler(source_of(opener(model), "x:y"), directory=Path.cwd(), stop=new_stop()):
             raise RuntimeError("crash")
 
     with pytest.RaisesGroup(RuntimeError):
         await crash()
     assert model.happened == ["opening", "closing", "closed"]
     with trio.CancelScope() as scope:
-        async with open_handler(source_of(opener(model), "x:y"), directory=Path.cwd()):
+        async with open_handler(source_of(opener(model), "x:y"), directory=Path.cwd(), stop=new_stop()):
             scope.cancel()
             await trio.sleep_forever()
     assert model.happened[-2:] == ["closing", "closed"]
+    model.closing = 3600
+    began = trio.current_time()
+    with pytest.RaisesGroup(RuntimeError):
+        await crash()  # nobody has asked for a stop, and it ends all the same
+    assert trio.current_time() - began == pytest.approx(model.opening + 1.6, abs=0.05)
 
 
 async def test_closing_that_takes_too_long(autojump_clock: MockClock, events: list[EventDict]) -> None:
-    """The process does not wait for it for ever, and says so."""
+    """The process does not wait for it beyond the grace, and says so."""
     model = Model(closing=3600)
-    async with open_worker(opener(model)) as worker:
+    async with open_worker(opener(model), shutdown_grace=25) as worker:
         await worker.ask("x")
+        began = trio.current_time()
         worker.stop.ask()
-        with trio.fail_after(5):
-            await worker.ended.wait()
+        await worker.ended.wait()
+        assert trio.current_time() - began == pytest.approx(24, abs=0.05)
+    assert not worker.abandoned.is_set()
     assert model.happened[-1] == "closing"
     assert any("was not closed in time" in event["event"] for event in events)
+
+
+async def test_closing_has_its_share_of_the_grace(autojump_clock: MockClock) -> None:
+    """Also when WebBuddy is down: what can't be reported waits on disk, and does not take it all."""
+    model = Model(closing=0.9)
+    async with open_worker(opener(model), shutdown_grace=25) as worker:
+        query = worker.webbuddy.add_query("x")
+        await worker.webbuddy.until(lambda: "query 1" in model.happened)
+        worker.webbuddy.down = True
+        began = trio.current_time()
+        worker.stop.ask()
+        await worker.ended.wait()
+        assert trio.current_time() - began == pytest.approx(23.9, abs=0.05)
+    assert (query.status, model.happened[-1]) == ("in_progress", "closed")
+    assert not worker.abandoned.is_set()
+
+
+async def test_closing_that_swallows_its_cancellation(autojump_clock: MockClock) -> None:
+    """The process would have been ended by force, within the grace."""
+    let_go = trio.Event()
+
+    @asynccontextmanager
+    async def open_handler() -> AsyncIterator[HandlerFunction]:
+        yield Model().handle
+        with trio.CancelScope(shield=True):
+            await let_go.wait()
+
+    async with open_worker(open_handler, shutdown_grace=25) as worker:
+        await worker.ask("x")
+        began = trio.current_time()
+        worker.stop.ask()
+        await worker.abandoned.wait()
+        assert trio.current_time() - began == pytest.approx(24.1, abs=0.05)
+        let_go.set()
 
 
 async def test_closing_that_raises(autojump_clock: MockClock, events: list[EventDict]) -> None:
@@ -193,7 +239,7 @@ async def test_opening_that_raises(tmp_path: Path) -> None:
     handler = load_handler("broken_agent:agent", tmp_path)
     assert handler.opens
     with pytest.RaisesGroup(HandlerError, flatten_subgroups=True) as caught:
-        async with open_handler(handler, directory=tmp_path):
+        async with open_handler(handler, directory=tmp_path, stop=new_stop()):
             pass
     (problem,) = caught.value.exceptions
     while isinstance(problem, BaseExceptionGroup):
@@ -212,7 +258,7 @@ async def test_what_it_gives_is_no_handler() -> None:
         yield 5
 
     with pytest.RaisesGroup(pytest.RaisesExc(HandlerError, match="not callable"), flatten_subgroups=True):
-        async with open_handler(source_of(agent, "x:agent"), directory=Path.cwd()):
+        async with open_handler(source_of(agent, "x:agent"), directory=Path.cwd(), stop=new_stop()):
             pass
 
 

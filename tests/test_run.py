@@ -231,6 +231,65 @@ async def test_a_blocked_loop_can_be_stopped(tmp_path: Path, signals: int) -> No
     assert "leaving by force" in worker.output
 
 
+OPENED = """
+import contextlib, time, trio
+
+async def handle(query, ctx):
+    return "well"
+
+async def swallow():
+    with trio.CancelScope(shield=True):
+        await trio.sleep_forever()
+
+async def block():
+    time.sleep(1000)
+
+async def nothing():
+    pass
+
+@contextlib.asynccontextmanager
+async def agent():
+    print("opening", flush=True)
+    await OPENING()
+    try:
+        yield handle
+    finally:
+        print("closing", flush=True)
+        await CLOSING()
+"""
+
+
+@pytest.mark.parametrize("how", ["swallow", "block"])
+async def test_what_does_not_close_does_not_keep_the_process(tmp_path: Path, how: str) -> None:
+    """It has a share of the grace: by then all is reported, and the process ends by force."""
+    webbuddy = WebBuddy()
+    handler = OPENED.replace("OPENING", "nothing").replace("CLOSING", how)
+    grace = {"WORKER_SHUTDOWN_GRACE": "6", "WORKER_HANDLER": "agent:agent"}
+    async with running(tmp_path, webbuddy, handler=handler, **grace) as worker:
+        query = webbuddy.add_query("first")
+        await ended(webbuddy)
+        worker.process.send_signal(signal.SIGTERM)
+        await worker.until(lambda line: "closing" in line)
+        assert await worker.wait() == 1, worker.output
+    assert query.status == "done"
+    assert "leaving by force" in worker.output
+
+
+@pytest.mark.parametrize("how", ["swallow", "block"])
+async def test_a_stop_while_it_opens_and_can_not_be_stopped(tmp_path: Path, how: str) -> None:
+    """The process ends by force; nothing was claimed."""
+    webbuddy = WebBuddy()
+    query = webbuddy.add_query("first")
+    handler = OPENED.replace("OPENING", how).replace("CLOSING", "nothing")
+    grace = {"WORKER_SHUTDOWN_GRACE": "3", "WORKER_HANDLER": "agent:agent"}
+    async with running(tmp_path, webbuddy, handler=handler, **grace) as worker:
+        await worker.until(lambda line: "opening" in line)
+        worker.process.send_signal(signal.SIGTERM)
+        assert await worker.wait() == 1, worker.output
+    assert query.status == "queued"
+    assert "leaving by force" in worker.output
+
+
 async def test_wrong_password_at_the_start(tmp_path: Path) -> None:
     """A log-in refused at the start: one sentence, exit 3, no traceback, no password."""
     async with (

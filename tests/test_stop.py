@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 
 import httpx
 import pytest
@@ -65,10 +66,27 @@ async def test_the_deadlines_of_a_stop(autojump_clock: MockClock) -> None:
     await trio.sleep(100)
     stop.ask()
     assert stop.asked.is_set()
-    assert (stop.work_until, stop.leave_until, stop.end) == (120, 121.25, 124)
+    assert (stop.work_until, stop.leave_until, stop.end, stop.closed) == (120, 121.25, 124, 124)
     await trio.sleep(10)
     stop.ask()
     assert stop.work_until == 120
+
+
+async def test_a_share_for_closing(autojump_clock: MockClock) -> None:
+    """Where the handler has opened something, the service is over a fifth of the reserve earlier."""
+    stop = Stop(grace=25, reserve=5, closes=True)
+    stop.ask()
+    assert (stop.work_until, stop.leave_until, stop.end, stop.closed) == (20, 21.25, 23, 24)
+
+
+async def test_a_stop_that_nobody_has_signalled_is_forced_as_well(autojump_clock: MockClock) -> None:
+    """The watchdog knows when it is to be over: what follows may block the loop."""
+    stop = Stop(grace=25, reserve=5)
+    began = time.monotonic()
+    stop.ask()
+    assert began + 25 <= stop.forced_end <= time.monotonic() + 25
+    stop.hurry()
+    assert began + 2 <= stop.forced_end <= time.monotonic() + 2
 
 
 async def test_a_hurried_stop_is_over_within_two_seconds(autojump_clock: MockClock) -> None:

@@ -95,7 +95,7 @@ class Host:
     async def _obey_signals(self, stop: Stop, task_status: trio.TaskStatus[None]) -> None:
         # Each of them stops; hypercorn's parent repeats signals by itself, so a second one says nothing.
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-            stop.notice_signals(signal.SIGTERM, signal.SIGINT, second_means_now=False)
+            stop.notice_signals(signal.SIGTERM, signal.SIGINT, now_from=None)
             task_status.started()
             async for number in signals:
                 self._last_signal = signal.Signals(number)

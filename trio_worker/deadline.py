@@ -8,7 +8,6 @@ from datetime import datetime, timedelta
 import trio
 
 from trio_worker import clock
-from trio_worker.loop_thread import LoopThread
 
 __all__ = ["PATIENCE", "Deadline"]
 
@@ -28,21 +27,26 @@ class Deadline:
 
     Attributes:
         scope: Around the handler.
-        patience: Around the wait for its end; cancelled, the handler is left behind.
+        patience: Around `keep`; cancelled, the handler is left behind.
     """
 
     def __init__(self, limit: float, *, most: float = 0.0, patience: float = PATIENCE) -> None:
         # From a thread there is no `trio.current_time`; the clock itself may be asked from anywhere.
         self._clock = trio.lowlevel.current_clock()
-        self._loop_thread = LoopThread()
         self._lock = threading.Lock()
-        now = self._clock.current_time()
-        self._at = now + limit
-        self._latest = now + max(limit, most)
+        self._began = self._clock.current_time()
+        self._limit = limit
+        self._most = max(limit, most)
         self._seconds_to_clean_up = patience
         self._is_over = False
-        self.scope = trio.CancelScope(deadline=self._at)
-        self.patience = trio.CancelScope(deadline=self._at + patience)
+        # No deadline of Trio's: it would pass while a thread is being told that there is more time.
+        self.scope = trio.CancelScope()
+        self.patience = trio.CancelScope()
+
+    @property
+    def limit(self) -> float:
+        """Seconds from the beginning until then, with all by which it was put off."""
+        return self._limit
 
     def at(self) -> datetime:
         """Give the time of the day at which it is, in UTC."""
@@ -55,13 +59,22 @@ class Deadline:
             seconds: 0 or more.
 
         Returns:
-            When it is now, in UTC.
+            When it is now, in UTC. That is kept.
         """
         with self._lock:
             if not self._is_over:
-                self._at = max(self._at, min(self._at + seconds, self._latest))
-        self._loop_thread.call(self._apply, idempotent=True)
+                self._limit = max(self._limit, min(self._limit + seconds, self._most))
         return self.at()
+
+    async def keep(self, ended: trio.Event) -> None:
+        """Wait for the end of the attempt; cancel the handler when the time is over before that."""
+        while not self._has_come():
+            with trio.move_on_at(self._at):
+                await ended.wait()
+                return
+        self.scope.cancel()
+        self.patience.deadline = min(self.patience.deadline, self._at + self._seconds_to_clean_up)
+        await ended.wait()
 
     def end(self) -> None:
         """The attempt is over, or is to be: nothing puts it off any more."""
@@ -73,8 +86,14 @@ class Deadline:
         self.end()
         self.patience.deadline = min(self.patience.deadline, at)
 
-    def _apply(self) -> None:
-        if self._is_over or self.scope.cancel_called:
-            return
-        self.scope.deadline = self._at
-        self.patience.deadline = self._at + self._seconds_to_clean_up
+    @property
+    def _at(self) -> float:
+        return self._began + self._limit
+
+    def _has_come(self) -> bool:
+        """Decide whether it is over. If so, nothing puts it off any more."""
+        with self._lock:
+            if self._clock.current_time() < self._at:
+                return False
+            self._is_over = True
+            return True

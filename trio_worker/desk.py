@@ -32,11 +32,19 @@ class HeldDesk:
         self._projects = projects
         self._loop_thread = LoopThread()
         self._is_over = False
+        # A dictionary for its order, which sets do not have.
+        self._asking: dict[trio.CancelScope, None] = {}
 
     def close(self) -> None:
-        """The attempt is over: nothing is taken any more, but for the log, which ends with the query."""
+        """The attempt is over: nothing is taken any more, but for the log, which ends with the query.
+
+        Who still waits for an answer has None at once: WebBuddy is not asked for the sake of what was
+        left behind, and no such call outlives the service.
+        """
         self._is_over = True
         self._deadline.end()
+        for scope in self._asking:
+            scope.cancel()
 
     def log(self, text: str) -> None:
         """Take one line for the query's log."""
@@ -60,8 +68,16 @@ class HeldDesk:
 
     async def project(self) -> Project | None:
         """Ask WebBuddy for the query's project, or remember it; None once the attempt is over."""
-        return None if self._is_over else await self._projects.of(self._held.query)
+        if self._is_over:
+            return None
+        with trio.CancelScope() as scope:
+            self._asking[scope] = None
+            try:
+                return await self._projects.of(self._held.query)
+            finally:
+                del self._asking[scope]
+        return None
 
     def project_in_thread(self) -> Project | None:
-        """The same from a thread that Trio has started; blocks it."""
-        return trio.from_thread.run(self.project)
+        """The same from any other thread; blocks it."""
+        return self._loop_thread.wait_for(self.project)

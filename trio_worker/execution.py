@@ -122,7 +122,7 @@ class Execution:
         try:
             self.nursery.start_soon(attempt.run, name=f"handler for query {query.id}")
             with deadline.patience:
-                await attempt.ended.wait()
+                await deadline.keep(attempt.ended)
             if attempt.outcome is None:
                 # When something has blocked the event loop, the deadline and the end of the patience come
                 # in one: the handler has hardly heard of its cancellation.
@@ -261,7 +261,7 @@ class Attempt:
         log.warning(
             "the handler ran past its time limit",
             query=self.query.id,
-            limit=self.execution.time_limit,
+            limit=self.deadline.limit,
             exc_info=error,
         )
         left = self.thread is not None and self.thread.running
@@ -306,7 +306,7 @@ class Attempt:
         execution = self.execution
         template: str = getattr(execution.phrases, phrase)
         return template.format(
-            limit=execution.time_limit, worker=execution.worker, query=self.query.id, **values
+            limit=self.deadline.limit, worker=execution.worker, query=self.query.id, **values
         )
 
     def _fit(self, text: str) -> str:

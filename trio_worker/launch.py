@@ -21,7 +21,6 @@ from trio_worker.errors import AccessDenied, JournalError, SettingsError
 from trio_worker.handlers.child import kill_children
 from trio_worker.handlers.kinds import find_handler
 from trio_worker.handlers.loading import Handler
-from trio_worker.handlers.opening import open_handler
 from trio_worker.holdings import look_beside
 from trio_worker.journal import Journal, open_journal
 from trio_worker.masks import SHORTEST, masks
@@ -110,7 +109,10 @@ class Launch:
 
     def stop(self) -> Stop:
         """Make the stop that `serve` obeys."""
-        return Stop(grace=self.settings.shutdown_grace, reserve=self.settings.shutdown_reserve)
+        settings = self.settings
+        return Stop(
+            grace=settings.shutdown_grace, reserve=settings.shutdown_reserve, closes=self.handler.opens
+        )
 
     async def serve(self, stop: Stop, abandon: Callable[[], None], *, errand: Errand | None = None) -> None:
         """Run the service to the end of its stop.
@@ -135,15 +137,11 @@ class Launch:
             ) as webbuddy,
         ):
             await _warn_of_the_stranded(state_folder(settings), runner)
-
-            async with open_handler(self.handler, directory=Path.cwd(), stopped=stop.asked.wait) as handler:
-                if handler is not None:
-                    await self._work(handler, journal, webbuddy, stop, abandon, errand)
+            await self._work(journal, webbuddy, stop, abandon, errand)
         log.info("stopped", pushes=attrs.asdict(self.pushes.counts))
 
     async def _work(
         self,
-        handler: Handler,
         journal: Journal,
         webbuddy: WebBuddyClient,
         stop: Stop,
@@ -154,10 +152,10 @@ class Launch:
             journal.stopping_by_force()
             abandon()
 
-        with watchdog(handler, forced_end=lambda: stop.forced_end, abandon=give_up_on_the_loop):
+        with watchdog(self.handler, forced_end=lambda: stop.forced_end, abandon=give_up_on_the_loop):
             await run_service(
                 self.settings,
-                handler=handler,
+                handler=self.handler,
                 webbuddy=webbuddy,
                 journal=journal,
                 pushes=self.pushes,

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
-from typing import TypeVarTuple
+from collections.abc import Awaitable, Callable
+from typing import TypeVar, TypeVarTuple
 
 import trio
 
 __all__ = ["LoopThread"]
 
+T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
 
@@ -37,3 +38,22 @@ class LoopThread:
             self._token.run_sync_soon(function, *arguments, idempotent=idempotent)
         except trio.RunFinishedError:
             pass
+
+    def wait_for(self, function: Callable[[], Awaitable[T]]) -> T | None:
+        """Await a function there, and wait for it. In any other thread, whoever has started that.
+
+        The function is cancelled with the event loop only; a deadline is its own matter.
+
+        Args:
+            function: An async one, to be called with nothing.
+
+        Returns:
+            What it returns; None when the event loop has ended meanwhile, or long ago.
+
+        Raises:
+            RuntimeError: We are in the event loop's own thread, which can't wait for itself.
+        """
+        try:
+            return trio.from_thread.run(function, trio_token=self._token)
+        except (trio.RunFinishedError, trio.Cancelled):  # noqa: ASYNC103 - nothing of Trio's runs in this thread
+            return None  # noqa: ASYNC104

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
+from pathlib import Path
 
 import structlog
 import trio
@@ -13,9 +14,10 @@ from trio_worker.backlog import Backlog
 from trio_worker.capture import Capture
 from trio_worker.claims import Claims
 from trio_worker.consumer import Consumer
-from trio_worker.errand import REPORT_SECONDS, Errand
+from trio_worker.errand import Errand
 from trio_worker.execution import Execution, LeftBehind, PlainCall, in_a_thread
 from trio_worker.handlers.loading import Handler
+from trio_worker.handlers.opening import open_handler
 from trio_worker.intake import Intake
 from trio_worker.journal import Journal
 from trio_worker.lost_claims import LostClaims
@@ -81,18 +83,19 @@ async def run_service(
 
     ::
 
-        last resort                  ends the process when a handler can't be stopped
-        └── clocks                   ticker, watch, recovery, the stop, …; end when all inside has ended
-            └── deliveries           logs and results go out last
-                └── capture          what handlers log and print, where that is asked for
-                    └── handlers     the user's code; what swallows its cancellation is left here
-                        └── consumers    end by themselves once the intake is closed
+        last resort                      ends the process when a handler can't be stopped
+        └── what the handler has opened  closed when all is reported
+            └── clocks                   ticker, watch, recovery, the stop, …; end when all inside has ended
+                └── deliveries           logs and results go out last
+                    └── capture          what handlers log and print, where that is asked for
+                        └── handlers     the user's code; what swallows its cancellation is left here
+                            └── consumers    end by themselves once the intake is closed
 
     The journal is around all of it, and the last to end.
 
     Args:
         settings: The settings.
-        handler: The user's handler.
+        handler: The user's handler, to be opened.
         webbuddy: The door to WebBuddy.
         journal: What is held. What it held when it was opened is taken up before anything new is claimed.
         pushes: Shared with the push endpoint.
@@ -104,109 +107,115 @@ async def run_service(
         errand: What is to be done before it stops by itself; None: it runs until it is stopped.
 
     Raises:
-        ExceptionGroup: With `AccessDenied` in it when WebBuddy refuses the first log-in; with
-            anything else that is a bug. Running handlers were cancelled and their queries put back
-            as far as that went within two seconds.
+        ExceptionGroup: With `HandlerError` in it when the handler can't be opened, with `AccessDenied`
+            when WebBuddy refuses the first log-in; with anything else that is a bug. Running handlers
+            were cancelled and their queries put back as far as that went within two seconds.
     """
     language = phrases(settings.language)
     backlog = Backlog()
-    async with (
-        last_resort(stop, abandon),
-        _cancelled_at_the_end() as clocks,
-        trio.open_nursery() as delivery_nursery,
-        _captured(settings) as capture,
-        trio.open_nursery() as handler_nursery,
-    ):
-        execution = Execution(
-            handler=handler,
-            nursery=handler_nursery,
-            time_limit=settings.processing_timeout,
-            most_time=settings.max_processing_time,
-            phrases=language,
-            worker=settings.name,
-            left_behind=LeftBehind(journal.left_behind),
-            call_plain=call_plain,
-            capture=capture,
-        )
-        deliveries = Deliveries(
-            webbuddy=webbuddy,
-            nursery=delivery_nursery,
-            phrases=language,
-            stop=stop,
-            most_waiting=consumers + SPARE_REPORTS,
-            look_after=settings.watch_interval or LOOK_AFTER,
-            revoke=execution.revoke,
-        )
-        recovery = Recovery(
-            webbuddy=webbuddy,
-            journal=journal,
-            deliveries=deliveries,
-            backlog=backlog,
-            phrases=language,
-            on_crash=settings.on_crash,
-            most_attempts=settings.max_attempts,
-            nursery=clocks,
-            look_around_every=look_around_every,
-        )
-        claims = Claims(
-            webbuddy=webbuddy,
-            journal=journal,
-            announced=pushes.announced,
-            stop=stop,
-            limit=settings.request_timeout + CLAIM_MARGIN,
-            phrases=language,
-            know=deliveries.know,
-            shares_tombstones=settings.on_crash == "requeue",
-        )
-        intake = Intake(
-            webbuddy=webbuddy,
-            claims=claims,
-            backlog=backlog,
-            wakeups=pushes.wakeups,
-            announced=pushes.announced,
-            gates=(deliveries.gate, journal.gate, recovery.gate, recovery.room, backlog.gate),
-            aside=recovery.offer,
-            errand=errand,
-        )
-        consumer = Consumer(
-            wakeups=pushes.wakeups,
-            intake=intake,
-            execution=execution,
-            deliveries=deliveries,
-            projects=Projects(webbuddy),
-            recovery=recovery,
-            phrases=language,
-            worker=settings.name,
-            time_limit=settings.processing_timeout,
-            most_retries=settings.max_retries,
-            stop=stop,
-        )
-        lost_claims = LostClaims(
-            webbuddy=webbuddy,
-            journal=journal,
-            mode=settings.lost_claims,
-            unclaimed=lambda: pushes.announced.unclaimed,
-            said_before=deliveries.said_before,
-        )
-        pushes.readiness.ask(
-            service=lambda: "it is stopping" if stop.asked.is_set() else None,
-            journal=lambda: journal.illness,
-            webbuddy=lambda: None if intake.outage is None else str(intake.outage),
-            recovery=lambda: None if recovery.gate.is_open else "what was held before is not taken up yet",
-        )
-        recovery.begin()
-        clocks.start_soon(tick, pushes.wakeups, settings.polling_interval)
-        clocks.start_soon(look_again, pushes.wakeups)
-        clocks.start_soon(recovery.look_around)
-        clocks.start_soon(lost_claims.find)
-        if settings.watch_interval:
-            clocks.start_soon(partial(watch, webbuddy, deliveries, interval=settings.watch_interval))
-        clocks.start_soon(_keep_to, stop, journal, intake, recovery, execution, deliveries, delivery_nursery)
-        async with trio.open_nursery() as consumer_nursery:
-            for _ in range(consumers):
-                consumer_nursery.start_soon(consumer.run)
-        if errand is not None:
-            stop.hurry(REPORT_SECONDS)
+    async with last_resort(stop, abandon), open_handler(handler, directory=Path.cwd(), stop=stop) as opened:
+        if opened is None:
+            return  # the stop came first
+        async with (
+            _cancelled_at_the_end() as clocks,
+            trio.open_nursery() as delivery_nursery,
+            _captured(settings) as capture,
+            trio.open_nursery() as handler_nursery,
+        ):
+            execution = Execution(
+                handler=opened,
+                nursery=handler_nursery,
+                time_limit=settings.processing_timeout,
+                most_time=settings.max_processing_time,
+                phrases=language,
+                worker=settings.name,
+                left_behind=LeftBehind(journal.left_behind),
+                call_plain=call_plain,
+                capture=capture,
+            )
+            deliveries = Deliveries(
+                webbuddy=webbuddy,
+                nursery=delivery_nursery,
+                phrases=language,
+                stop=stop,
+                most_waiting=consumers + SPARE_REPORTS,
+                look_after=settings.watch_interval or LOOK_AFTER,
+                revoke=execution.revoke,
+            )
+            recovery = Recovery(
+                webbuddy=webbuddy,
+                journal=journal,
+                deliveries=deliveries,
+                backlog=backlog,
+                phrases=language,
+                on_crash=settings.on_crash,
+                most_attempts=settings.max_attempts,
+                nursery=clocks,
+                look_around_every=look_around_every,
+            )
+            claims = Claims(
+                webbuddy=webbuddy,
+                journal=journal,
+                announced=pushes.announced,
+                stop=stop,
+                limit=settings.request_timeout + CLAIM_MARGIN,
+                phrases=language,
+                know=deliveries.know,
+                shares_tombstones=settings.on_crash == "requeue",
+            )
+            intake = Intake(
+                webbuddy=webbuddy,
+                claims=claims,
+                backlog=backlog,
+                wakeups=pushes.wakeups,
+                announced=pushes.announced,
+                gates=(deliveries.gate, journal.gate, recovery.gate, recovery.room, backlog.gate),
+                aside=recovery.offer,
+                errand=errand,
+            )
+            consumer = Consumer(
+                wakeups=pushes.wakeups,
+                intake=intake,
+                execution=execution,
+                deliveries=deliveries,
+                projects=Projects(webbuddy),
+                recovery=recovery,
+                phrases=language,
+                worker=settings.name,
+                time_limit=settings.processing_timeout,
+                most_retries=settings.max_retries,
+                stop=stop,
+            )
+            lost_claims = LostClaims(
+                webbuddy=webbuddy,
+                journal=journal,
+                mode=settings.lost_claims,
+                unclaimed=lambda: pushes.announced.unclaimed,
+                said_before=deliveries.said_before,
+            )
+            pushes.readiness.ask(
+                service=lambda: "it is stopping" if stop.asked.is_set() else None,
+                journal=lambda: journal.illness,
+                webbuddy=lambda: None if intake.outage is None else str(intake.outage),
+                recovery=lambda: (
+                    None if recovery.gate.is_open else "what was held before is not taken up yet"
+                ),
+            )
+            recovery.begin()
+            clocks.start_soon(tick, pushes.wakeups, settings.polling_interval)
+            clocks.start_soon(look_again, pushes.wakeups)
+            clocks.start_soon(recovery.look_around)
+            clocks.start_soon(lost_claims.find)
+            if settings.watch_interval:
+                clocks.start_soon(partial(watch, webbuddy, deliveries, interval=settings.watch_interval))
+            clocks.start_soon(
+                _keep_to, stop, journal, intake, recovery, execution, deliveries, delivery_nursery
+            )
+            async with trio.open_nursery() as consumer_nursery:
+                for _ in range(consumers):
+                    consumer_nursery.start_soon(consumer.run)
+            if errand is not None:
+                stop.ask()
 
 
 @asynccontextmanager

@@ -176,7 +176,7 @@ class Settings:
         "WORKER_SHUTDOWN_GRACE",
         seconds(_DAY),
         "Seconds from the stop signal to the exit, all in all (Kubernetes gives 30). "
-        "The last 5, at most a third, are for putting back and reporting.",
+        "The last 5, at most a third, are for putting back, reporting and closing.",
         default="25",
     )
     bind: str = setting(
@@ -285,7 +285,7 @@ class Settings:
 
     @property
     def shutdown_reserve(self) -> float:
-        """Seconds at the end of the grace that are kept for putting back and reporting."""
+        """Seconds at the end of the grace that are kept for putting back, reporting and closing."""
         return min(5.0, self.shutdown_grace / 3)
 
     def credentials(self) -> Credentials:

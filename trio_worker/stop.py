@@ -28,48 +28,53 @@ class Stop:
 
     ::
 
-        ask()                     work_until        leave_until        end
-          │ no new query             │ handlers are    │ handlers that    │ nothing
-          │ running ones go on       │ cancelled, put  │ swallow that are │ is waited
-          │                          │ back, reported  │ left behind      │ for
+        ask()                  work_until        leave_until        end             closed
+          │ no new query          │ handlers are    │ handlers that    │ what is not   │ nothing
+          │ running ones go on    │ cancelled, put  │ swallow that are │ reported is   │ is waited
+          │                       │ back, reported  │ left behind      │ left on disk  │ for
 
-    A claim under way at ``ask()`` is seen through, at the longest until ``leave_until``.
+    A claim under way at ``ask()`` is seen through, at the longest until ``leave_until``. What the handler
+    has opened is closed after the service, and has more time when that ends earlier.
 
     Args:
         grace: Seconds from the stop signal to the exit.
-        reserve: The last seconds of them, for putting back and reporting.
+        reserve: The last seconds of them, for putting back, reporting and closing.
+        closes: Whether the handler has something to close; if not, `closed` is `end`.
     """
 
-    def __init__(self, *, grace: float, reserve: float) -> None:
+    def __init__(self, *, grace: float, reserve: float, closes: bool = False) -> None:
         self.grace = grace
         self.reserve = reserve
+        self.closes = closes
         self.asked = trio.Event()
         self.hurried = trio.Event()
         self.work_until = math.inf
         self.leave_until = math.inf
         self.end = math.inf
+        self.closed = math.inf
         self.forced_end = math.inf
 
-    def notice_signals(self, *numbers: signal.Signals, second_means_now: bool) -> None:
+    def notice_signals(self, *numbers: signal.Signals, now_from: int | None) -> None:
         """Note when a signal comes, also while the event loop stands still and can't obey it.
 
-        Sets `forced_end`, on `time.monotonic`: when the process has to be ended although a handler
-        blocks the loop (see `trio_worker.watchdog`).
+        Brings `forced_end` forward, on `time.monotonic`: when the process has to be ended although a
+        handler blocks the loop (see `trio_worker.watchdog`).
 
         Call it inside `trio.open_signal_receiver`: that one's handlers are called as before, and what
         was there before them is restored with its end.
 
         Args:
             numbers: The signals of the receiver.
-            second_means_now: Whether the second one shortens the grace.
+            now_from: From which one on a signal means "now" and not "within the grace"; None: never.
         """
+        count = 0
         for number in numbers:
             receive = signal.getsignal(number)
 
             def notice(number: int, frame: FrameType | None, receive: Any = receive) -> None:
-                seconds = self.grace if self.forced_end == math.inf else HURRY
-                if self.forced_end == math.inf or second_means_now:
-                    self.forced_end = min(self.forced_end, time.monotonic() + seconds)
+                nonlocal count
+                count += 1
+                self._force_within(self.grace if now_from is None or count < now_from else HURRY)
                 receive(number, frame)
 
             signal.signal(number, notice)
@@ -82,15 +87,11 @@ class Stop:
         self._plan(now + self.grace - self.reserve, self.reserve)
         self.asked.set()
 
-    def hurry(self, within: float = HURRY) -> None:
-        """Stop now: cancel what runs and put it back in about two seconds.
-
-        Args:
-            within: Seconds; never more than the reserve.
-        """
+    def hurry(self) -> None:
+        """Stop now: cancel what runs and put it back in about two seconds, at most in the reserve."""
         if self.hurried.is_set():
             return
-        self._plan(trio.current_time(), min(within, self.reserve))
+        self._plan(trio.current_time(), min(HURRY, self.reserve))
         self.hurried.set()
         self.asked.set()
 
@@ -117,8 +118,14 @@ class Stop:
         # Only ever sooner: a hurry near the end of the grace must not prolong it.
         self.work_until = min(self.work_until, work_until)
         self.leave_until = min(self.leave_until, work_until + reserve / 4)
-        # A fifth of the reserve is for closing the server and the process itself.
-        self.end = min(self.end, work_until + reserve * 4 / 5)
+        # A fifth of the reserve is for closing the server and the process itself, and one for the handler.
+        self.end = min(self.end, work_until + reserve * (3 if self.closes else 4) / 5)
+        self.closed = min(self.closed, work_until + reserve * 4 / 5)
+        # Whoever has asked: what follows may block the loop, the closing of the handler too.
+        self._force_within(work_until + reserve - trio.current_time())
+
+    def _force_within(self, seconds: float) -> None:
+        self.forced_end = min(self.forced_end, time.monotonic() + seconds)
 
 
 def only_cancelled(error: BaseException) -> bool:
@@ -156,12 +163,12 @@ async def last_resort(stop: Stop, abandon: Callable[[], None]) -> AsyncIterator[
 async def _watch(stop: Stop, gone: trio.Event, abandon: Callable[[], None]) -> None:
     try:
         await stop.asked.wait()
-        with trio.move_on_at(stop.end):
+        with trio.move_on_at(stop.closed):
             await stop.hurried.wait()
-        await trio.sleep_until(stop.end + LAST_MOMENT)
+        await trio.sleep_until(stop.closed + LAST_MOMENT)
     except trio.Cancelled:
         stop.hurry()
-        with trio.move_on_at(stop.end + LAST_MOMENT, shield=True):
+        with trio.move_on_at(stop.closed + LAST_MOMENT, shield=True):
             await gone.wait()
             raise
     abandon()

@@ -107,7 +107,7 @@ class _Watch:
     def name_it(self) -> None:
         frames = _frames(self.loop_thread)
         attempt = _attempt_in(frames)
-        own = _own_frame(frames, self.handler)
+        own = _own_frame(frames, self.handler if attempt is None else attempt.execution.handler)
         if attempt is None and own is None:
             log.warning("the event loop stands still", at=_place(frames[0]) if frames else "unknown")
             return

@@ -26,6 +26,7 @@ from trio_worker.launch import explain
 from trio_worker.misspellings import misspellings
 from trio_worker.setting_kinds import COMMAND, PROCESS
 from trio_worker.settings import Settings, named_handler
+from trio_worker.stop import Stop
 from trio_worker.webbuddy import Account, WebBuddyClient, open_webbuddy
 
 __all__ = ["check_setup"]
@@ -112,8 +113,9 @@ def _check_handler(report: Report, path: str | None, directory: Path) -> None:
 
 def _start_and_end(handler: Handler, directory: Path) -> None:
     async def start_and_end() -> None:
+        stop = Stop(grace=IMPORT_SECONDS, reserve=IMPORT_SECONDS, closes=True)
         with trio.fail_after(IMPORT_SECONDS):
-            async with open_handler(handler, directory=directory):
+            async with open_handler(handler, directory=directory, stop=stop):
                 pass
 
     try:

@@ -58,7 +58,7 @@ async def _run(launch: Launch) -> None:
 
 async def _obey_signals(stop: Stop, task_status: trio.TaskStatus[None]) -> None:
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-        stop.notice_signals(signal.SIGTERM, signal.SIGINT, second_means_now=True)
+        stop.notice_signals(signal.SIGTERM, signal.SIGINT, now_from=2)
         task_status.started()
         async for _ in signals:
             if stop.asked.is_set():

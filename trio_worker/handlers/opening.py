@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -12,30 +12,27 @@ import trio
 
 from trio_worker.errors import HandlerError
 from trio_worker.handlers.loading import Handler, handler_of, opening_error
-from trio_worker.stop import only_cancelled
+from trio_worker.stop import Stop, only_cancelled
 
-__all__ = ["CLOSE_SECONDS", "open_handler"]
+__all__ = ["open_handler"]
 
 log = structlog.get_logger(__name__)
 
-CLOSE_SECONDS = 4.0
-"""For closing what a handler has opened; hypercorn leaves us 5 beyond the grace."""
-
 
 @asynccontextmanager
-async def open_handler(
-    handler: Handler, *, directory: Path, stopped: Callable[[], Awaitable[object]] = trio.sleep_forever
-) -> AsyncIterator[Handler | None]:
+async def open_handler(handler: Handler, *, directory: Path, stop: Stop) -> AsyncIterator[Handler | None]:
     """Open what a handler needs, once a process, and give what is to be called for each query.
 
     The user's context manager is entered and left in a task of its own. So what is raised in the body is
     neither raised into it nor swallowed by it, and it can be given up when it takes too long to close. It
-    is closed after the body, however that ends.
+    is closed after the body, however that ends. What swallows that it is given up, or blocks the loop, is
+    waited for: `trio_worker.stop.last_resort` and `trio_worker.watchdog` belong around this.
 
     Args:
         handler: As it was loaded. One that needs nothing is given as it is.
         directory: The working directory, to name the place of an error.
-        stopped: Waits for the stop. When that is asked for first, the opening is given up.
+        stop: When it is asked for first, the opening is given up. It says until when the closing may take;
+            where nobody has asked, the end of the body begins it.
 
     Yields:
         The handler; None when it was given up.
@@ -47,11 +44,11 @@ async def open_handler(
     if not handler.opens:
         yield handler
         return
-    opened = _Opened(handler, directory)
+    opened = _Opened(handler, directory, stop)
     async with trio.open_nursery() as nursery:
         try:
             with trio.CancelScope() as opening:
-                async with _cancelled_when(stopped, opening):
+                async with _cancelled_when(stop.asked, opening):
                     await nursery.start(opened.hold)
             yield opened.handler
         finally:
@@ -59,11 +56,9 @@ async def open_handler(
 
 
 @asynccontextmanager
-async def _cancelled_when(
-    happens: Callable[[], Awaitable[object]], scope: trio.CancelScope
-) -> AsyncIterator[None]:
+async def _cancelled_when(event: trio.Event, scope: trio.CancelScope) -> AsyncIterator[None]:
     async def cancel() -> None:
-        await happens()
+        await event.wait()
         scope.cancel()
 
     async with trio.open_nursery() as nursery:
@@ -79,19 +74,22 @@ class _Opened:
         handler: What is called for each query; None while it is not open.
     """
 
-    def __init__(self, handler: Handler, directory: Path) -> None:
+    def __init__(self, handler: Handler, directory: Path, stop: Stop) -> None:
         self.handler: Handler | None = None
         self._source = handler
         self._directory = directory
+        self._stop = stop
         self._over = trio.Event()
         self._patience = trio.CancelScope(deadline=math.inf)
         self._is_closing = False
 
     def close(self) -> None:
-        """Have it closed, within `CLOSE_SECONDS`."""
+        """Have it closed, as far as that goes within the stop."""
         self._is_closing = True
         self._over.set()
-        self._patience.deadline = trio.current_time() + CLOSE_SECONDS
+        if not self._stop.asked.is_set():
+            self._stop.hurry()  # cancelled from outside, or after a crash
+        self._patience.deadline = self._stop.closed
 
     async def hold(self, task_status: trio.TaskStatus[None]) -> None:
         """Open it, and close it when that is asked for."""

@@ -17,7 +17,6 @@ from trio_worker import clock
 from trio_worker.context import Context
 from trio_worker.errand import Errand
 from trio_worker.handlers.loading import Handler, source_of
-from trio_worker.handlers.opening import open_handler
 from trio_worker.journal import Journal, open_journal
 from trio_worker.query import Query
 from trio_worker.runners import Runner, inline, open_thread
@@ -105,10 +104,11 @@ async def open_worker(
     webbuddy = _new_webbuddy() if webbuddy is None else webbuddy
     values = {"username": "worker", "password": "secret", "handler": "test:handler", "name": "test-worker"}
     chosen = Settings(**(values | {"webbuddy_url": webbuddy.url} | settings))
+    source = handler if isinstance(handler, Handler) else source_of(handler, chosen.handler)
     worker = RunningWorker(
         webbuddy,
         chosen,
-        Stop(grace=chosen.shutdown_grace, reserve=chosen.shutdown_reserve),
+        Stop(grace=chosen.shutdown_grace, reserve=chosen.shutdown_reserve, closes=source.opens),
         Pushes(),
     )
     folder = None
@@ -116,7 +116,7 @@ async def open_worker(
         folder = StateFolder(state_dir, Address(chosen.webbuddy_url, chosen.username))
     with _same_time():
         async with webbuddy.running(), _pushing(worker), trio.open_nursery() as nursery:
-            nursery.start_soon(_run_worker, worker, handler, folder, errand)
+            nursery.start_soon(_run_worker, worker, source, folder, errand)
             try:
                 yield worker
             finally:
@@ -175,7 +175,7 @@ async def _pushing(worker: RunningWorker) -> AsyncIterator[None]:
 
 async def _run_worker(
     worker: RunningWorker,
-    handler: HandlerFunction | Handler,
+    handler: Handler,
     folder: StateFolder | None,
     errand: Errand | None,
 ) -> None:
@@ -189,22 +189,16 @@ async def _run_worker(
             request_timeout=settings.request_timeout,
             transport=worker.webbuddy.transport(),
         ) as client,
-        open_handler(
-            handler if isinstance(handler, Handler) else source_of(handler, settings.handler),
-            directory=Path.cwd(),
-            stopped=worker.stop.asked.wait,
-        ) as opened,
     ):
-        if opened is not None:
-            await run_service(
-                settings,
-                handler=opened,
-                webbuddy=client,
-                journal=worker.journal,
-                pushes=worker.pushes,
-                stop=worker.stop,
-                consumers=settings.num_workers,
-                abandon=worker.abandoned.set,
-                errand=errand,
-            )
+        await run_service(
+            settings,
+            handler=handler,
+            webbuddy=client,
+            journal=worker.journal,
+            pushes=worker.pushes,
+            stop=worker.stop,
+            consumers=settings.num_workers,
+            abandon=worker.abandoned.set,
+            errand=errand,
+        )
     worker.ended.set()
