@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import sys
 import traceback
@@ -16,8 +17,10 @@ import pytest
 import trio
 
 from tests.pools import TOO_LONG, NoteBook, group, open_agent, pool_processes, until
-from trio_worker.errors import HandlerError, QueryFailed, RetryLater, Unavailable
-from trio_worker.handlers.pool import HandlerCrashed, RemoteError, open_pool
+from trio_worker.errors import HandlerCrashed, HandlerError, QueryFailed, RetryLater, Unavailable
+from trio_worker.handlers.frames import FrameError
+from trio_worker.handlers.pool import RemoteError, open_pool
+from trio_worker.phrases import ENGLISH
 from trio_worker.project import Project
 
 # --- ctx ---------------------------------------------------------------------------------------------
@@ -273,28 +276,28 @@ async def test_what_is_too_large_is_told(tmp_path: Path) -> None:
         assert await agent.ask("10000000") == "x" * 10_000_000
         with pytest.raises(QueryFailed, match=r"^the handler's answer is too large: 170000.. bytes of JSON"):
             await agent.ask("17000000")
-        with pytest.raises(QueryFailed, match=r"^the query is too large for the handler's process: 17"):
+        with pytest.raises(FrameError, match=r"^17\d* bytes of JSON, expected"):
             await agent.ask("0" * 17_000_000)
         assert await agent.ask("1") == "x"
         assert pool_processes() == [pid]
 
 
 @pytest.mark.parametrize(
-    ("statement", "how"),
+    ("statement", "phrase", "how"),
     [
-        ("os._exit(3)", "exit status 3"),
-        ("os.kill(os.getpid(), signal.SIGSEGV)", "SIGSEGV"),
-        ("os.kill(os.getpid(), signal.SIGKILL)", r"SIGKILL \(out of memory\?\)"),
-        ("os.kill(os.getpid(), 40)", "signal 40"),
-        ("os.closerange(3, 99)", "exit status 1"),
-        ("shut(); time.sleep(60)", "it has closed its connection to the worker"),
-        ("scribble(b'oops')", "it has sent what can't be read: a message of 1869574259 bytes.*"),
-        ("scribble(pack({'run': 1}))", "it has sent what can't be read: a message with run"),
-        ("scribble(pack({'run': 1, 'save': 'oops'}))", "it has sent what can't be read: .*"),
+        ("os._exit(3)", "exit_status", "exit status 3"),
+        ("os.kill(os.getpid(), signal.SIGSEGV)", "process_died", "SIGSEGV"),
+        ("os.kill(os.getpid(), signal.SIGKILL)", "process_killed", r"SIGKILL \(out of memory\?\)"),
+        ("os.kill(os.getpid(), 40)", "process_died", "signal 40"),
+        ("os.closerange(3, 99)", "exit_status", "exit status 1"),
+        ("shut(); time.sleep(60)", "process_died", "it has closed its connection to the worker"),
+        ("scribble(b'oops')", "process_died", "it has sent what can't be read: a message of 1869574259 .*"),
+        ("scribble(pack({'run': 1}))", "process_died", "it has sent what can't be read: a message with run"),
+        ("scribble(pack({'run': 1, 'save': 'oops'}))", "process_died", "it has sent what can't be read: .*"),
     ],
 )
 async def test_its_death_fails_its_query(
-    tmp_path: Path, statement: str, how: str, events: list[MutableMapping[str, Any]]
+    tmp_path: Path, statement: str, phrase: str, how: str, events: list[MutableMapping[str, Any]]
 ) -> None:
     """In one sentence; what it had logged before is there; what it had started goes too; the next works."""
     code = """
@@ -318,15 +321,17 @@ def handle(query, ctx):
 """
     async with open_agent(tmp_path, code) as agent:
         (pid,) = pool_processes()
-        with pytest.raises(HandlerCrashed, match=f"^the handler's process died: {how}$"):
+        with pytest.raises(HandlerCrashed) as crash:
             await agent.ask(statement)
+        getattr(ENGLISH, phrase).format(**crash.value.values)
+        assert crash.value.phrase == phrase
         assert agent.book.lines == ["before"] * 200
         await until(lambda: not group(pid))
         assert await agent.ask() == "fine"
         assert pid not in pool_processes()
-    assert [event["event"] for event in events if event["log_level"] != "debug"] == [
-        "the handler's process died"
-    ]
+    (event,) = [event for event in events if event["log_level"] != "debug"]
+    assert event["event"] == "the handler's process died"
+    assert re.fullmatch(how, event["how"])
 
 
 async def test_what_it_said_before_its_death_is_read(tmp_path: Path) -> None:
@@ -673,13 +678,17 @@ async def test_no_process_later_on(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         await agent.ask()
 
 
-async def test_a_handler_that_is_broken_later_on_fails_its_query(tmp_path: Path) -> None:
-    """Half of a deployment: the sentence says what is wrong; once it is mended, all is well."""
+async def test_a_handler_that_is_broken_later_on_fails_its_query(
+    tmp_path: Path, events: list[MutableMapping[str, Any]]
+) -> None:
+    """Half of a deployment: the operator reads what is wrong; once it is mended, all is well."""
     async with open_agent(tmp_path, WHO, recycle_after=1) as agent:
         (tmp_path / "agent.py").write_text("1/0")
         await agent.ask()
-        with pytest.raises(QueryFailed, match="importing agent raised ZeroDivisionError"):
+        with pytest.raises(HandlerCrashed, match="not_started"):
             await agent.ask()
+        (event,) = [event for event in events if event["log_level"] == "error"]
+        assert "importing agent raised ZeroDivisionError" in event["error"]
         (tmp_path / "agent.py").write_text(WHO)
         await agent.ask()
 

@@ -13,7 +13,7 @@ import trio
 
 from trio_worker.context import Context, Desk, PlainContext
 from trio_worker.deadline import Deadline
-from trio_worker.errors import QueryFailed, RetryLater, reason_of, unwrapped
+from trio_worker.errors import HandlerCrashed, QueryFailed, RetryLater, reason_of, unwrapped
 from trio_worker.handlers.loading import Handler
 from trio_worker.masks import masks
 from trio_worker.phrases import Phrases
@@ -243,6 +243,8 @@ class Attempt:
                 return self._said_so(said)
             case RetryLater() as wish:
                 return self._postponed(wish)
+            case HandlerCrashed() as crash:
+                return self._crashed(crash)
         return self._raised(error)
 
     def _interrupted(self, error: BaseException | None) -> Released:
@@ -268,6 +270,10 @@ class Attempt:
     def _said_so(self, error: QueryFailed) -> Failed:
         reason = clean(reason_of(error))
         return Failed(self._fit(reason) or self.execution.phrases.empty_reason, "said_so")
+
+    def _crashed(self, crash: HandlerCrashed) -> Failed:
+        said = f"{self._sentence(crash.phrase, **crash.values)}\n{crash.tail}"
+        return Failed(self._fit(clean(said)), crash.phrase)
 
     def _postponed(self, wish: RetryLater) -> Ending:
         seconds = wish.seconds

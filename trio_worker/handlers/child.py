@@ -16,7 +16,18 @@ import attrs
 import structlog
 import trio
 
-__all__ = ["LAST", "LINGER", "kill_children", "run_child", "signal_group", "signal_name", "until_exit"]
+from trio_worker.errors import HandlerCrashed
+
+__all__ = [
+    "LAST",
+    "LINGER",
+    "crash_of",
+    "kill_children",
+    "run_child",
+    "signal_group",
+    "signal_name",
+    "until_exit",
+]
 
 log = structlog.get_logger(__name__)
 
@@ -115,6 +126,19 @@ def signal_group(group: int, number: signal.Signals) -> None:
         # All of it has exited: macOS says the latter then. Linux does where each of them runs as another
         # user (sudo), whom we can't do anything about.
         pass
+
+
+def crash_of(code: int, tail: str = "") -> HandlerCrashed:
+    """Say of what a process has died.
+
+    Args:
+        code: Its exit status; the number of a signal that killed it, negative.
+        tail: What it has said last.
+    """
+    if code >= 0:
+        return HandlerCrashed("exit_status", tail, status=code)
+    phrase = "process_killed" if code == -signal.SIGKILL else "process_died"
+    return HandlerCrashed(phrase, tail, how=signal_name(-code))
 
 
 def signal_name(number: int) -> str:

@@ -21,10 +21,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import attrs
+import structlog
 
 from trio_worker.context import Context
-from trio_worker.errors import HandlerError, QueryFailed, RetryLater
-from trio_worker.handlers.child import run_child, signal_name
+from trio_worker.errors import HandlerCrashed, HandlerError, RetryLater
+from trio_worker.handlers.child import crash_of, run_child
 from trio_worker.handlers.child_environment import child_environment
 from trio_worker.handlers.child_output import Beginning, Lines
 from trio_worker.handlers.loading import did_you_mean
@@ -32,6 +33,8 @@ from trio_worker.query import Query
 from trio_worker.setting_kinds import COMMAND
 
 __all__ = ["GRACE", "MOST_STDOUT", "RETRY_SECONDS", "Command", "parse_command"]
+
+log = structlog.get_logger(__name__)
 
 GRACE = 5.0
 """Seconds from SIGTERM to SIGKILL."""
@@ -77,7 +80,7 @@ class Command:
             What was written to stdout, at most `MOST_STDOUT` bytes of it, without the last line break.
 
         Raises:
-            QueryFailed: The program has failed, or can't be started.
+            HandlerCrashed: The program has failed, or can't be started.
             RetryLater: It has asked for that, or the system has no room for it at the moment.
         """
         answer = Beginning(MOST_STDOUT)
@@ -93,7 +96,7 @@ class Command:
                 grace=self.grace,
             )
         except OSError as error:
-            raise self._not_started(error) from error
+            raise self._not_started(error, query) from error
         finally:
             lines.end()
         _check(status, lines)
@@ -101,17 +104,19 @@ class Command:
             ctx.log(f"stdout: {answer.size} bytes, of which the first {MOST_STDOUT} were kept")
         return answer.end().removesuffix("\n")
 
-    def _not_started(self, error: OSError) -> QueryFailed | RetryLater:
-        reason = f"{self.words[0]} can't be started: {error.strerror or error}"
-        return RetryLater(RETRY_SECONDS, reason) if error.errno in _FOR_NOW else QueryFailed(reason)
+    def _not_started(self, error: OSError, query: Query) -> HandlerCrashed | RetryLater:
+        reason = error.strerror or str(error)
+        if error.errno in _FOR_NOW:
+            return RetryLater(RETRY_SECONDS, f"{self.words[0]} can't be started: {reason}")
+        log.error("the program can't be started", program=self.words[0], reason=reason, query=query.id)
+        return HandlerCrashed("not_started")
 
 
 def _check(status: int, lines: Lines) -> None:
     if status == os.EX_TEMPFAIL:
         raise RetryLater(RETRY_SECONDS, lines.last or f"exit status {status}")
     if status != 0:
-        how = f"exit status {status}" if status > 0 else f"killed by {signal_name(-status)}"
-        raise QueryFailed(f"{how}: {lines.tail}" if lines.tail else how)
+        raise crash_of(status, lines.tail)
 
 
 def _environment(inherited: Mapping[str, str], query: Query, ctx: Context) -> dict[str, str]:

@@ -27,7 +27,6 @@ class Run:
         nursery: Where its questions are answered.
         begun: Whether the handler was called.
         end: What came of it, as `trio_worker.handlers.pool_child` says it; None when the process died.
-        how: How the process died, if it did.
         ended: Set when nothing more comes.
     """
 
@@ -37,7 +36,6 @@ class Run:
     _reply: Callable[[bytes], Awaitable[None]]
     begun: bool = False
     end: Message | None = None
-    how: str = ""
     ended: trio.Event = attrs.field(factory=trio.Event)
 
     def hear(self, message: Message) -> None:
