@@ -14,7 +14,7 @@ import trio
 from trio_worker.capture import OFF, Capture
 from trio_worker.context import Context, Desk, PlainContext
 from trio_worker.deadline import Deadline
-from trio_worker.errors import QueryFailed, RetryLater, reason_of, unwrapped
+from trio_worker.errors import HandlerCrashed, QueryFailed, RetryLater, reason_of, unwrapped
 from trio_worker.handlers.loading import Handler
 from trio_worker.masks import masks
 from trio_worker.phrases import Phrases
@@ -124,6 +124,10 @@ class Execution:
             with deadline.patience:
                 await deadline.keep(attempt.ended)
             if attempt.outcome is None:
+                if self.handler.kill is not None:
+                    # A stop may leave less time than the grace of a program: who runs the query next must
+                    # not find it at work.
+                    self.handler.kill(ctx)
                 # When something has blocked the event loop, the deadline and the end of the patience come
                 # in one: the handler has hardly heard of its cancellation.
                 with trio.move_on_after(LAST_LOOK):
@@ -246,6 +250,8 @@ class Attempt:
                 return self._said_so(said)
             case RetryLater() as wish:
                 return self._postponed(wish)
+            case HandlerCrashed() as crash:
+                return self._crashed(crash)
         return self._raised(error)
 
     def _interrupted(self, error: BaseException | None) -> Released:
@@ -271,6 +277,10 @@ class Attempt:
     def _said_so(self, error: QueryFailed) -> Failed:
         reason = clean(reason_of(error))
         return Failed(self._fit(reason) or self.execution.phrases.empty_reason, "said_so")
+
+    def _crashed(self, crash: HandlerCrashed) -> Failed:
+        said = f"{self._sentence(crash.phrase, **crash.values)}\n{crash.tail}"
+        return Failed(self._fit(clean(said)), crash.phrase)
 
     def _postponed(self, wish: RetryLater) -> Ending:
         seconds = wish.seconds

@@ -5,6 +5,8 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
+import attrs
+
 from trio_worker.capture import OFF, Capture
 from trio_worker.handlers.command import parse_command
 from trio_worker.handlers.loading import Handler, handler_of, load_handler
@@ -30,7 +32,8 @@ def find_handler(path: str, directory: Path, *, most: int, capture: Capture = OF
         HandlerError: With one sentence: what is wrong, and the nearest name where there is one.
     """
     if path.startswith(COMMAND):
-        return handler_of(parse_command(path.removeprefix(COMMAND), directory), path)
+        command = parse_command(path.removeprefix(COMMAND), directory)
+        return attrs.evolve(handler_of(command, path), kill=command.kill)
     if path.startswith(PROCESS):
         name = path.removeprefix(PROCESS)
         pool = partial(open_pool, name, directory=directory, most=most, capture=capture)

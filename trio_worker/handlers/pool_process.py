@@ -15,8 +15,8 @@ import trio
 import trio_worker
 from trio_worker.capture import Capture
 from trio_worker.context import Context
-from trio_worker.errors import HandlerError
-from trio_worker.handlers.child import signal_group, signal_name, until_exit
+from trio_worker.errors import HandlerCrashed, HandlerError
+from trio_worker.handlers.child import crash_of, signal_group, signal_name, until_exit
 from trio_worker.handlers.child_environment import child_environment
 from trio_worker.handlers.frames import Unpacker, pack
 from trio_worker.handlers.pool_run import Message, Run
@@ -82,7 +82,8 @@ class WarmProcess:
     Attributes:
         queries: How many it was given.
         gone: Set when it has been reaped, and what it had started was killed.
-        how: How it ended, once it is gone.
+        how: How it ended, once it is gone; for the operator.
+        crash: The same for the author of a query that it was to answer.
         died_idle: Whether it has died with nothing to do, and unasked.
     """
 
@@ -90,6 +91,7 @@ class WarmProcess:
         self.queries = 0
         self.gone = trio.Event()
         self.how = ""
+        self.crash = HandlerCrashed("process_died", how="")
         self.died_idle = False
         self._process = process
         self._stream = stream
@@ -180,13 +182,17 @@ class WarmProcess:
             await self._process.wait()
             self._is_reaped = True
         os.close(self._life)
-        self.how = self._why or _how(self._process.returncode)
+        code = self._process.returncode
+        self.how = self._why or _how(code)
+        if self._why is None and code is not None:
+            self.crash = crash_of(code)
+        else:
+            self.crash = HandlerCrashed("process_died", how=self.how)
         if not self._is_reaped:
             log.error("a process of the handler can't be killed; it is left to the system", pid=self.pid)
         self.gone.set()
         self._settled.set()
         if self._run is not None:
-            self._run.how = self.how
             self._run.ended.set()
 
     # --- A query ---------------------------------------------------------------------------------
