@@ -20,7 +20,7 @@ from trio_worker import Context, PlainContext, Project, Query, QueryFailed, Retr
 from trio_worker.errors import HandlerError
 from trio_worker.masks import MASK, masks
 from trio_worker.testing import RunHandler, WebBuddy
-from trio_worker.testing.blocking import COMPUTES, WAITS, LoopBlocked, ThreadClock
+from trio_worker.testing.blocking import COMPUTES, WAITS, LoopBlocked
 from trio_worker.testing.trial import try_handler
 
 Failed = pytest.fail.Exception
@@ -39,6 +39,11 @@ async def shouts(query: Query, ctx: Context) -> str:
 async def opened() -> AsyncIterator[Callable[..., Any]]:
     block(2 * WAITS)  # as a model that is loaded: nobody waits for the loop yet
     yield shouts
+
+
+@asynccontextmanager
+async def opened_plain() -> AsyncIterator[Callable[..., Any]]:
+    yield sleeps
 
 
 def sleeps(query: Query, ctx: PlainContext) -> str:
@@ -196,7 +201,9 @@ def test_virtual_time(run_handler: RunHandler) -> None:
     assert time.monotonic() - began < 100  # of 1300 s and more
 
 
-@pytest.mark.parametrize("handler", [sleeps, "process:tests.test_run_handler:sleeps", "command:cat"])
+@pytest.mark.parametrize(
+    "handler", [sleeps, opened_plain, "process:tests.test_run_handler:sleeps", "command:cat"]
+)
 def test_virtual_time_does_not_wait_for_threads(handler: Any, run_handler: RunHandler) -> None:
     """Their time limit would be over at once: said before."""
     with pytest.raises(ValueError, match="virtual time does not wait for those"):
@@ -376,7 +383,7 @@ def busy() -> Iterator[None]:
 
 
 @pytest.mark.skipif(
-    not ThreadClock().tells_queued, reason="the system does not tell who waits for a processor"
+    sys.platform != "linux", reason="only Linux tells how long a thread waits for a processor"
 )
 def test_a_busy_machine_is_no_block(busy: None, run_handler: RunHandler) -> None:
     """A step that takes long since others are at work, too: far longer than it may wait."""

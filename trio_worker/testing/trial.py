@@ -232,7 +232,6 @@ class _Trial:
             _check_time(opened)
             async with trio.open_nursery() as nursery:
                 self._ending = await self._attempt_in(nursery, opened)
-                nursery.cancel_scope.cancel()
 
     async def _attempt_in(self, nursery: trio.Nursery, handler: Handler) -> Ending:
         execution = Execution(
