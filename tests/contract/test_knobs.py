@@ -38,12 +38,6 @@ async def on_a_socket(webbuddy: WebBuddy) -> AsyncIterator[httpx.AsyncClient]:
         yield client
 
 
-@pytest.fixture
-def webbuddy() -> WebBuddy:
-    """A WebBuddy in real time."""
-    return WebBuddy()
-
-
 @pytest.fixture(params=[in_process, on_a_socket])
 async def client(request: pytest.FixtureRequest, webbuddy: WebBuddy) -> AsyncIterator[httpx.AsyncClient]:
     """A client that is logged in, by either way."""

@@ -1,12 +1,17 @@
-"""Time for the embedded WebBuddy that passes as fast as a test wants."""
+"""Time that passes as fast as a test wants: the embedded WebBuddy's, and the worker's wall clock."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import trio
+import trio.testing
 
-__all__ = ["trio_time"]
+from trio_worker import clock
+
+__all__ = ["same_time", "time_is_virtual", "time_of_the_test", "trio_time"]
 
 
 def trio_time(epoch: float = 1_795_000_000.0) -> Callable[[], float]:
@@ -19,3 +24,29 @@ def trio_time(epoch: float = 1_795_000_000.0) -> Callable[[], float]:
         epoch: The seconds since 1970 at which Trio's clock stands at 0.
     """
     return lambda: epoch + trio.current_time()
+
+
+def time_is_virtual() -> bool:
+    """Whether Trio runs here, under `trio.testing.MockClock`."""
+    return trio.lowlevel.in_trio_run() and isinstance(trio.lowlevel.current_clock(), trio.testing.MockClock)
+
+
+def time_of_the_test() -> float:
+    """Say what time it is, in seconds since the epoch: as `trio_time` does where time is virtual.
+
+    Needs no Trio, so what goes by it may be made before the test begins.
+    """
+    return trio_time()() if time_is_virtual() else time.time()
+
+
+@contextmanager
+def same_time() -> Iterator[None]:
+    """Let the wall clock follow virtual time, unless the test has set one of its own."""
+    if not time_is_virtual() or clock.source.get() is not time.time:
+        yield
+        return
+    before = clock.source.set(trio_time())
+    try:
+        yield
+    finally:
+        clock.source.reset(before)
