@@ -95,7 +95,7 @@ def test_processes_and_programs(
     assert int(pid) != os.getpid()
     result = run_handler("command:./agent.sh")
     assert (result.status, result.kind, result.logs) == ("failed", "exit_status", ["no such page"])
-    assert result.answer_text == "exit status 3: no such page"
+    assert result.answer_text == "The agent ended with exit status 3.\nno such page"
 
 
 def fails(query: Query, ctx: Context) -> None:
