@@ -159,8 +159,8 @@ MUTATIONS = [
     ),
     Mutation(
         "a look comes before a report that is late or follows a restart",
-        "delivery.py",
-        "fresh = trio.current_time() - self.held.seen_at <= self._all.look_after",
+        "looks.py",
+        "fresh = trio.current_time() - self._held.seen_at <= self._after",
         "fresh = True",
         "watch retry_later",
     ),
@@ -244,7 +244,7 @@ MUTATIONS = [
     ),
     Mutation(
         "a result is not reported without a look after a short trouble",
-        "delivery.py",
+        "looks.py",
         " or not lasts",
         "",
         "reporting",
