@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 from pathlib import Path
 
@@ -12,6 +14,7 @@ import trio
 from tests.pools import TOO_LONG, NoteBook, group, until
 from tests.processes import start_worker
 from trio_worker.context import Context
+from trio_worker.handlers.child import signal_group
 from trio_worker.handlers.command import parse_command
 from trio_worker.handlers.kinds import find_handler
 from trio_worker.query import Query
@@ -86,7 +89,10 @@ async def test_it_does_not_outlive_a_worker_that_is_killed(tmp_path: Path) -> No
             killed = trio.current_time()
             worker.process.kill()
             assert await worker.wait() == -9
-            await until(lambda: not group(number))
+            try:
+                await until(lambda: not group(number))
+            finally:
+                signal_group(number, signal.SIGKILL)
             assert trio.current_time() - killed < 1
         async with start_worker(tmp_path, webbuddy_url=url, WORKER_HANDLER=handler) as worker:
             with trio.fail_after(TOO_LONG):
@@ -98,6 +104,21 @@ async def test_it_does_not_outlive_a_worker_that_is_killed(tmp_path: Path) -> No
 
 def journals(folder: Path) -> list[bytes]:
     return [path.read_bytes() for path in folder.rglob("*.journal*")]
+
+
+async def test_its_end_is_tied_to_a_pipe_of_its_own(tmp_path: Path) -> None:
+    """In which order a dying worker's descriptors are closed is the kernel's affair."""
+    text = f"""#!{sys.executable} -IS
+import fcntl, os
+for number in os.listdir("/proc/self/fd"):
+    try: print(fcntl.fcntl(int(number), fcntl.F_GETFL))
+    except OSError: pass
+"""
+    (tmp_path / "agent").write_text(text)
+    (tmp_path / "agent").chmod(0o755)
+    with trio.fail_after(TOO_LONG):
+        answer = await parse_command("./agent", tmp_path)(Query(id=7), Context(NoteBook()))
+    assert len([flags for flags in answer.split() if int(flags) & os.O_ASYNC]) == 1
 
 
 async def test_killed_within_its_grace(tmp_path: Path) -> None:
