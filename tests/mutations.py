@@ -252,7 +252,7 @@ MUTATIONS = [
     Mutation(
         "who puts all aside takes not the whole queue",
         "service.py",
-        "recovery.room, ",
+        "                    recovery.room,\n",
         "",
         "retry_later",
     ),

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import attrs
 
-from trio_worker.errors import WebBuddyError
-
 __all__ = ["REPORT_SECONDS", "Errand"]
 
 REPORT_SECONDS = 60.0
@@ -19,13 +17,13 @@ class Errand:
     Attributes:
         every: Whether the queue is to be worked off; if not, one query is enough.
         taken: How many queries were begun.
-        failure: Why WebBuddy could not be asked, or None.
+        failure: Why not all was done, as a sentence, or None.
         is_done: Whether nothing more is to be taken. What was taken still runs to its end.
     """
 
     every: bool
     taken: int = attrs.field(default=0, init=False)
-    failure: WebBuddyError | None = attrs.field(default=None, init=False)
+    failure: str | None = attrs.field(default=None, init=False)
     is_done: bool = attrs.field(default=False, init=False)
 
     def took(self) -> None:
@@ -37,7 +35,7 @@ class Errand:
         """WebBuddy has no query for us."""
         self.is_done = True
 
-    def failed(self, error: WebBuddyError) -> None:
-        """No claim gets through. Whoever has started us tries again, not we."""
-        self.failure = error
+    def failed(self, reason: str) -> None:
+        """Nothing more can be taken. Whoever has started us tries again, not we."""
+        self.failure = reason
         self.is_done = True

@@ -16,13 +16,14 @@ from trio_worker.context import Context, Desk, PlainContext
 from trio_worker.deadline import Deadline
 from trio_worker.errors import HandlerCrashed, QueryFailed, RetryLater, reason_of, unwrapped
 from trio_worker.handlers.loading import Handler
+from trio_worker.left_behind import LeftBehind
 from trio_worker.masks import masks
 from trio_worker.phrases import Phrases
 from trio_worker.plain_text import clean, fit
 from trio_worker.query import Done, Ending, Failed, Postponed, Query, Released, Revoked
 from trio_worker.stop import only_cancelled
 
-__all__ = ["LONGEST_RETRY", "Attempt", "Execution", "LeftBehind", "PlainCall", "in_a_thread"]
+__all__ = ["LONGEST_RETRY", "Attempt", "Execution", "PlainCall", "in_a_thread"]
 
 log = structlog.get_logger(__name__)
 
@@ -43,31 +44,6 @@ PlainCall = Callable[[Callable[[], tuple[object]]], Awaitable[tuple[object]]]
 async def in_a_thread(call: Callable[[], tuple[object]]) -> tuple[object]:
     """Make a call in a thread of its own. Cancelled, the thread is left behind."""
     return await trio.to_thread.run_sync(call, abandon_on_cancel=True, limiter=_threads)
-
-
-def _tell(counts: LeftBehind, attribute: attrs.Attribute[int], value: int) -> int:
-    other = counts.threads if attribute.name == "tasks" else counts.tasks
-    counts.changed(value + other)
-    return value
-
-
-def _nobody(_number: int) -> None:
-    pass
-
-
-@attrs.define(eq=False)
-class LeftBehind:
-    """Counts the handlers that were left behind and have not ended yet.
-
-    Attributes:
-        changed: Told how many there are, whenever that changes.
-        tasks: Async ones.
-        threads: Plain ones.
-    """
-
-    changed: Callable[[int], None] = _nobody
-    tasks: int = attrs.field(default=0, init=False, on_setattr=_tell)
-    threads: int = attrs.field(default=0, init=False, on_setattr=_tell)
 
 
 @attrs.frozen(kw_only=True)
@@ -193,7 +169,7 @@ class Attempt:
             error = problem
         self.outcome = self._outcome_of(answer, error)
         if self.left:
-            self.execution.left_behind.tasks -= 1
+            self.execution.left_behind.add(tasks=-1)
             still = self.execution.left_behind.tasks
             log.warning("a handler that was left behind has ended", query=self.query.id, still=still)
         self.ended.set()
@@ -207,7 +183,7 @@ class Attempt:
     def leave(self) -> Failed | Released | Revoked:
         """Give the handler up, wherever it still is."""
         self.left = True
-        self.execution.left_behind.tasks += 1
+        self.execution.left_behind.add(tasks=1)
         log.error(
             "handler left behind: it swallowed its cancellation (trio.Cancelled must be re-raised)",
             query=self.query.id,
@@ -326,7 +302,7 @@ class Attempt:
     def _note_thread(self) -> None:
         if self.thread is not None and self.thread.running:
             self.thread.left = True
-            self.execution.left_behind.threads += 1
+            self.execution.left_behind.add(threads=1)
             log.error(
                 "a thread was left behind: a plain function can't be stopped",
                 query=self.query.id,
@@ -336,7 +312,7 @@ class Attempt:
 
     def _thread_ended(self) -> None:
         if self.thread is not None and self.thread.left:
-            self.execution.left_behind.threads -= 1
+            self.execution.left_behind.add(threads=-1)
             still = self.execution.left_behind.threads
             log.warning("a thread that was left behind has ended", query=self.query.id, still=still)
 

@@ -86,6 +86,10 @@ class Intake:
             scope.cancel()
         self._claims.hurry()
 
+    def give_up(self, reason: str) -> None:
+        """Take nothing new on this errand. Who runs until he is stopped waits until it can go on."""
+        self._on_errand(partial(Errand.failed, reason=reason))
+
     async def next(self, listener: trio.MemoryReceiveChannel[None]) -> Held | None:
         """Wait for the next query. With it the caller is busy, until it calls `finished`.
 
@@ -124,7 +128,7 @@ class Intake:
             if self._outage is not None:
                 return None  # somebody else is trying already, and the wake-up is kept
             if self._errand is not None and not self._is_first_refusal(error):
-                self._on_errand(partial(Errand.failed, error=error))
+                self.give_up(f"WebBuddy can't be asked for a query: {error}")
                 return None
             return await self._sit_out(error)
 

@@ -15,11 +15,12 @@ from trio_worker.capture import Capture
 from trio_worker.claims import Claims
 from trio_worker.consumer import Consumer
 from trio_worker.errand import Errand
-from trio_worker.execution import Execution, LeftBehind, PlainCall, in_a_thread
+from trio_worker.execution import Execution, PlainCall, in_a_thread
 from trio_worker.handlers.loading import Handler
 from trio_worker.handlers.opening import open_handler
 from trio_worker.intake import Intake
 from trio_worker.journal import Journal
+from trio_worker.left_behind import LeftBehind
 from trio_worker.lost_claims import LostClaims
 from trio_worker.phrases import phrases
 from trio_worker.projects import Projects
@@ -122,6 +123,7 @@ async def run_service(
             _captured(settings) as capture,
             trio.open_nursery() as handler_nursery,
         ):
+            left_behind = LeftBehind(journal.left_behind, most=consumers)
             execution = Execution(
                 handler=opened,
                 nursery=handler_nursery,
@@ -129,7 +131,7 @@ async def run_service(
                 most_time=settings.max_processing_time,
                 phrases=language,
                 worker=settings.name,
-                left_behind=LeftBehind(journal.left_behind),
+                left_behind=left_behind,
                 call_plain=call_plain,
                 capture=capture,
             )
@@ -169,10 +171,18 @@ async def run_service(
                 backlog=backlog,
                 wakeups=pushes.wakeups,
                 announced=pushes.announced,
-                gates=(deliveries.gate, journal.gate, recovery.gate, recovery.room, backlog.gate),
+                gates=(
+                    deliveries.gate,
+                    journal.gate,
+                    recovery.gate,
+                    recovery.room,
+                    backlog.gate,
+                    left_behind.gate,
+                ),
                 aside=recovery.offer,
                 errand=errand,
             )
+            left_behind.too_many = intake.give_up
             consumer = Consumer(
                 wakeups=pushes.wakeups,
                 intake=intake,
@@ -196,6 +206,7 @@ async def run_service(
             pushes.readiness.ask(
                 service=lambda: "it is stopping" if stop.asked.is_set() else None,
                 journal=lambda: journal.illness,
+                handler=lambda: left_behind.problem,
                 webbuddy=lambda: None if intake.outage is None else str(intake.outage),
                 recovery=lambda: (
                     None if recovery.gate.is_open else "what was held before is not taken up yet"

@@ -61,7 +61,7 @@ def run_once(*, every: bool, verbose: bool) -> int:
     except BaseExceptionGroup as group:
         return after_crash(group)
     if errand.failure is not None:
-        complain(f"WebBuddy can't be asked for a query: {errand.failure}")
+        complain(errand.failure)
         return NOT_REACHED
     done = counted(errand.taken, "query was", "queries were") + " worked on"
     click.echo(done if errand.taken else "no query is queued", err=True)
