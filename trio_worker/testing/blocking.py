@@ -85,6 +85,8 @@ class ThreadClock:
 
     def __init__(self) -> None:
         self._file = _open_schedstat()
+        # The kernel counts when it takes the processor away: of a thread that has just begun, nothing yet.
+        time.sleep(1e-6)
         self.tells_queued = self._file is not None and self._queued() is not None
 
     def read(self) -> Times:
