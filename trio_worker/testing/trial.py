@@ -16,10 +16,10 @@ from trio_worker.context import Context
 from trio_worker.desk import HeldDesk
 from trio_worker.errors import unwrapped
 from trio_worker.execution import Execution
-from trio_worker.left_behind import LeftBehind
 from trio_worker.handlers.kinds import find_handler
 from trio_worker.handlers.loading import Handler, source_of
 from trio_worker.handlers.opening import open_handler
+from trio_worker.left_behind import LeftBehind
 from trio_worker.masks import masks
 from trio_worker.phrases import ENGLISH
 from trio_worker.project import Project
