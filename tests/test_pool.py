@@ -8,6 +8,7 @@ import re
 import signal
 import sys
 import traceback
+import tracemalloc
 from collections.abc import MutableMapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,10 +17,11 @@ from typing import Any
 import pytest
 import trio
 
-from tests.pools import TOO_LONG, NoteBook, group, open_agent, pool_processes, until
+from tests.pools import TOO_LONG, Agent, NoteBook, group, open_agent, pool_processes, until
 from trio_worker.errors import HandlerCrashed, HandlerError, QueryFailed, RetryLater, Unavailable
-from trio_worker.handlers.frames import FrameError
+from trio_worker.handlers.frames import MOST_ANSWER, MOST_LOGGED, MOST_TEXT, FrameError
 from trio_worker.handlers.pool import RemoteError, open_pool
+from trio_worker.masks import masks
 from trio_worker.phrases import ENGLISH
 from trio_worker.project import Project
 
@@ -210,6 +212,13 @@ def handle(query, ctx):
     assert not {*found[0][0]} & {*found[1][0]}
 
 
+async def test_it_starts_without_what_only_the_worker_needs() -> None:
+    """Each of the two costs a tenth of a second, and memory in every process."""
+    looked = "import sys, trio_worker.handlers.pool_child; print(*{'trio', 'httpx'} & {*sys.modules})"
+    result = await trio.run_process([sys.executable, "-c", looked], capture_stdout=True)
+    assert result.stdout == b"\n"
+
+
 # --- How a query ends --------------------------------------------------------------------------------
 
 
@@ -273,13 +282,59 @@ async def test_what_is_too_large_is_told(tmp_path: Path) -> None:
     """Bounded memory on both sides; the process lives on."""
     async with open_agent(tmp_path, "def handle(query, ctx): return 'x' * int(query.query_text)") as agent:
         (pid,) = pool_processes()
-        assert await agent.ask("10000000") == "x" * 10_000_000
-        with pytest.raises(QueryFailed, match=r"^the handler's answer is too large: 170000.. bytes of JSON"):
-            await agent.ask("17000000")
+        assert await agent.ask("2600000") == "x" * 2_600_000
+        assert agent.book.lines == []
+        answer = await agent.ask("10000000")
+        assert not answer.strip("x")
+        assert 2_600_000 < len(answer) <= MOST_ANSWER
+        assert agent.book.lines == [
+            f"the answer has 10000000 characters, of which the first {MOST_ANSWER} were kept"
+        ]
+        tracemalloc.start()
+        try:
+            assert len(await agent.ask("100000000")) <= MOST_ANSWER
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert peak < 5 * MOST_ANSWER
         with pytest.raises(FrameError, match=r"^17\d* bytes of JSON, expected"):
             await agent.ask("0" * 17_000_000)
         assert await agent.ask("1") == "x"
         assert pool_processes() == [pid]
+
+
+SECRET = "hunter2-the-secret"
+
+
+def shown(agent: Agent, end: Any) -> str:
+    return "\n".join([*agent.book.lines, getattr(end, "reason", str(end)), *getattr(end, "__notes__", [])])
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        f"ctx.log('x' + '{SECRET}' * {MOST_LOGGED})",
+        f"return 'x' + '{SECRET}' * {MOST_ANSWER // 17}",
+        f"raise QueryFailed('x' + '{SECRET}' * {MOST_ANSWER // 17})",
+        f"raise RetryLater(1, '{SECRET}' * {MOST_TEXT} + 'x')",
+        f"raise ValueError('{SECRET}' * {MOST_TEXT} + 'x')",
+    ],
+)
+async def test_no_half_secret_where_a_process_cuts(tmp_path: Path, statement: str) -> None:
+    """Only the worker knows the secrets; so it does without the place of the cut."""
+    code = f"from trio_worker import QueryFailed, RetryLater\ndef handle(query, ctx):\n    {statement}"
+    masks.know("test", SECRET)
+    try:
+        async with open_agent(tmp_path, code) as agent:
+            try:
+                end = await agent.ask()
+            except (QueryFailed, RetryLater, RemoteError) as error:
+                end = error
+            text = masks.hide(shown(agent, end))
+    finally:
+        masks.know("test")
+    assert text.count("[MASKED]") > 3000
+    assert not [start for start in range(len(SECRET) - 3) if SECRET[start : start + 4] in text]
 
 
 @pytest.mark.parametrize(

@@ -121,6 +121,10 @@ class Execution:
             with deadline.patience:
                 await attempt.ended.wait()
             if attempt.outcome is None:
+                if self.handler.kill is not None:
+                    # A stop may leave less time than the grace of a program: who runs the query next must
+                    # not find it at work.
+                    self.handler.kill(ctx)
                 # When something has blocked the event loop, the deadline and the end of the patience come
                 # in one: the handler has hardly heard of its cancellation.
                 with trio.move_on_after(LAST_LOOK):

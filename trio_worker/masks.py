@@ -46,6 +46,23 @@ class Masks:
         """Give the text without the secrets in it."""
         return text if self._pattern is None else self._pattern.sub(MASK, text)
 
+    def of(self, name: str) -> tuple[str, ...]:
+        """Give what is known under a name, of those that are long enough."""
+        return self._secrets.get(name, ())
+
+    def hide_in_beginning(self, text: str) -> str:
+        """The same for the beginning of a longer text: without its end, where half a secret may stand."""
+        hidden = self.hide(text)
+        return hidden[: max(0, len(hidden) - self._cut)]
+
+    def hide_in_end(self, text: str) -> str:
+        """The same for the end of a longer text: without its beginning."""
+        return self.hide(text)[self._cut :]
+
+    @property
+    def _cut(self) -> int:
+        return max(0, self.longest - 1)
+
     def _compile(self) -> None:
         written = {
             shape for secrets in self._secrets.values() for secret in secrets for shape in _shapes(secret)

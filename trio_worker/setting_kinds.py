@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import attrs
-import httpx
 
 __all__ = [
     "BIND",
@@ -86,6 +85,8 @@ def printable(expected: str, *, longest: int = 1_000) -> Kind:
 def _read_url(text: str) -> str:
     if not text.isprintable() or re.search(r"[\s?#\\]", text):
         _reject()
+    import httpx  # here: a process of the pool reads no URL, and starts in half the time without it
+
     try:
         # The parser that will be used on it in the end: what it refuses, or reads differently from
         # urllib, must be known here and not at the first call.

@@ -5,6 +5,8 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
+import attrs
+
 from trio_worker.handlers.command import parse_command
 from trio_worker.handlers.loading import Handler, handler_of, load_handler
 from trio_worker.handlers.pool import open_pool
@@ -28,7 +30,8 @@ def find_handler(path: str, directory: Path, *, most: int) -> Handler:
         HandlerError: With one sentence: what is wrong, and the nearest name where there is one.
     """
     if path.startswith(COMMAND):
-        return handler_of(parse_command(path.removeprefix(COMMAND), directory), path)
+        command = parse_command(path.removeprefix(COMMAND), directory)
+        return attrs.evolve(handler_of(command, path), kill=command.kill)
     if path.startswith(PROCESS):
         pool = partial(open_pool, path.removeprefix(PROCESS), directory=directory, most=most)
         return Handler(path, pool, is_async=True, opens=True)

@@ -18,8 +18,10 @@ import trio
 
 from trio_worker.context import Context
 from trio_worker.errors import HandlerCrashed, HandlerError, QueryFailed, RetryLater
+from trio_worker.handlers.frames import MOST_ANSWER, MOST_TEXT
 from trio_worker.handlers.pool_process import KILL_SECONDS, WarmProcess, open_process
 from trio_worker.handlers.pool_run import Message
+from trio_worker.masks import masks
 from trio_worker.query import Query
 
 __all__ = ["Pool", "RemoteError", "open_pool"]
@@ -144,7 +146,7 @@ class Pool:
         if run.end is None:
             log.error("the handler's process died", how=process.how, query=query.id)
             raise process.crash
-        return _result(run.end)
+        return _result(run.end, ctx)
 
     async def warm_up(self) -> None:
         """Start the first process.
@@ -218,20 +220,30 @@ class Pool:
             log.warning("a new process of the handler can't be started", error=str(error))
 
 
-def _result(end: Message) -> object:
+def _result(end: Message, ctx: Context) -> object:
     match end:
-        case {"answer": str(text)}:
-            return text
+        case {"answer": str(text), "size": int(size)}:
+            if size > MOST_ANSWER:
+                ctx.log(f"the answer has {size} characters, of which the first {MOST_ANSWER} were kept")
+            return _beginning(text)
         case {"wrong": None}:
             return None
         case {"wrong": str(name)}:
             return type(name, (), {})()
         case {"failed": str(reason)}:
-            raise QueryFailed(reason)
+            raise QueryFailed(_beginning(reason))
         case {"later": float(seconds), "reason": str(reason)}:
-            raise RetryLater(seconds, reason)
+            raise RetryLater(seconds, _last(reason))
         case {"raised": str(name), "text": str(text), "traceback": str(lines)}:
-            error: RemoteError = type(name, (RemoteError,), {})(text)
-            error.add_note(f"In the handler's process:\n{lines}")
+            error: RemoteError = type(name, (RemoteError,), {})(_last(text))
+            error.add_note(f"In the handler's process:\n{_last(lines)}")
             raise error
     raise ValueError(f"an end with {', '.join(end)}")
+
+
+def _beginning(text: str) -> str:
+    return text if len(text) < MOST_ANSWER else masks.hide_in_beginning(text)
+
+
+def _last(text: str) -> str:
+    return text if len(text) < MOST_TEXT else masks.hide_in_end(text)

@@ -10,7 +10,6 @@ time until the process is ready, and its memory, are the user's.
 from __future__ import annotations
 
 import faulthandler
-import fcntl
 import io
 import json
 import os
@@ -28,14 +27,13 @@ from typing import Any
 
 from trio_worker.context import PlainContext
 from trio_worker.errors import HandlerError, QueryFailed, RetryLater, reason_of, unwrapped
-from trio_worker.handlers.frames import FrameError
+from trio_worker.handlers.frames import MOST_ANSWER, MOST_TEXT
+from trio_worker.handlers.lifeline import end_with
 from trio_worker.handlers.loading import Handler, load_handler
 from trio_worker.handlers.pool_desk import Line, PipeDesk
 from trio_worker.query import Query
 
 __all__ = ["main"]
-
-MOST_TEXT = 100_000  # characters of an exception's text or traceback: of more, the last ones
 
 Message = dict[str, Any]
 
@@ -81,11 +79,7 @@ class Child:
         )
         end = _end_of(handler, query, ctx)
         desk.close()
-        try:
-            self._line.rest({"run": run, "end": end})
-        except FrameError as error:
-            failed = {"failed": f"the handler's answer is too large: {error}"}
-            self._line.rest({"run": run, "end": failed})
+        self._line.rest({"run": run, "end": end})
 
     def _take(self, message: Message) -> None:
         if "query" in message:
@@ -117,7 +111,7 @@ def _end_of(handler: Handler, query: Query, ctx: PlainContext) -> Message:
 
 def _said(answer: object) -> Message:
     if isinstance(answer, str):
-        return {"answer": answer}
+        return {"answer": answer[:MOST_ANSWER], "size": len(answer)}
     if iscoroutine(answer):
         answer.close()  # somebody forgot to await; no warning beside the worker's own line
     return {"wrong": None if answer is None else type(answer).__name__}
@@ -133,7 +127,7 @@ def _told(error: BaseException) -> Message:
 def _description(error: BaseException) -> Message:
     said = unwrapped(error)
     if isinstance(said, QueryFailed):
-        return {"failed": reason_of(said)}
+        return {"failed": reason_of(said)[:MOST_ANSWER]}
     if isinstance(said, RetryLater):
         if isinstance(said.seconds, bool) or not isinstance(said.seconds, int | float):
             raise ValueError(f"RetryLater: seconds is {said.seconds!r}, expected 0 or more")  # noqa: TRY004
@@ -151,18 +145,6 @@ def _raised(error: BaseException, text: str) -> Message:
 
 
 # --- The process ---------------------------------------------------------------------------------
-
-
-def _end_with(life: int) -> None:
-    """Have the kernel kill this process and what it has started when the other end of a pipe is closed.
-
-    The thread that reads sees that end, too, but can do nothing while C code holds on to the interpreter.
-    Only Linux has this.
-    """
-    if hasattr(fcntl, "F_SETSIG"):
-        fcntl.fcntl(life, fcntl.F_SETOWN, -os.getpid())
-        fcntl.fcntl(life, fcntl.F_SETSIG, signal.SIGKILL)
-        fcntl.fcntl(life, fcntl.F_SETFL, fcntl.fcntl(life, fcntl.F_GETFL) | os.O_ASYNC)
 
 
 def _ignore(_number: int, _frame: FrameType | None) -> None:
@@ -187,7 +169,8 @@ def main() -> None:
     for descriptor in (socket, life):
         os.set_inheritable(descriptor, False)
     line = Line(socket)
-    _end_with(life)
+    # The thread that reads sees the worker's end, too, but can do nothing while C code holds the interpreter.
+    end_with(life, os.getpid())
     os.register_at_fork(after_in_child=partial(_forked, line, life))
     # The worker's to obey: systemd sends it to all processes of a service, and the query may be seen through.
     signal.signal(signal.SIGTERM, _ignore)

@@ -12,14 +12,12 @@ from queue import SimpleQueue
 from typing import Any, NoReturn
 
 from trio_worker import errors
-from trio_worker.handlers.frames import Unpacker, pack
+from trio_worker.handlers.frames import MOST_LOGGED, Unpacker, pack
 from trio_worker.project import Project
 
 __all__ = ["Line", "PipeDesk", "end_at_once"]
 
 CHUNK = 65_536  # bytes
-
-MOST_LOGGED = 65_536  # characters of one call of `ctx.log`; the worker keeps fewer of a line
 
 LONGEST = 1e9  # seconds: more than any limit, and no larger than a float
 
@@ -121,7 +119,7 @@ class PipeDesk:
 
     def log(self, text: str) -> None:
         """Take one line for the query's log."""
-        self._tell(log=text if len(text) <= MOST_LOGGED else text[:MOST_LOGGED] + "…")
+        self._tell(log=text[:MOST_LOGGED])
 
     def deadline(self) -> datetime:
         """Say when the attempt has to be over, as it was last told."""

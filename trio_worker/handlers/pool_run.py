@@ -10,7 +10,8 @@ import attrs
 import trio
 
 from trio_worker.context import Context
-from trio_worker.handlers.frames import pack
+from trio_worker.handlers.frames import MOST_LOGGED, pack
+from trio_worker.masks import masks
 
 __all__ = ["Message", "Run"]
 
@@ -46,7 +47,7 @@ class Run:
         """
         match message:
             case {"log": str(text)}:
-                self.ctx.log(text)
+                self.ctx.log(text if len(text) < MOST_LOGGED else masks.hide_in_beginning(text) + "…")
             case {"save": str(text)}:
                 self.ctx.save(json.loads(text))
             case {"ask": int(number), "what": str(what)}:
