@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -98,6 +99,21 @@ async def test_it_does_not_outlive_a_worker_that_is_killed(tmp_path: Path) -> No
 
 def journals(folder: Path) -> list[bytes]:
     return [path.read_bytes() for path in folder.rglob("*.journal*")]
+
+
+async def test_its_end_is_tied_to_a_pipe_of_its_own(tmp_path: Path) -> None:
+    """In which order a dying worker's descriptors are closed is the kernel's affair."""
+    text = f"""#!{sys.executable} -IS
+import fcntl, os
+for number in os.listdir("/proc/self/fd"):
+    try: print(fcntl.fcntl(int(number), fcntl.F_GETFL))
+    except OSError: pass
+"""
+    (tmp_path / "agent").write_text(text)
+    (tmp_path / "agent").chmod(0o755)
+    with trio.fail_after(TOO_LONG):
+        answer = await parse_command("./agent", tmp_path)(Query(id=7), Context(NoteBook()))
+    assert len([flags for flags in answer.split() if int(flags) & os.O_ASYNC]) == 1
 
 
 async def test_killed_within_its_grace(tmp_path: Path) -> None:
