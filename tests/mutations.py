@@ -256,6 +256,28 @@ MUTATIONS = [
         "",
         "retry_later",
     ),
+    # --- Programs and processes ----------------------------------------------------------------------
+    Mutation(
+        "a program is killed before its query is put back",
+        "execution.py",
+        "                    self.handler.kill(ctx)\n",
+        "                    pass\n",
+        "command_life",
+    ),
+    Mutation(
+        "a program ends with a worker that is killed",
+        "handlers/child.py",
+        "            end_with(held, process.pid)\n",
+        "",
+        "command_life",
+    ),
+    Mutation(
+        "half a secret is not shown where a process cuts",
+        "handlers/pool.py",
+        "return text if len(text) < MOST_ANSWER else masks.hide_in_beginning(text)",
+        "return text",
+        "pool",
+    ),
     # --- The log -------------------------------------------------------------------------------------
     Mutation(
         "the log goes before the result",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import trio
 from tests.pools import TOO_LONG, NoteBook, group, until
 from tests.processes import start_worker
 from trio_worker.context import Context
+from trio_worker.handlers.child import signal_group
 from trio_worker.handlers.command import parse_command
 from trio_worker.handlers.kinds import find_handler
 from trio_worker.query import Query
@@ -87,7 +89,10 @@ async def test_it_does_not_outlive_a_worker_that_is_killed(tmp_path: Path) -> No
             killed = trio.current_time()
             worker.process.kill()
             assert await worker.wait() == -9
-            await until(lambda: not group(number))
+            try:
+                await until(lambda: not group(number))
+            finally:
+                signal_group(number, signal.SIGKILL)
             assert trio.current_time() - killed < 1
         async with start_worker(tmp_path, webbuddy_url=url, WORKER_HANDLER=handler) as worker:
             with trio.fail_after(TOO_LONG):
