@@ -14,6 +14,8 @@ import httpx
 import trio
 
 from trio_worker.answers import call_name, judge, server_date
+from trio_worker.client import Client
+from trio_worker.connection import NotSentError
 from trio_worker.errors import Busy, NotFound, Refused, Unavailable
 from trio_worker.server_clock import ServerClock
 from trio_worker.turns import Turns
@@ -25,7 +27,7 @@ MOST_PAGES = 1000
 
 LOGS = "api/logs/"
 
-_NOTHING_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError)
+_NOTHING_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError, NotSentError)
 _ASKED_AT = "trio_worker.asked_at"  # a request's extension
 
 
@@ -33,7 +35,7 @@ class Calls:
     """Makes calls; what they are about is for `trio_worker.webbuddy`, which also says what is promised.
 
     Args:
-        client: What to send through. Its event hooks are taken.
+        client: What to send through. What it tells of requests and answers is taken.
         request_timeout: Seconds for one call.
 
     Attributes:
@@ -43,7 +45,7 @@ class Calls:
         well_at: `trio.current_time` of the last good answer to anything but ``POST api/logs/``.
     """
 
-    def __init__(self, client: httpx.AsyncClient, request_timeout: float) -> None:
+    def __init__(self, client: Client, request_timeout: float) -> None:
         self._client = client
         self._request_timeout = request_timeout
         self._ill: set[str] = set()  # paths that fail by themselves; no more than calls that are repeated
@@ -51,9 +53,9 @@ class Calls:
         self.clock = ServerClock()
         self.server_date: datetime | None = None
         self.well_at = -math.inf
-        # Hooks, since a log-in goes on within the call that wants the token, and its answer may be all
-        # that is heard of WebBuddy's clock before a claim is lost.
-        client.event_hooks = {"request": [_note_asked], "response": [self._hear]}
+        # Also of the log-in, which goes on within the call that wants the token: its answer may be all that
+        # is heard of WebBuddy's clock before a claim is lost.
+        client.on_request, client.on_response = _note_asked, self._hear
 
     def build(
         self,
@@ -65,14 +67,8 @@ class Calls:
         extensions: Mapping[str, Any] | None = None,
     ) -> httpx.Request:
         """Build a request; what is None in the body is left out."""
-        return self._client.build_request(
-            method,
-            path,
-            params=parameters,
-            content=None if body is None else _encoded(body),
-            headers=None if body is None else {"Content-Type": "application/json"},
-            extensions=None if extensions is None else dict(extensions),
-        )
+        content = None if body is None else _encoded(body)
+        return self._client.build(method, path, content, parameters=parameters, extensions=extensions)
 
     async def pages(self, path: str, parameters: Mapping[str, str]) -> list[Any]:
         """Read a list, all pages of it."""
@@ -160,7 +156,7 @@ class Calls:
             maybe_done=_was_sent(request),
         )
 
-    async def _hear(self, response: httpx.Response) -> None:
+    def _hear(self, response: httpx.Response) -> None:
         date = server_date(response)
         if date is None:
             return
@@ -200,7 +196,7 @@ def _judge_read(response: httpx.Response) -> Any:
         raise NotFound(str(error), status=error.status, by_api=False) from None
 
 
-async def _note_asked(request: httpx.Request) -> None:
+def _note_asked(request: httpx.Request) -> None:
     request.extensions[_ASKED_AT] = trio.current_time()
 
 
