@@ -100,23 +100,35 @@ class Calls:
         return await self._in_turn(self.build(method, path, body), judge)
 
     async def _in_turn(self, request: httpx.Request, judged_by: Callable[[httpx.Response], Any]) -> Any:
-        with trio.move_on_after(self._request_timeout) as waiting:
+        had_turn = False
+        with trio.move_on_after(self._request_timeout) as patience:
             async with self.turns:
-                waiting.deadline = math.inf
-                # Had the time ended in the moment in which the turn came, this is where it shows:
+                # One scope for two times: each costs as much as parsing an answer.
+                patience.deadline = trio.current_time() + self._request_timeout
+                # Had the first ended in the moment in which the turn came, this is where it shows:
                 # before anything is sent.
                 await trio.lowlevel.checkpoint_if_cancelled()
-                return await self.send(request, judged_by)
+                had_turn = True
+                return await self._judged_answer(request, judged_by)
+        if had_turn:
+            raise self._no_answer_in_time(request)
         raise Unavailable(
             f"{call_name(request)}: not sent, other calls took longer than {self._request_timeout:g} s",
             maybe_done=False,
         )
 
-    async def send(self, request: httpx.Request, judged_by: Callable[[httpx.Response], Any] = judge) -> Any:
+    async def send(self, request: httpx.Request) -> Any:
         """Send a request at once, and judge the answer. The turn is the caller's."""
+        with trio.move_on_after(self._request_timeout):
+            return await self._judged_answer(request, judge)
+        raise self._no_answer_in_time(request)
+
+    async def _judged_answer(self, request: httpx.Request, judged_by: Callable[[httpx.Response], Any]) -> Any:
         path = request.url.path
         try:
-            data = judged_by(await self._answer(request))
+            data = judged_by(await self._client.send(request))
+        except httpx.RequestError as error:
+            raise self._no_answer(request, error) from error
         except Busy:
             self._note_busy(path)
             raise
@@ -144,14 +156,8 @@ class Calls:
         if by_api and not path.endswith("/" + LOGS):
             self.well_at = trio.current_time()
 
-    async def _answer(self, request: httpx.Request) -> httpx.Response:
-        """Send a request, and read its answer to the end, within the time for one call."""
-        with trio.move_on_after(self._request_timeout):
-            try:
-                return await self._client.send(request)
-            except httpx.RequestError as error:
-                raise self._no_answer(request, error) from error
-        raise Unavailable(
+    def _no_answer_in_time(self, request: httpx.Request) -> Unavailable:
+        return Unavailable(
             f"{call_name(request)}: no answer within {self._request_timeout:g} s",
             maybe_done=_was_sent(request),
         )

@@ -70,7 +70,9 @@ class Client:
         self.on_response: Callable[[httpx.Response], None] = _ignore
         self._auth = auth
         self._transport = transport
-        self._url = lru_cache(FEW_PATHS)(base_url.join)
+        base = str(base_url)
+        # `URL.join` parses three URLs to make one.
+        self._url = lru_cache(FEW_PATHS)(lambda path: httpx.URL(base + path))
         self._headers = httpx.Headers(
             {
                 "Host": base_url.netloc.decode("ascii"),

@@ -179,7 +179,7 @@ class _Answer:
         return httpx.Response(
             self._parser.get_status_code(),
             headers=self._headers,
-            stream=httpx.ByteStream(b"".join(self._body)),
+            content=b"".join(self._body),
             request=request,
         )
 

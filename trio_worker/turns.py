@@ -71,12 +71,10 @@ class Turns:
 
     async def __aenter__(self) -> None:
         """Wait for a turn. Cancelled while waiting, none was taken."""
-        while True:
-            with trio.move_on_after(STALL) as patience:
-                await self._limiter.acquire()
-            if not patience.cancelled_caught:
-                break
-            self._let_pass()
+        try:
+            self._limiter.acquire_nowait()
+        except trio.WouldBlock:
+            await self._wait()
         self._began[trio.lowlevel.current_task()] = trio.current_time()
 
     async def __aexit__(
@@ -115,6 +113,14 @@ class Turns:
             self._patience = min(MOST_PATIENCE, self._patience * 4)
         self._good = 0
         self._aim(1)
+
+    async def _wait(self) -> None:
+        while True:
+            with trio.move_on_after(STALL) as patience:
+                await self._limiter.acquire()
+            if not patience.cancelled_caught:
+                return
+            self._let_pass()
 
     def _aim(self, at_once: int) -> None:
         self._target = at_once
