@@ -28,6 +28,7 @@ MOST_PAGES = 1000
 LOGS = "api/logs/"
 
 _NOTHING_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError, NotSentError)
+_OVERLOADED = (429, 502, 503, 504)
 _ASKED_AT = "trio_worker.asked_at"  # a request's extension
 
 
@@ -131,6 +132,10 @@ class Calls:
             raise self._no_answer(request, error) from error
         except Busy:
             self._note_busy(path)
+            raise
+        except Unavailable as error:
+            if error.status in _OVERLOADED:
+                self.turns.overloaded()
             raise
         except Refused as error:  # an answer like any other; an empty queue's 404 is one
             self._note_well(path, by_api=not isinstance(error, NotFound) or error.by_api)
