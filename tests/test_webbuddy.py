@@ -489,6 +489,21 @@ async def test_a_plain_500_makes_calls_take_turns_and_good_ones_end_it(
     assert client.turns.at_once == 2
 
 
+@pytest.mark.parametrize("status", [429, 502, 503, 504])
+async def test_a_webbuddy_with_too_much_to_do_gets_half_as_many_calls(
+    app: App, client: WebBuddyClient, status: int
+) -> None:
+    """And twice as many again after 64 good answers."""
+    app.answers(status)
+    with pytest.raises(Unavailable):
+        await client.get_query(1)
+    assert client.turns.at_once == 32
+    app.answers(200, json=QUERY)
+    for _ in range(64):
+        await client.get_query(1)
+    assert client.turns.at_once == 64
+
+
 async def test_a_500_on_the_log_in_counts_as_well(app: App, client: WebBuddyClient) -> None:
     """It writes, too."""
     app.login = lambda request: httpx.Response(500, html="<html>")

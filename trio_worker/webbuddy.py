@@ -9,12 +9,12 @@ from datetime import UTC, datetime
 import httpx
 
 from trio_worker.calls import LOGS, Calls
+from trio_worker.client import open_client
 from trio_worker.errors import NotFound, Refused
 from trio_worker.project import Project
 from trio_worker.query import Query
 from trio_worker.records import Account, LogEntry, read_account, read_entry, read_project, read_query
 from trio_worker.tokens import WANTED, CredentialsSource, TokenAuth
-from trio_worker.transport import open_client
 from trio_worker.turns import Turns
 
 __all__ = ["Account", "LogEntry", "WebBuddyClient", "open_webbuddy"]
