@@ -39,7 +39,7 @@ def webbuddy(request: pytest.FixtureRequest) -> WebBuddy:
     _check_async_test(request)
     from trio_worker.testing import WebBuddy, time_of_the_test
 
-    return WebBuddy(now=time_of_the_test)
+    return WebBuddy(now=time_of_the_test())
 
 
 @pytest.fixture

@@ -31,12 +31,14 @@ def time_is_virtual() -> bool:
     return trio.lowlevel.in_trio_run() and isinstance(trio.lowlevel.current_clock(), trio.testing.MockClock)
 
 
-def time_of_the_test() -> float:
-    """Say what time it is, in seconds since the epoch: as `trio_time` does where time is virtual.
+def time_of_the_test() -> Callable[[], float]:
+    """Make a clock for `WebBuddy` that is `trio_time` where time is virtual, and else the wall clock.
 
-    Needs no Trio, so what goes by it may be made before the test begins.
+    Needs no Trio yet, so the WebBuddy may be made before the test begins.
     """
-    return trio_time()() if time_is_virtual() else time.time()
+    # As it is here: a server does not go by its callers' clocks.
+    wall_clock, virtual = clock.source.get(), trio_time()
+    return lambda: virtual() if time_is_virtual() else wall_clock()
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from trio_worker.state_folder import Address, StateFolder
 from trio_worker.stop import Stop
 from trio_worker.testing.state import StoredQuery
 from trio_worker.testing.trial import HandlerFunction, look_at
-from trio_worker.testing.virtual_time import same_time, time_is_virtual, trio_time
+from trio_worker.testing.virtual_time import same_time, time_is_virtual, time_of_the_test
 from trio_worker.testing.webbuddy import WebBuddy
 from trio_worker.web import make_app
 from trio_worker.webbuddy import open_webbuddy
@@ -98,7 +98,7 @@ async def open_worker(
         HandlerError: That is no handler.
         ExceptionGroup: When the service has crashed, or what the handler needs can't be opened.
     """
-    webbuddy = _new_webbuddy() if webbuddy is None else webbuddy
+    webbuddy = WebBuddy(now=time_of_the_test()) if webbuddy is None else webbuddy
     values = {"username": "worker", "password": "secret", "handler": "test:handler", "name": "test-worker"}
     chosen = Settings(**(values | {"webbuddy_url": webbuddy.url} | settings))
     found = look_at(handler, most=chosen.num_workers, path=chosen.handler)
@@ -128,11 +128,6 @@ async def _runner() -> AsyncIterator[Runner]:
     else:
         async with open_thread("trio-worker journal") as thread:
             yield thread
-
-
-def _new_webbuddy() -> WebBuddy:
-    """A WebBuddy whose tokens expire in the test's time, virtual or real."""
-    return WebBuddy(now=trio_time()) if time_is_virtual() else WebBuddy()
 
 
 @asynccontextmanager
