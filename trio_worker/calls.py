@@ -224,7 +224,7 @@ def _reason(error: BaseException) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
         return (
             f"TLS failed, its certificate is not trusted: {error.verify_message}. If it is of an authority of"
-            " yours, SSL_CERT_FILE names the file with that authority's certificate"
+            " yours, WORKER_CA_FILE names the file with that authority's certificate"
         )
     if isinstance(error, ssl.SSLError):
         return f"TLS failed: {error.reason}. If it speaks plain HTTP, WEBBUDDY_URL begins with http://"

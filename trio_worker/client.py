@@ -11,6 +11,7 @@ from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing, asynccontextmanager
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -27,6 +28,7 @@ async def open_client(
     url: str,
     *,
     auth: httpx.Auth | None = None,
+    ca_file: Path | None = None,
     transport: httpx.AsyncBaseTransport | None = None,
 ) -> AsyncGenerator[Client, None]:
     """Open the client for one WebBuddy.
@@ -34,10 +36,11 @@ async def open_client(
     Args:
         url: WebBuddy's base URL, with or without a trailing slash or a path prefix.
         auth: Applied to each request.
+        ca_file: As of `trio_worker.transport.open_stack`.
         transport: What to send through instead of sockets, for tests within one process.
     """
     base = httpx.URL(url.rstrip("/") + "/")
-    async with transport or await open_stack(base) as way:
+    async with transport or await open_stack(base, ca_file=ca_file) as way:
         yield Client(base, auth or httpx.Auth(), way)
 
 

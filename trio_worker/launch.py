@@ -134,6 +134,7 @@ class Launch:
                 url=settings.webbuddy_url,
                 credentials=settings.credentials(),
                 request_timeout=settings.request_timeout,
+                ca_file=settings.ca_file,
             ) as webbuddy,
         ):
             await _warn_of_the_stranded(state_folder(settings), runner)

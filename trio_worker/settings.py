@@ -20,6 +20,7 @@ import platformdirs
 from trio_worker.credentials import Credentials
 from trio_worker.setting_kinds import (
     BIND,
+    CERTIFICATES,
     HANDLER,
     MASK,
     NAME,
@@ -77,6 +78,7 @@ class Settings:
         password: Its password; with ``password_file`` what stood in the file at the start. Never
             in the ``repr``. To log in, use `credentials`.
         password_file: Where the password is read from again at each log-in, or None.
+        ca_file: The certificates of who is trusted to vouch for WebBuddy, or None: who usually is.
         num_workers: Consumers of the whole launch; `share_of` gives those of one process.
         worker_processes: How many processes share them, or None where only hypercorn knows.
         polling_interval: Between two ticks.
@@ -125,6 +127,14 @@ class Settings:
         "Instead of `WORKER_PASSWORD`: a mounted secret. Read again at each log-in.",
         words="none",
         example="/run/secrets/webbuddy-password",
+        otherwise=None,
+    )
+    ca_file: Path | None = setting(
+        "WORKER_CA_FILE",
+        CERTIFICATES,
+        "For a WebBuddy whose certificate is of an authority of your own: the file with that authority's.",
+        words="none",
+        example="/etc/ssl/our-authority.pem",
         otherwise=None,
     )
     num_workers: int = setting(

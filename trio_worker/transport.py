@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ssl
 from collections import deque
 from collections.abc import Awaitable, Callable
 from functools import partial
+from pathlib import Path
 from typing import Protocol
 from urllib.request import getproxies, proxy_bypass
 
@@ -136,7 +138,9 @@ async def _close(connection: Connection) -> None:
         await connection.aclose()
 
 
-async def open_stack(url: httpx.URL, *, longest_answer: int = LONGEST_ANSWER) -> ConnectionStack:
+async def open_stack(
+    url: httpx.URL, *, ca_file: Path | None = None, longest_answer: int = LONGEST_ANSWER
+) -> ConnectionStack:
     """Make a stack for a server, without connecting to it yet.
 
     A proxy named in the environment (``HTTPS_PROXY``, ``NO_PROXY``, …) is used. By which one, and with which
@@ -144,14 +148,14 @@ async def open_stack(url: httpx.URL, *, longest_answer: int = LONGEST_ANSWER) ->
 
     Args:
         url: The server's.
+        ca_file: The certificates of who is trusted; None: those who usually are, or ``SSL_CERT_FILE``.
         longest_answer: As of `ConnectionStack`.
     """
     address = _environment_proxy(url)
     through_tls = address is not None and httpx.URL(address).scheme == "https"
     context = None
     if url.scheme == "https" or through_tls:
-        # Reads the certificate authorities' file: 20 ms. `SSL_CERT_FILE` is heeded.
-        context = await trio.to_thread.run_sync(httpx.create_ssl_context)
+        context = await trio.to_thread.run_sync(_context, ca_file)
     if address is None:
         return ConnectionStack(partial(open_connection, url, context), longest_answer=longest_answer)
     proxy = httpx.Proxy(address, ssl_context=context if through_tls else None)
@@ -161,6 +165,13 @@ async def open_stack(url: httpx.URL, *, longest_answer: int = LONGEST_ANSWER) ->
         return ProxiedConnection(proxy, context)
 
     return ConnectionStack(open_proxied, longest_answer=longest_answer)
+
+
+def _context(ca_file: Path | None) -> ssl.SSLContext:
+    """Read the certificates, which blocks: the usual authorities' take 20 ms."""
+    context = httpx.create_ssl_context() if ca_file is None else ssl.create_default_context(cafile=ca_file)
+    context.set_alpn_protocols(["http/1.1"])
+    return context
 
 
 def _environment_proxy(url: httpx.URL) -> str | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from pathlib import Path
 
 import httpx
 
@@ -26,6 +27,7 @@ async def open_webbuddy(
     url: str,
     credentials: CredentialsSource,
     request_timeout: float,
+    ca_file: Path | None = None,
     transport: httpx.AsyncBaseTransport | None = None,
 ) -> AsyncGenerator[WebBuddyClient, None]:
     """Open the door to one WebBuddy. Nothing is sent before the first call.
@@ -34,13 +36,14 @@ async def open_webbuddy(
         url: Its base URL, with or without a trailing slash or a path prefix.
         credentials: What to log in with, asked at each log-in.
         request_timeout: Seconds for one call; see `WebBuddyClient`.
+        ca_file: The certificates of who is trusted; None: those who usually are.
         transport: What to send through instead of sockets, for tests within one process.
     """
     base = httpx.URL(url.rstrip("/") + "/")
     auth = TokenAuth(
         credentials, login_url=base.join("api/login/"), refresh_url=base.join("api/token/refresh/")
     )
-    async with open_client(url, auth=auth, transport=transport) as client:
+    async with open_client(url, auth=auth, ca_file=ca_file, transport=transport) as client:
         yield WebBuddyClient(Calls(client, request_timeout), auth)
 
 

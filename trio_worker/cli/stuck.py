@@ -109,6 +109,7 @@ async def _connected(settings: Settings, work: Callable[[WebBuddyClient], Awaita
             url=settings.webbuddy_url,
             credentials=settings.credentials(),
             request_timeout=settings.request_timeout,
+            ca_file=settings.ca_file,
         ) as webbuddy:
             return await work(webbuddy)
     except AccessDenied as error:

@@ -87,6 +87,7 @@ class Submission:
                 url=self.settings.webbuddy_url,
                 credentials=self.settings.credentials(),
                 request_timeout=self.settings.request_timeout,
+                ca_file=self.settings.ca_file,
             ) as webbuddy:
                 return await self._submit(webbuddy)
         except AccessDenied as error:
