@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import sys
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 import trio
+from structlog.typing import EventDict
 
 from trio_worker import Context, Query
 from trio_worker.handlers.asyncio_loop import AsyncioLoop, open_asyncio
@@ -153,3 +156,166 @@ async def test_a_handler_on_it_is_stopped_at_its_time_limit() -> None:
         async with open_worker(agent, webbuddy=webbuddy, processing_timeout=1) as worker:
             short, long = await worker.ask("short"), await worker.ask("long")
     assert (short.answer_text, long.status, seen) == ("answer to short", "failed", ["long"])
+
+
+# --- What ends a loop, and does not -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt()])
+async def test_what_ends_programs_ends_one_call(error: BaseException, loop: AsyncioLoop) -> None:
+    """It is raised here, as any other; the loop is there for the next."""
+
+    async def leave() -> None:
+        raise error
+
+    async def answer() -> str:
+        return "well"
+
+    with trio.fail_after(LIMIT):
+        with pytest.raises(type(error)):
+            await loop.run(leave)
+        assert await loop.run(answer) == "well"
+
+
+async def test_what_ends_programs_in_a_task_of_its_own(loop: AsyncioLoop, events: list[EventDict]) -> None:
+    """Who awaits that task has it; others that are under way go on; and it is in the log."""
+    begun = threading.Event()
+
+    async def leave() -> None:
+        sys.exit(3)
+
+    async def start_one() -> None:
+        task = asyncio.create_task(leave())
+        await task
+
+    async def wait() -> str:
+        event = asyncio.Event()
+        ended.append((asyncio.get_running_loop(), event))
+        begun.set()
+        await event.wait()
+        return "well"
+
+    async def call_wait() -> None:
+        answers.append(await loop.run(wait))
+
+    ended: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = []
+    answers: list[str] = []
+    with trio.fail_after(LIMIT):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(call_wait)
+            await trio.to_thread.run_sync(begun.wait)
+            with pytest.raises(SystemExit):
+                await loop.run(start_one)
+            ((inner, event),) = ended
+            inner.call_soon_threadsafe(event.set)
+    assert answers == ["well"]
+    assert "what ends programs" in str(events)
+
+
+async def test_a_function_that_stops_the_loop(loop: AsyncioLoop) -> None:
+    """It goes on: it is not the function's to stop."""
+
+    async def stop() -> str:
+        asyncio.get_running_loop().stop()
+        await asyncio.sleep(0.01)
+        return "well"
+
+    with trio.fail_after(LIMIT):
+        assert await loop.run(stop) == "well"
+
+
+async def test_what_is_no_async_function(loop: AsyncioLoop) -> None:
+    """The caller is told; before, it would have waited for ever."""
+
+    def plain() -> Any:
+        return 5
+
+    with trio.fail_after(LIMIT), pytest.raises(TypeError):
+        await loop.run(plain)
+
+
+async def test_a_call_after_the_end() -> None:
+    """A sentence, and no coroutine that is never awaited."""
+
+    async def answer() -> str:
+        return "well"
+
+    with trio.fail_after(LIMIT):
+        async with open_asyncio() as loop:
+            pass
+        with pytest.raises(RuntimeError, match="the asyncio loop is closed"):
+            await loop.run(answer)
+
+
+async def test_a_loop_that_ends_before_its_functions() -> None:
+    """Another one raises SystemExit while all are being cancelled: nobody waits for ever."""
+    begun = threading.Event()
+
+    async def leave() -> None:
+        asyncio.get_running_loop().forgotten = asyncio.create_task(raise_at_the_end())  # type: ignore[attr-defined]
+        await asyncio.sleep(0)
+
+    async def raise_at_the_end() -> None:
+        try:
+            await asyncio.sleep(3600)
+        finally:
+            sys.exit(3)
+
+    async def clean_up_for_long() -> None:
+        try:
+            begun.set()
+            await asyncio.sleep(3600)
+        finally:
+            await asyncio.sleep(3600)  # noqa: ASYNC102 - asyncio's, which cancels once only
+
+    async def call() -> None:
+        with pytest.raises(RuntimeError, match="ended before the function has"):
+            await loop.run(clean_up_for_long)
+
+    with trio.fail_after(LIMIT):
+        async with trio.open_nursery() as nursery, open_asyncio() as loop:
+            await loop.run(leave)
+            nursery.start_soon(call)
+            await trio.to_thread.run_sync(begun.wait)
+
+
+async def test_a_cancellation_that_comes_when_the_loop_is_closed() -> None:
+    """The thread has ended, and its news is still under way."""
+    begun = threading.Event()
+
+    async def wait() -> None:
+        begun.set()
+        await asyncio.sleep(3600)
+
+    with trio.fail_after(LIMIT), trio.CancelScope() as scope:
+        async with trio.open_nursery() as nursery, open_asyncio() as loop:
+            (thread,) = [thread for thread in threading.enumerate() if thread.name == "asyncio"]
+            nursery.start_soon(loop.run, wait)  # noqa: ASYNC111 - it outlives the loop, on purpose
+            await trio.to_thread.run_sync(begun.wait)
+            loop.close()
+            thread.join(LIMIT)  # in the loop's own thread, on purpose
+            scope.cancel()
+    assert scope.cancelled_caught
+
+
+NO_DESCRIPTORS = """
+import resource, trio
+from trio_worker.handlers.asyncio_loop import open_asyncio
+
+async def main():
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3))
+    async with open_asyncio() as loop:
+        print("opened")
+
+try:
+    trio.run(main)
+except OSError as error:
+    print("OSError", error.strerror)
+"""
+
+
+async def test_a_loop_that_can_not_be_made() -> None:
+    """It is said at once; nobody waits for its start."""
+    with trio.fail_after(LIMIT):
+        ended = await trio.run_process([sys.executable, "-c", NO_DESCRIPTORS], capture_stdout=True)
+    assert ended.stdout == b"OSError Too many open files\n"
