@@ -245,7 +245,8 @@ def _said(error: BaseException) -> str:
     while error.__cause__ is not None:
         error = error.__cause__
     if isinstance(error, BaseExceptionGroup):
-        # Not its own words: they name the address, and "Connection refused" came twice for "localhost".
-        said = (os.strerror(e.errno) if getattr(e, "errno", None) else _said(e) for e in error.exceptions)
-        return "; ".join(dict.fromkeys(said))
+        return "; ".join(dict.fromkeys(_said(inner) for inner in error.exceptions))
+    if isinstance(error, ConnectionError | TimeoutError) and error.errno:
+        # Not its own words: Trio adds the address, and "Connection refused" comes twice for "localhost".
+        return os.strerror(error.errno)
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
