@@ -92,6 +92,25 @@ async def test_typos(tmp_path: Path) -> None:
     assert "MAX_WORKERS" not in found
 
 
+async def test_a_proxy_and_certificates_that_can_not_be_used(tmp_path: Path) -> None:
+    """The variable that names them, in a sentence without the proxy's password; exit 2."""
+    proxy = "http://me:secret@127.0.0.1:notaport"
+    ended = await check(tmp_path, WebBuddy(), HTTP_PROXY=proxy, http_proxy=proxy, NO_PROXY="", no_proxy="")
+    assert ended.code == 2
+    assert line(ended, "WebBuddy").startswith("✗ WebBuddy http_proxy is 'http://***@127.0.0.1:notaport': exp")
+    ended = await run_command(
+        tmp_path, "check", webbuddy_url="https://127.0.0.1:1", SSL_CERT_FILE="nowhere.pem"
+    )
+    assert ended.code == 2
+    assert line(ended, "WebBuddy").startswith("✗ WebBuddy SSL_CERT_FILE is 'nowhere.pem': expected the path")
+    assert "Traceback" not in ended.out + ended.err
+    ended = await run_command(
+        tmp_path, "submit", "x", webbuddy_url="https://127.0.0.1:1", SSL_CERT_FILE="nowhere.pem"
+    )
+    assert (ended.code, ended.out) == (2, "")
+    assert ended.err.startswith("trio-worker: SSL_CERT_FILE is 'nowhere.pem': expected the path")
+
+
 async def test_a_wrong_handler(tmp_path: Path) -> None:
     """A handler that can't be imported: why, and the rest is checked all the same; exit 2."""
     (tmp_path / "agent.py").write_text("import nowhere_to_be_found\n")

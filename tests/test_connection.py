@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import math
+import os
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
@@ -15,7 +17,8 @@ import trio
 import trio.testing
 import trustme
 
-from trio_worker.connection import MOST_HEAD, Connection, NotSentError, open_connection
+from trio_worker.answer_parser import MOST_HEAD
+from trio_worker.connection import MAYBE_SENT, Connection, NotSentError, open_connection
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
 LONGEST = 1_000_000
@@ -28,25 +31,28 @@ class Wire(trio.abc.Stream):
     Attributes:
         pieces: What comes. An exception is raised.
         sent: What was sent.
-        broken: Whether nothing can be sent.
+        broken: Whether nothing can be sent, or why.
+        asked: Once there was an attempt to send anything; nothing comes before.
     """
 
     pieces: list[bytes | Exception]
     sent: bytearray = attrs.field(factory=bytearray)
-    broken: bool = False
+    broken: bool | OSError = False
     closed: bool = False
+    asked: trio.Event = attrs.field(factory=trio.Event)
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         await trio.lowlevel.checkpoint()
+        self.asked.set()
         if self.broken:
-            raise trio.BrokenResourceError
+            raise trio.BrokenResourceError from (self.broken if self.broken is not True else None)
         self.sent += data
 
     async def wait_send_all_might_not_block(self) -> None:
         raise NotImplementedError
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        await trio.lowlevel.checkpoint()
+        await self.asked.wait()
         piece = self.pieces.pop(0) if self.pieces else b""
         if isinstance(piece, Exception):
             raise piece
@@ -143,8 +149,12 @@ async def test_a_body_that_is_a_stream_is_refused() -> None:
         (b"HTTP/1.1 200 OK\r\nKeep-Alive: timeout=3, max=9\r\nContent-Length: 2\r\n\r\n{}", b"{}", 2),
         (b"HTTP/1.1 200 OK\r\nKeep-Alive: timeout=0\r\nContent-Length: 2\r\n\r\n{}", b"{}", 0),
         (b"HTTP/1.1 200 OK\r\nKeep-Alive: soon\r\nContent-Length: 2\r\n\r\n{}", b"{}", math.inf),
-        (OK + b"HTTP/1.1 200 OK\r\n", b"{}", 0),  # the beginning of what nobody asked for
-        (OK + OK, b"{}", 0),
+        (b"HTTP/1.0 200 OK\r\nConnection: keep-alive, Close\r\nContent-Length: 2\r\n\r\n{}", b"{}", 0),
+        (
+            b"HTTP/1.1 200 OK\r\nContent-Encoding: identity\r\nContent-Length: 2\r\n\r\n{}",
+            b"{}",
+            math.inf,
+        ),
     ],
 )
 @pytest.mark.parametrize("in_bytes", [False, True])
@@ -157,8 +167,57 @@ async def test_an_answer_is_read_to_its_end(
     assert response.content == body
     assert "X" not in response.headers
     assert "Link" not in response.headers
-    # What has not come yet is found out by `is_silent`.
-    assert usable == (math.inf if in_bytes and answer.startswith(OK) else usable_for)
+    assert usable == usable_for
+
+
+CREATED = b"HTTP/1.1 201 Created\r\nX: y\r\nContent-Length: 2\r\n\r\n{}"
+CLOSES = b"HTTP/1.1 201 Created\r\nX: y\r\nConnection: close\r\nContent-Length: 2\r\n\r\n{}"
+
+
+@pytest.mark.parametrize(
+    ("answer", "surplus"),
+    [
+        (CREATED, b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\n\r\n"),
+        (CREATED, b"HTTP/1.1 404 Not Found\r\nX: z\r\nContent-Length: 2\r\n\r\n[]"),
+        (CREATED, b"HTTP/1.1 100 Continue\r\n\r\n"),
+        (CREATED, b"HTTP/1.1 20"),
+        (CREATED, b"H"),
+        (CREATED, b"x"),
+        (CREATED, CREATED),
+        (CLOSES, b"xx"),
+        (CLOSES, CREATED),
+        (b"HTTP/1.1 201 Created\r\nX: y\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n", b"x"),
+    ],
+)
+@pytest.mark.parametrize("in_bytes", [False, True])
+async def test_what_follows_an_answer_changes_nothing_of_it(
+    answer: bytes, surplus: bytes, in_bytes: bool
+) -> None:
+    """Be it another answer or garbage: a claim that was carried out stays one. The connection is not kept."""
+    whole = answer + surplus
+    pieces = [bytes([byte]) for byte in whole] if in_bytes else [whole]
+    response, usable = await answer_to(*pieces)
+    assert response.status_code == 201
+    assert response.headers["X"] == "y"
+    assert response.content == b"{}"
+    if not in_bytes:  # else it has not come yet, and `is_silent` finds it out
+        assert usable == 0
+
+
+@pytest.mark.parametrize("head", [b"204 No Content\r\nConnection: close", b"304 Not Modified"])
+async def test_a_body_where_there_is_none_is_surplus(head: bytes) -> None:
+    """Some servers send one."""
+    for answer in ([b"HTTP/1.1 %s\r\n\r\n{}" % head], [bytes([b]) for b in b"HTTP/1.1 %s\r\n\r\n{}" % head]):
+        response, usable = await answer_to(*answer)
+        assert response.status_code == int(head[:3])
+        assert response.content == b""
+        assert usable == 0 or len(answer) > 1
+
+
+async def test_an_empty_line_after_an_answer_is_none() -> None:
+    """As HTTP/1.0's servers used to send; it is passed over."""
+    _, usable = await answer_to(OK + b"\r\n")
+    assert usable == math.inf
 
 
 async def test_status_and_headers_are_those_of_the_answer() -> None:
@@ -193,6 +252,27 @@ async def test_status_and_headers_are_those_of_the_answer() -> None:
         ([b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\n{}"], "this is no HTTP"),
         (
             [b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n{}"],
+            "this is no HTTP",
+        ),
+        ([b"HTTP/1.1 099 Early\r\nContent-Length: 2\r\n\r\n{}"], "this is no HTTP: its status is 99"),
+        (
+            [b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n"],
+            "its Transfer-Encoding is 'gzip, chunked'",
+        ),
+        (
+            [b"HTTP/1.1 200 OK\r\nTransfer-Encoding: identity\r\n\r\n{}"],
+            "its Transfer-Encoding is 'identity'",
+        ),
+        (
+            [b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 2\r\n\r\n{}"],
+            "its Content-Encoding is 'gzip'",
+        ),
+        # What h11 lets pass, and llhttp does not.
+        ([b"HTTP/1.1 200 OK\nContent-Length: 2\n\n{}"], "this is no HTTP"),
+        ([b"HTTP/1.1 200 OK\r\nX: a\r\n  b\r\nContent-Length: 2\r\n\r\n{}"], "this is no HTTP"),
+        ([b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 2\r\n\r\n{}"], "this is no HTTP"),
+        (
+            [b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2 \r\n{}\r\n0\r\n\r\n"],
             "this is no HTTP",
         ),
     ],
@@ -234,6 +314,22 @@ async def test_headers_and_bodies_without_an_end_are_given_up() -> None:
     assert len(response.content) == 100_000
 
 
+async def test_what_is_no_body_is_counted_as_well() -> None:
+    """Tiny chunks cost a hundred times what they hold, and trailers have no end either."""
+    chunked = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+    trailer = [chunked + b"2\r\n{}\r\n0\r\nX: ", *[b"y" * 10_000] * 100]
+    interim = [b"HTTP/1.1 103 Early Hints\r\nX: %s\r\n\r\n" % (b"y" * 10_000)] * 100
+    tiny = [chunked, *[b"1\r\n{\r\n" * 1_000] * 100]
+    for pieces in (trailer, interim, tiny):
+        wire = Wire(list(pieces))
+        with pytest.raises(httpx.RemoteProtocolError, match=str(MOST_HEAD)):
+            await on(wire).exchange(request(), longest=LONGEST)
+        assert len(wire.pieces) > 50
+    small = [chunked, *[b"a\r\n0123456789\r\n" * 1_000] * 50, b"0\r\n\r\n"]  # no reason to give up
+    response, _ = await answer_to(*small)
+    assert len(response.content) == 500_000
+
+
 # --- What can't be sent --------------------------------------------------------------------------
 
 
@@ -259,6 +355,36 @@ async def test_an_answer_that_came_before_all_was_sent_is_taken() -> None:
     response = await connection.exchange(request("POST", b"x" * 100_000), longest=LONGEST)
     assert response.status_code == 413
     assert connection.usable_for == 0
+
+
+@pytest.mark.parametrize("size", [10, 100_000])
+async def test_why_it_could_not_be_sent_is_told(size: int) -> None:
+    """Not only that nothing came after that."""
+    wire = Wire([], broken=ConnectionResetError(104, "Connection reset by peer"))
+    with pytest.raises(httpx.WriteError, match="Connection reset by peer"):
+        await on(wire).exchange(request("POST", b"x" * size), longest=LONGEST)
+
+
+@pytest.mark.parametrize(
+    ("broken", "size", "maybe"), [(False, 10, True), (True, 10, False), (True, 100_000, True)]
+)
+async def test_whether_it_may_have_been_sent_is_noted_on_the_request(
+    broken: bool, size: int, maybe: bool
+) -> None:
+    """For whoever cancels the call."""
+    asked = request("POST", b"x" * size)
+    with pytest.raises(httpx.TransportError):
+        await on(Wire([], broken=broken)).exchange(asked, longest=LONGEST)
+    assert asked.extensions[MAYBE_SENT] is maybe
+
+
+@pytest.mark.parametrize("method", ["HEAD", "CONNECT"])
+async def test_what_is_answered_by_other_rules_is_not_sent(method: str) -> None:
+    """The end of such an answer would be looked for in the wrong place."""
+    wire = Wire([OK])
+    with pytest.raises(httpx.LocalProtocolError, match=method):
+        await on(wire).exchange(request(method), longest=LONGEST)
+    assert not wire.sent
 
 
 # --- Cancellation --------------------------------------------------------------------------------
@@ -287,6 +413,19 @@ async def test_cancelled_at_each_wait_it_is_of_no_more_use() -> None:
     assert not wire.sent
 
 
+async def test_a_second_exchange_that_is_cancelled_leaves_it_of_no_more_use() -> None:
+    """The first one's good end does not count any more."""
+    connection = on(Wire([OK, OK[:-1]]))
+    await connection.exchange(request(), longest=LONGEST)
+    assert connection.usable_for == math.inf
+    with trio.CancelScope() as scope:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(partial(connection.exchange, request(), longest=LONGEST))
+            await trio.lowlevel.checkpoint()
+            scope.cancel()
+    assert connection.usable_for == 0
+
+
 # --- Real sockets --------------------------------------------------------------------------------
 
 Serve = Callable[[trio.abc.Stream], Awaitable[None]]
@@ -308,7 +447,14 @@ async def test_a_server_that_is_not_there_is_a_connect_error() -> None:
         pass
     with pytest.raises(httpx.ConnectError) as caught:
         await open_connection(httpx.URL(f"http://127.0.0.1:{port}"), None)
-    assert str(caught.value)
+    assert str(caught.value) == os.strerror(errno.ECONNREFUSED)
+
+
+@pytest.mark.parametrize("host", ["a..b", "a" * 64 + ".example"])
+async def test_a_name_that_is_none_is_a_connect_error(host: str) -> None:
+    """Not a crash, wherever it comes from."""
+    with pytest.raises(httpx.ConnectError, match="label"):
+        await open_connection(httpx.URL(f"http://{host}:1"), None)
 
 
 async def test_silence_is_seen() -> None:
@@ -409,3 +555,143 @@ async def test_a_handshake_that_is_cancelled_leaves_nothing_open(authority: trus
                 await trio.testing.wait_all_tasks_blocked(0.05)
                 nursery.cancel_scope.cancel()
             await ended.wait()
+
+
+async def test_a_server_is_asked_for_by_its_address_too(authority: trustme.CA) -> None:
+    """A certificate may name one; the name in the URL is what is verified, not any."""
+    with trio.fail_after(60):
+        async with serve_tls(authority, "127.0.0.1", answer_each) as port:
+            connection = await open_connection(httpx.URL(f"https://127.0.0.1:{port}"), trusting(authority))
+            assert (await connection.exchange(request(), longest=LONGEST)).status_code == 200
+            await connection.aclose()
+            with pytest.raises(httpx.ConnectError):
+                await open_connection(httpx.URL(f"https://localhost:{port}"), trusting(authority))
+
+
+async def test_tls_without_a_goodbye_ends_an_answer(authority: trustme.CA) -> None:
+    """As most servers end it; where a length was said, half of it is still no answer."""
+
+    async def answer_and_vanish(stream: trio.abc.Stream) -> None:
+        await stream.receive_some(10_000)
+        await stream.send_all(answers.pop(0))
+        assert isinstance(stream, trio.SSLStream)
+        await trio.aclose_forcefully(stream.transport_stream)
+
+    answers = [b"HTTP/1.1 200 OK\r\n\r\n{}", OK[:-1]]
+    with trio.fail_after(60):
+        async with serve_tls(authority, "localhost", answer_and_vanish) as port:
+            url = httpx.URL(f"https://localhost:{port}")
+            connection = await open_connection(url, trusting(authority))
+            assert (await connection.exchange(request(), longest=LONGEST)).content == b"{}"
+            await connection.aclose()
+            connection = await open_connection(url, trusting(authority))
+            with pytest.raises(httpx.RemoteProtocolError, match="in the middle"):
+                await connection.exchange(request(), longest=LONGEST)
+            await connection.aclose()
+
+
+@attrs.define(eq=False)
+class Corked(trio.abc.Stream):
+    """What lies under a server's TLS: what it sends waits until it is let go, and leaves in one piece.
+
+    Closing the TLS says its goodbye, and leaves this open.
+    """
+
+    stream: trio.abc.Stream
+    held: bytearray | None = None
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        if self.held is None:
+            await self.stream.send_all(data)
+        else:
+            await trio.lowlevel.checkpoint()
+            self.held += data
+
+    async def wait_send_all_might_not_block(self) -> None:
+        raise NotImplementedError
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
+        return await self.stream.receive_some(max_bytes)
+
+    async def aclose(self) -> None:
+        await trio.lowlevel.checkpoint()
+
+    async def let_go(self) -> None:
+        assert self.held is not None
+        data, self.held = bytes(self.held), None
+        await self.stream.send_all(data)
+
+
+@pytest.mark.parametrize("what", ["nothing", "an answer", "a goodbye"])
+async def test_what_came_with_an_answer_over_tls_is_seen(authority: trustme.CA, what: str) -> None:
+    """As a record of its own, which TLS holds back: the next request must not get it for its answer."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("localhost").configure_cert(context)
+    over = trio.Event()
+
+    async def answer_and_more(stream: trio.abc.Stream) -> None:
+        cork = Corked(stream)
+        secure = trio.SSLStream(cork, context, server_side=True)
+        await secure.receive_some(10_000)
+        cork.held = bytearray()
+        await secure.send_all(OK)
+        if what == "an answer":
+            await secure.send_all(OK)
+        elif what == "a goodbye":
+            await secure.aclose()
+        await cork.let_go()
+        await over.wait()
+
+    with trio.fail_after(60):
+        async with serve(answer_and_more) as port:
+            connection = await open_connection(httpx.URL(f"https://localhost:{port}"), trusting(authority))
+            response = await connection.exchange(request(), longest=LONGEST)
+            assert response.content == b"{}"
+            assert connection.usable_for == (math.inf if what == "nothing" else 0)
+            await connection.aclose()
+            over.set()
+
+
+@pytest.mark.parametrize("hangs_up", [False, True])
+@pytest.mark.parametrize("tls", [False, True])
+async def test_a_server_that_does_not_want_to_read_so_much_is_heard(
+    authority: trustme.CA, tls: bool, hangs_up: bool
+) -> None:
+    """ "413 Content Too Large": it reads no more then, and waits, or hangs up in the middle."""
+    too_large = b"HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\n\r\n"
+
+    async def refuse(stream: trio.abc.Stream) -> None:
+        await stream.receive_some(1_000)
+        await stream.send_all(too_large)
+        if not hangs_up:
+            await trio.sleep_forever()
+        await trio.aclose_forcefully(stream)
+
+    serving = partial(serve_tls, authority, "localhost") if tls else serve
+    with trio.fail_after(60):
+        async with serving(refuse) as port:
+            url = httpx.URL(f"http{'s' if tls else ''}://localhost:{port}")
+            connection = await open_connection(url, trusting(authority) if tls else None)
+            response = await connection.exchange(request("POST", b"x" * 20_000_000), longest=LONGEST)
+            assert response.status_code == 413
+            assert connection.usable_for == 0
+            await connection.aclose()
+
+
+async def test_a_large_request_is_sent_whole(authority: trustme.CA) -> None:
+    """Also where it takes longer to send than to begin to answer."""
+
+    async def count(stream: trio.abc.Stream) -> None:
+        got = 0
+        while got < 5_000_000:
+            got += len(await stream.receive_some(100_000))
+        await stream.send_all(OK)
+        await stream.receive_some(1)
+
+    with trio.fail_after(60):
+        async with serve(count) as port:
+            connection = await open_connection(httpx.URL(f"http://127.0.0.1:{port}"), None)
+            response = await connection.exchange(request("POST", b"x" * 5_000_000), longest=LONGEST)
+            assert response.status_code == 200
+            assert connection.usable_for == math.inf
+            await connection.aclose()

@@ -317,6 +317,18 @@ async def test_wrong_settings(tmp_path: Path) -> None:
     assert not webbuddy.requests
 
 
+async def test_certificates_that_are_none(tmp_path: Path) -> None:
+    """One sentence and 2, when it is found out only once the worker runs."""
+    async with start_worker(
+        tmp_path, webbuddy_url="https://127.0.0.1:1", SSL_CERT_FILE="nowhere.pem"
+    ) as worker:
+        assert await worker.wait() == 2
+    assert (
+        "trio-worker: SSL_CERT_FILE is 'nowhere.pem': expected the path of a readable file" in worker.output
+    )
+    assert "Traceback" not in worker.output
+
+
 async def test_a_port_that_is_taken(tmp_path: Path) -> None:
     """A port in use is the operator's matter: one sentence with the variable, exit 2."""
     with socket.create_server(("127.0.0.1", 0)) as taken:

@@ -108,6 +108,9 @@ BAD = [
         ("WEBBUDDY_URL", url, "http:// or https://")
         for url in (
             "localhost:8000",
+            "http://a..b",
+            "http://.a",
+            f"http://{'a' * 64}.example",
             "ftp://host",
             "http://",
             "http://:8000",

@@ -5,18 +5,24 @@ from __future__ import annotations
 import math
 import os
 import random
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
 
 import httpx
 import pytest
 import trio
 import trio.lowlevel
+import trustme
+from trio.testing import wait_all_tasks_blocked
 
 from trio_worker import transport as transport_module
 from trio_worker.client import Client, open_client
-from trio_worker.connection import NotSentError
+from trio_worker.connection import MAYBE_SENT, NotSentError, open_connection
+from trio_worker.errors import SettingsError
 from trio_worker.transport import ConnectionStack, open_stack
 from trio_worker.turns import Turns
 
@@ -453,3 +459,189 @@ async def test_https_is_verified() -> None:
             with pytest.raises(httpx.TransportError):
                 await get(client)
         assert server.heads == []
+
+
+async def test_only_http_1_1_is_offered() -> None:
+    """A server that could choose HTTP/2 would speak it, and none of it would be understood."""
+    stack = await open_stack(httpx.URL("https://webbuddy.invalid"))
+    context = stack._open_connection.args[1]  # type: ignore[attr-defined]
+    server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority = trustme.CA()
+    authority.issue_cert("localhost").configure_cert(server)
+    authority.configure_trust(context)
+    server.set_alpn_protocols(["h2", "http/1.1"])
+    chosen: list[str | None] = []
+
+    async def choose(stream: trio.SSLStream[trio.SocketStream]) -> None:
+        async with stream:
+            await stream.do_handshake()
+            chosen.append(stream.selected_alpn_protocol())
+
+    with trio.fail_after(60):
+        async with trio.open_nursery() as nursery:
+            listen = partial(
+                trio.serve_ssl_over_tcp, choose, 0, server, host="127.0.0.1", https_compatible=True
+            )
+            (listener,) = await nursery.start(listen)
+            port = listener.transport_listener.socket.getsockname()[1]
+            connection = await open_connection(httpx.URL(f"https://localhost:{port}"), context)
+            while not chosen:  # noqa: ASYNC110 - there is nothing else to wait for
+                await trio.lowlevel.checkpoint()
+            await connection.aclose()
+            nursery.cancel_scope.cancel()
+    assert chosen == ["http/1.1"]
+
+
+# --- What is wrong with the environment ----------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "says"),
+    [
+        ("ALL_PROXY", "socks://127.0.0.1:1080/", "ALL_PROXY is 'socks://127.0.0.1:1080/': expected http"),
+        ("HTTP_PROXY", "127.0.0.1:notaport", "HTTP_PROXY is 'http://127.0.0.1:notaport': expected http"),
+        ("http_proxy", "http://", "http_proxy is 'http://': expected a host"),
+        ("HTTP_PROXY", "http://me:secret@a..b:1", "HTTP_PROXY is 'http://***@a..b:1': expected a host"),
+        ("HTTP_PROXY", "ftp://me:secret@a:1", "HTTP_PROXY is 'ftp://***@a:1': expected http"),
+    ],
+)
+async def test_a_proxy_that_can_not_be_used_is_the_operators_matter(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str, says: str
+) -> None:
+    """The variable is named, and the proxy's password is not shown."""
+    monkeypatch.delenv("REQUEST_METHOD", raising=False)
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(SettingsError) as caught:
+        await open_stack(httpx.URL("http://webbuddy.invalid"))
+    (problem,) = caught.value.problems
+    assert problem.startswith(says)
+    assert caught.value.__cause__ is None
+
+
+@pytest.mark.skipif(find_spec("socksio") is not None, reason="SOCKS is understood here")
+async def test_a_socks_proxy_wants_a_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which one is said."""
+    monkeypatch.setenv("ALL_PROXY", "socks5://127.0.0.1:1080")
+    with pytest.raises(SettingsError, match=r"ALL_PROXY is 'socks5://127.0.0.1:1080': .* socksio"):
+        await open_stack(httpx.URL("http://webbuddy.invalid"))
+
+
+@pytest.mark.parametrize("there", [False, True])
+async def test_certificates_that_are_none_are_the_operators_matter(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, there: bool
+) -> None:
+    """No such file, or no certificate in it; whichever variable names it."""
+    file = tmp_path / "authority.pem"
+    if there:
+        file.write_text("nothing of the kind")
+    with pytest.raises(SettingsError, match=r"WORKER_CA_FILE is .*authority.pem': expected the path"):
+        await open_stack(httpx.URL("https://webbuddy.invalid"), ca_file=file)
+    monkeypatch.setenv("SSL_CERT_FILE", str(file))
+    with pytest.raises(SettingsError, match=r"SSL_CERT_FILE is .*authority.pem': expected the path"):
+        await open_stack(httpx.URL("https://webbuddy.invalid"))
+
+
+# --- Whether a request may have left -------------------------------------------------------------
+
+
+async def silent(head: bytes, stream: trio.SocketStream) -> None:
+    await trio.sleep_forever()
+
+
+async def say_nothing(stream: trio.SocketStream) -> None:
+    async for _ in stream:
+        pass
+
+
+async def maybe_sent(stack: ConnectionStack, url: str, until: Callable[[], Awaitable[object]]) -> bool:
+    """Cancel a request after something has happened."""
+    asked = httpx.Request("POST", url)
+    with trio.fail_after(60):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(stack.handle_async_request, asked)
+            await until()
+            nursery.cancel_scope.cancel()
+    noted = asked.extensions[MAYBE_SENT]
+    assert isinstance(noted, bool)
+    return noted
+
+
+async def test_a_handshake_without_an_end_has_sent_nothing() -> None:
+    """Whoever cancels it knows that nothing was carried out."""
+    with trio.fail_after(60):
+        async with trio.open_nursery() as nursery:
+            (listener,) = await nursery.start(partial(trio.serve_tcp, say_nothing, 0, host="127.0.0.1"))
+            url = f"https://127.0.0.1:{listener.socket.getsockname()[1]}"
+            stack = await open_stack(httpx.URL(url))
+            assert not await maybe_sent(stack, url, partial(wait_all_tasks_blocked, 0.05))
+            nursery.cancel_scope.cancel()
+
+
+async def test_what_was_sent_and_has_no_answer_may_have_arrived(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Directly, and by way of a proxy."""
+    async with serve(silent) as server:
+
+        async def until_it_has_come() -> None:
+            while not server.heads:  # noqa: ASYNC110 - there is nothing else to wait for
+                await trio.sleep(0.001)
+
+        assert await maybe_sent(await open_stack(httpx.URL(server.url)), server.url, until_it_has_come)
+        server.heads.clear()
+        monkeypatch.delenv("REQUEST_METHOD", raising=False)
+        monkeypatch.setenv("HTTP_PROXY", server.url)
+        stack = await open_stack(httpx.URL("http://webbuddy.invalid"))
+        assert await maybe_sent(stack, "http://webbuddy.invalid", until_it_has_come)
+        server.heads.clear()
+        monkeypatch.setenv("HTTPS_PROXY", server.url)
+        stack = await open_stack(httpx.URL("https://webbuddy.invalid"))
+        assert not await maybe_sent(stack, "https://webbuddy.invalid", until_it_has_come)  # only the CONNECT
+        assert server.heads[0].startswith(b"CONNECT ")
+
+
+async def test_by_way_of_a_proxy_what_is_compressed_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As without one: a few bytes can become gigabytes."""
+
+    async def compress(head: bytes, stream: trio.SocketStream) -> None:
+        await stream.send_all(OK.replace(b"\r\n\r\n", b"\r\nContent-Encoding: gzip\r\n\r\n"))
+
+    async with serve(compress) as server:
+        monkeypatch.delenv("REQUEST_METHOD", raising=False)
+        monkeypatch.setenv("HTTP_PROXY", server.url)
+        async with open_client("http://webbuddy.invalid") as client:
+            with pytest.raises(httpx.RemoteProtocolError, match="Content-Encoding is 'gzip'"):
+                await get(client)
+
+
+async def test_no_proxy_may_name_an_address_of_six() -> None:
+    """``::1`` as it is, though it stands in brackets in a URL."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HTTP_PROXY", "http://proxy.invalid:1")
+        patch.setenv("NO_PROXY", "::1")
+        stack = await open_stack(httpx.URL("http://[::1]:2"))
+        with trio.fail_after(60), pytest.raises(httpx.ConnectError) as caught:
+            await stack.handle_async_request(httpx.Request("GET", "http://[::1]:1/"))
+    assert caught.value.__cause__ is not None
+    assert "::1" in str(caught.value.__cause__)
+
+
+async def test_closing_many_that_will_not_close_takes_no_longer_than_one(autojump_clock: object) -> None:
+    """One deadline for them all, and each is begun with."""
+
+    class Stuck(Connection):
+        async def aclose(self) -> None:
+            await super().aclose()
+            await trio.sleep_forever()
+
+    async def open_stuck() -> Connection:
+        await trio.lowlevel.checkpoint()
+        return Stuck(connections)
+
+    connections = Connections(partial(trio.sleep, 0.1))
+    stack = ConnectionStack(open_stuck)
+    async with trio.open_nursery() as nursery:
+        for _ in range(20):
+            nursery.start_soon(ask, stack)
+    began = trio.current_time()
+    await stack.aclose()
+    assert trio.current_time() - began <= transport_module.CLOSE_SECONDS
+    assert len(connections.closed) == 20

@@ -220,3 +220,47 @@ def test_its_repr_says_how_it_stands() -> None:
     turns = Turns()
     turns.overlapped()
     assert repr(turns) == "<Turns: 0 of 1 under way, at most 64>"
+
+
+async def test_whoever_waits_for_long_keeps_the_place(autojump_clock: object) -> None:
+    """First come, first served, also beyond the 2 s after which each waiter looks up."""
+    turns = Turns()
+    turns.overlapped()
+    order: list[int] = []
+
+    async def call(number: int) -> None:
+        async with turns:
+            await trio.sleep(0.9)
+        order.append(number)
+
+    async with trio.open_nursery() as nursery:
+        for number in range(40):
+            nursery.start_soon(call, number)
+            await trio.sleep(0.85)
+    assert order == list(range(40))
+
+
+async def test_a_turn_that_comes_with_the_cancellation_goes_on_to_the_next(nursery: trio.Nursery) -> None:
+    """In the same moment: it is not lost with whoever was cancelled."""
+    turns = Turns(most=1)
+    done, log = trio.Event(), list[str]()
+    with trio.CancelScope() as scope:
+        async with trio.open_nursery() as waiters:
+            async with turns:
+                waiters.start_soon(hold, turns, done, log, "cancelled")
+                await wait_all_tasks_blocked()
+                nursery.start_soon(hold, turns, done, log, "next")
+                await wait_all_tasks_blocked()
+                scope.cancel()  # it is woken by this first, and then has the turn
+            assert turns.under_way == 1
+    await wait_all_tasks_blocked()
+    assert log == ["next"]
+    done.set()
+
+
+async def test_only_a_probe_that_went_wrong_makes_the_patience_longer(autojump_clock: object) -> None:
+    """An overlap after an overload, before any probe, says nothing of probes."""
+    turns = Turns()
+    assert await refused(turns, 1) == 32
+    turns.overlapped()
+    assert good(turns, 64) == 2

@@ -15,7 +15,7 @@ import trio
 
 from trio_worker.answers import call_name, judge, server_date
 from trio_worker.client import Client
-from trio_worker.connection import NotSentError
+from trio_worker.connection import MAYBE_SENT
 from trio_worker.errors import Busy, NotFound, Refused, Unavailable
 from trio_worker.server_clock import ServerClock
 from trio_worker.turns import Turns
@@ -27,7 +27,6 @@ MOST_PAGES = 1000
 
 LOGS = "api/logs/"
 
-_NOTHING_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError, NotSentError)
 _OVERLOADED = (429, 502, 503, 504)
 _ASKED_AT = "trio_worker.asked_at"  # a request's extension
 
@@ -131,11 +130,11 @@ class Calls:
         except httpx.RequestError as error:
             raise self._no_answer(request, error) from error
         except Busy:
-            self._note_busy(path)
+            self._note_trouble(path, self.turns.overlapped)
             raise
         except Unavailable as error:
             if error.status in _OVERLOADED:
-                self.turns.overloaded()
+                self._note_trouble(path, self.turns.overloaded)
             raise
         except Refused as error:  # an answer like any other; an empty queue's 404 is one
             self._note_well(path, by_api=not isinstance(error, NotFound) or error.by_api)
@@ -143,17 +142,17 @@ class Calls:
         self._note_well(path, by_api=True)
         return data
 
-    def _note_busy(self, path: str) -> None:
-        """Take turns from now on, if it can have been an overlap.
+    def _note_trouble(self, path: str, slow_down: Callable[[], None]) -> None:
+        """Let fewer calls go at once from now on, if it can have been their number.
 
         A call that failed while it was the only one fails for a reason of its own. As long as it
-        does, it says nothing of the others: one query that WebBuddy can't save must not make all
-        calls take turns.
+        does, it says nothing of the others: one query that WebBuddy can't save, or that takes a proxy's
+        patience, must not make all calls take turns.
         """
         if self.turns.at_once == 1:
             self._ill.add(path)
         elif path not in self._ill:
-            self.turns.overlapped()
+            slow_down()
 
     def _note_well(self, path: str, *, by_api: bool) -> None:
         self._ill.discard(path)
@@ -176,7 +175,7 @@ class Calls:
             self.clock.heard(date.timestamp(), response.request.extensions[_ASKED_AT])
 
     def _no_answer(self, request: httpx.Request, error: httpx.RequestError) -> Unavailable:
-        nothing_sent = isinstance(error, _NOTHING_SENT) or not _was_sent(request)
+        nothing_sent = isinstance(error, httpx.ConnectError) or not _was_sent(request)
         what = "no connection to" if nothing_sent else "the connection broke,"
         base = self._client.base_url
         reason = _reason(error)
@@ -212,8 +211,9 @@ def _note_asked(request: httpx.Request) -> None:
 
 
 def _was_sent(request: httpx.Request) -> bool:
-    # TokenAuth puts it on just before the request leaves, and takes it off after a 401.
-    return "Authorization" in request.headers
+    # TokenAuth puts it on just before the request leaves, and takes it off after a 401. Whether there was a
+    # connection then, only a transport with sockets says.
+    return "Authorization" in request.headers and bool(request.extensions.get(MAYBE_SENT, True))
 
 
 def _reason(error: BaseException) -> str:

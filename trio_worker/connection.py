@@ -3,29 +3,31 @@
 # Why not a connection of httpcore's, which is what httpx itself would use. Of one call over loopback, two
 # thirds of the CPU went into it: six cancel scopes, locks, trace points, and h11, which parses in Python
 # (53 µs a call, as against 2 for the C of httptools, which uvicorn rests on). What it can do beyond this, we
-# do not need: HTTP/2, upgrades, answers that are read piece by piece. What we own for that are the two
-# hundred lines below; the parsing itself, where mistakes are dangerous, is llhttp's, Node's own parser.
+# do not need: HTTP/2, upgrades, answers that are read piece by piece. What we own for that is this file, and
+# `trio_worker.answer_parser`.
 
 from __future__ import annotations
 
-import math
-import re
+import os
 import ssl
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
-import httptools
 import httpx
 import trio
 
-__all__ = ["Connection", "NotSentError", "open_connection"]
+from trio_worker.answer_parser import AnswerParser
+
+__all__ = ["MAYBE_SENT", "Connection", "NotSentError", "open_connection"]
 
 CHUNK = 65_536  # bytes to read at once
 
-MOST_HEAD = 65_536
-"""Bytes of an answer's status line and headers."""
-
 SURELY_AT_ONCE = 4_096
 """Bytes of a request that the system takes whole or not at all: where it did not, nothing was sent."""
+
+LOOK_SECONDS = 1.0  # for looking at what has come already, which does not wait
+
+MAYBE_SENT = "trio_worker.maybe_sent"
+"""A request's extension: whether anything of it may have left. Of use to whoever cancels the call."""
 
 
 class NotSentError(httpx.WriteError):
@@ -47,21 +49,16 @@ async def open_connection(url: httpx.URL, context: ssl.SSLContext | None) -> Con
     port = url.port or (443 if url.scheme == "https" else 80)
     try:
         stream = await trio.open_tcp_stream(url.raw_host.decode("ascii"), port)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # the latter for a name that can't be one
         raise httpx.ConnectError(_said(error)) from error
-    if context is None:
-        return Connection(stream, stream.socket.is_readable)
-    # https_compatible: no server waits for our goodbye, and hardly one says its own.
-    secure = trio.SSLStream(stream, context, server_hostname=url.host, https_compatible=True)
-    try:
-        await secure.do_handshake()
-    except trio.BrokenResourceError as error:
-        await trio.aclose_forcefully(stream)
-        raise httpx.ConnectError("") from error  # its cause says it best
-    except BaseException:
-        await trio.aclose_forcefully(stream)
-        raise
-    return Connection(secure, stream.socket.is_readable)
+    connection = Connection(stream, stream.socket.is_readable)
+    if context is not None:
+        try:
+            await connection.secure(context, url.host)
+        except BaseException:
+            await trio.aclose_forcefully(stream)
+            raise
+    return connection
 
 
 class Connection:
@@ -79,15 +76,36 @@ class Connection:
     """
 
     def __init__(self, stream: trio.abc.Stream, is_readable: Callable[[], bool]) -> None:
-        self._stream = stream
+        self._wire = _Wire(stream)
+        self._stream: trio.abc.Stream = self._wire
         self._is_readable = is_readable
+        self._is_secure = False
         self.usable_for = 0.0
+
+    async def secure(self, context: ssl.SSLContext, host: str) -> None:
+        """Speak TLS from now on.
+
+        Args:
+            context: Whom to trust.
+            host: Who the server has to prove to be.
+
+        Raises:
+            httpx.ConnectError: It does not.
+        """
+        # https_compatible: no server waits for our goodbye, and hardly one says its own.
+        stream = trio.SSLStream(self._wire, context, server_hostname=host, https_compatible=True)
+        try:
+            await stream.do_handshake()
+        except trio.BrokenResourceError as error:
+            raise httpx.ConnectError("") from error  # its cause says it best
+        self._stream = stream
+        self._is_secure = True
 
     async def exchange(self, request: httpx.Request, *, longest: int) -> httpx.Response:
         """Send a request, and read its answer to the end.
 
         Args:
-            request: Its body is bytes, not a stream.
+            request: Its body is bytes, not a stream. `MAYBE_SENT` is noted on it.
             longest: Bytes of a body after which an answer is given up.
 
         Raises:
@@ -96,16 +114,21 @@ class Connection:
         """
         self.usable_for = 0.0
         data = _encoded(request)
-        was_sent = await self._send(data)
-        answer = _Answer(longest)
+        answer = AnswerParser(longest)
+        request.extensions[MAYBE_SENT] = True
+        is_small = len(data) <= SURELY_AT_ONCE
         try:
-            # Also when not all was sent: a server that does not want to read so much may have said so.
-            await self._receive(answer)
+            was_sent = await (self._send_and_receive if is_small else self._send_beside)(data, answer)
         except httpx.TransportError as error:
-            if not was_sent and len(data) <= SURELY_AT_ONCE:
-                raise NotSentError("the server had closed the connection") from error
-            raise
-        self.usable_for = answer.usable_for() if was_sent else 0.0
+            reason = self._wire.send_error
+            if reason is None:
+                raise
+            if is_small:
+                request.extensions[MAYBE_SENT] = False
+                raise NotSentError(_said(reason)) from error
+            raise httpx.WriteError(f"{_said(reason)}, after a part of it may have been sent") from error
+        if was_sent and not (self._is_secure and await self._holds_more()):
+            self.usable_for = answer.usable_for()
         return answer.response(request)
 
     def is_silent(self) -> bool:
@@ -116,107 +139,98 @@ class Connection:
         """Close it, without a goodbye."""
         await trio.aclose_forcefully(self._stream)
 
-    async def _send(self, data: bytes) -> bool:
-        try:
-            await self._stream.send_all(data)
-        except trio.BrokenResourceError:
-            return False
-        return True
+    async def _send_and_receive(self, data: bytes, answer: AnswerParser) -> bool:
+        """Give whether all was sent. Where it was not, the server may have said why."""
+        await self._stream.send_all(data)
+        await self._receive(answer)
+        return self._wire.send_error is None
 
-    async def _receive(self, answer: _Answer) -> None:
+    async def _send_beside(self, data: bytes, answer: AnswerParser) -> bool:
+        """The same for a body that a server may refuse to read on: it answers, and waits."""
+        was_sent = False
+        failure = None
+
+        async def send() -> None:
+            nonlocal was_sent
+            await self._stream.send_all(data)
+            was_sent = self._wire.send_error is None
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(send)
+            try:
+                await self._receive(answer)
+            except httpx.TransportError as error:
+                failure = error  # not in a group
+            nursery.cancel_scope.cancel()
+        if failure is not None:
+            raise failure
+        return was_sent
+
+    async def _receive(self, answer: AnswerParser) -> None:
         while not answer.is_complete:
             try:
                 data = await self._stream.receive_some(CHUNK)
             except trio.BrokenResourceError as error:
-                raise httpx.ReadError(_said(error.__cause__ or error)) from error
+                raise httpx.ReadError(_said(error)) from error
             answer.feed(data)
 
-
-class _Answer:
-    """What has come of an answer; the parser calls its ``on_…``."""
-
-    def __init__(self, longest: int) -> None:
-        self._longest = longest
-        self._parser = httptools.HttpResponseParser(self)
-        self._is_in_head = True
-        self._head_size = 0
-        self._headers: list[tuple[bytes, bytes]] = []
-        self._body: list[bytes] = []
-        self._body_size = 0
-        self._is_surplus = False
-        self._may_be_kept = False
-        self.is_complete = False
-
-    def feed(self, data: bytes | bytearray) -> None:
-        """Take what comes next, nothing being the end of the stream.
-
-        Raises:
-            httpx.RemoteProtocolError: It is no answer in HTTP, or ends too early.
-            httpx.ReadError: It is too long.
-        """
-        if not data:
-            self._end()
-            return
-        if self._is_in_head:
-            self._head_size += len(data)
+    async def _holds_more(self) -> bool:
+        """Whether TLS has anything that came with the answer: another one, or a goodbye."""
+        self._wire.is_dry = True
         try:
-            self._parser.feed_data(data)
-        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
-            raise httpx.RemoteProtocolError(f"this is no HTTP: {error}") from error
-        if self._is_in_head and self._head_size > MOST_HEAD:
-            raise httpx.RemoteProtocolError(f"its headers are longer than {MOST_HEAD} bytes")
-        if self._body_size > self._longest:
-            raise httpx.ReadError(f"the answer is longer than {self._longest} bytes")
+            # Shielded, since the answer is there: it must not be lost by a cancellation now.
+            with trio.move_on_after(LOOK_SECONDS, shield=True):
+                await self._stream.receive_some(1)
+        except trio.WouldBlock:
+            return False
+        except trio.BrokenResourceError:
+            return True
+        finally:
+            self._wire.is_dry = False
+        return True
 
-    def usable_for(self) -> float:
-        """Say for how many seconds the connection may be kept."""
-        if self._is_surplus or not self._may_be_kept:
-            return 0.0
-        return _keep_alive_seconds(self._headers)
 
-    def response(self, request: httpx.Request) -> httpx.Response:
-        """Give it as httpx does."""
-        return httpx.Response(
-            self._parser.get_status_code(),
-            headers=self._headers,
-            content=b"".join(self._body),
-            request=request,
-        )
+class _Wire(trio.abc.Stream):
+    """What lies under an exchange: a stream on which a send that failed does not prevent the reading.
 
-    def _end(self) -> None:
-        if self._is_in_head and self._head_size == 0:
-            raise httpx.RemoteProtocolError("the server hung up without an answer")
-        if self._is_in_head or _has_length(self._headers):
-            raise httpx.RemoteProtocolError("the server hung up in the middle of its answer")
-        self.is_complete = True  # of those that end with the connection, one can't tell
+    Trio's TLS takes a failed send for the end of all, and an answer that came before it would be lost.
 
-    # --- What the parser calls -------------------------------------------------------------------
+    Attributes:
+        send_error: Why a send has failed.
+        is_dry: Whether to say that nothing more comes or goes, instead of waiting.
+    """
 
-    def on_message_begin(self) -> None:
-        self._is_surplus = self.is_complete
+    def __init__(self, stream: trio.abc.Stream) -> None:
+        self._stream = stream
+        self.send_error: trio.BrokenResourceError | None = None
+        self.is_dry = False
 
-    def on_header(self, name: bytes, value: bytes) -> None:
-        if self._is_in_head:  # else it is a trailer
-            self._headers.append((name, value))
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        if self.is_dry:
+            raise trio.WouldBlock
+        if self.send_error is not None:
+            await trio.lowlevel.checkpoint()
+            return
+        try:
+            await self._stream.send_all(data)
+        except trio.BrokenResourceError as error:
+            self.send_error = error
 
-    def on_headers_complete(self) -> None:
-        if self._parser.get_status_code() < 200:
-            self._headers.clear()  # of a "100 Continue", after which the answer comes
-        else:
-            self._is_in_head = False
+    async def wait_send_all_might_not_block(self) -> None:
+        await self._stream.wait_send_all_might_not_block()
 
-    def on_body(self, data: bytes) -> None:
-        if not self.is_complete:
-            self._body.append(data)
-            self._body_size += len(data)
+    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
+        if self.is_dry:
+            raise trio.WouldBlock
+        return await self._stream.receive_some(max_bytes)
 
-    def on_message_complete(self) -> None:
-        if not self._is_in_head and not self.is_complete:
-            self.is_complete = True
-            self._may_be_kept = self._parser.should_keep_alive()  # it forgets with the next byte
+    async def aclose(self) -> None:
+        await self._stream.aclose()
 
 
 def _encoded(request: httpx.Request) -> bytes:
+    if request.method in ("HEAD", "CONNECT"):
+        raise httpx.LocalProtocolError(f"the answer to a {request.method} is not understood here")
     lines = [b"%s %s HTTP/1.1" % (request.method.encode("ascii"), request.url.raw_path)]
     lines += [b"%s: %s" % header for header in request.headers.raw]
     head = b"\r\n".join(lines)
@@ -226,17 +240,13 @@ def _encoded(request: httpx.Request) -> bytes:
     return b"%s\r\n\r\n%s" % (head, request.content)
 
 
-def _has_length(headers: Iterable[tuple[bytes, bytes]]) -> bool:
-    return any(name.lower() in (b"content-length", b"transfer-encoding") for name, _ in headers)
-
-
-def _keep_alive_seconds(headers: Iterable[tuple[bytes, bytes]]) -> float:
-    """What ``Keep-Alive: timeout=5`` says, less a second for the way; infinity where there is none."""
-    for name, value in headers:
-        if name.lower() == b"keep-alive" and (said := re.search(rb"\btimeout=(\d{1,9})\b", value)):
-            return max(0.0, int(said[1]) - 1.0)
-    return math.inf
-
-
 def _said(error: BaseException) -> str:
-    return str(error) or type(error).__name__
+    """What is behind an error: Trio wraps what the system says, once for each address of a server."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    if isinstance(error, BaseExceptionGroup):
+        return "; ".join(dict.fromkeys(_said(inner) for inner in error.exceptions))
+    if isinstance(error, ConnectionError | TimeoutError) and error.errno:
+        # Not its own words: Trio adds the address, and "Connection refused" comes twice for "localhost".
+        return os.strerror(error.errno)
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import math
 import ssl
+from typing import Any
 
 import httpx
+
+from trio_worker.connection import MAYBE_SENT
 
 __all__ = ["ProxiedConnection"]
 
@@ -37,17 +40,28 @@ class ProxiedConnection:
         """Send a request, and read its answer to the end.
 
         Args:
-            request: Of any kind.
+            request: Of any kind. `MAYBE_SENT` is noted on it.
             longest: Bytes of a body after which an answer is given up.
 
         Raises:
-            httpx.TransportError: Whether the server has seen the request is not known, but by its type.
+            httpx.TransportError: Whether the server has seen the request is not known, but by `MAYBE_SENT`.
         """
         self.usable_for = 0.0
+
+        async def note(event: str, info: dict[str, Any]) -> None:
+            # httpcore tells of each step. A CONNECT is the proxy's matter alone.
+            if event.endswith(".send_request_headers.started") and info["request"].method != b"CONNECT":
+                request.extensions[MAYBE_SENT] = True
+
+        request.extensions["trace"] = note
         response = await self._transport.handle_async_request(request)
         assert isinstance(response.stream, httpx.AsyncByteStream)  # noqa: S101 - for the type checker
         body = await _read(response.stream, longest)
         await response.stream.aclose()
+        coding = response.headers.get("Content-Encoding", "identity")
+        if coding.lower() != "identity":
+            # To undo it would make the limit of the length mean nothing.
+            raise httpx.RemoteProtocolError(f"its Content-Encoding is {coding!r}, which was not asked for")
         self.usable_for = math.inf
         return httpx.Response(
             response.status_code,

@@ -7,9 +7,12 @@ import os
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import attrs
+
+if TYPE_CHECKING:
+    import httpx
 
 __all__ = [
     "BIND",
@@ -21,6 +24,7 @@ __all__ = [
     "URL",
     "USERNAME",
     "Kind",
+    "is_host",
     "one_of",
     "seconds",
     "shown",
@@ -93,11 +97,20 @@ def _read_url(text: str) -> str:
         url = httpx.URL(text)
     except httpx.InvalidURL as error:
         raise ValueError from error
-    if url.scheme not in ("http", "https") or not url.host.strip(".") or url.userinfo:
+    if url.scheme not in ("http", "https") or not is_host(url) or url.userinfo:
         _reject()
     if url.port is not None and not 1 <= url.port <= 65_535:
         _reject()
     return str(url).rstrip("/")
+
+
+def is_host(url: httpx.URL) -> bool:
+    """Whether a URL has a host that can be asked for: with no label empty, or of more than 63 characters."""
+    try:
+        url.raw_host.decode("ascii").encode("idna")  # as Python's resolver does
+    except UnicodeError:
+        return False
+    return bool(url.host.strip("."))
 
 
 def _read_bind(text: str) -> str:

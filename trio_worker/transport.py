@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import ssl
 from collections import deque
 from collections.abc import Awaitable, Callable
@@ -13,8 +14,10 @@ from urllib.request import getproxies, proxy_bypass
 import httpx
 import trio
 
-from trio_worker.connection import NotSentError, open_connection
+from trio_worker.connection import MAYBE_SENT, NotSentError, open_connection
+from trio_worker.errors import SettingsError
 from trio_worker.proxied import ProxiedConnection
+from trio_worker.setting_kinds import CERTIFICATES, is_host, shown, shown_url
 
 __all__ = ["Connection", "ConnectionStack", "open_stack"]
 
@@ -86,8 +89,10 @@ class ConnectionStack(httpx.AsyncBaseTransport):
         """Send a request over a connection of its own, and read the answer. Cancelled, it is closed.
 
         When the server has closed an idle connection in just this moment, so that nothing of the request has
-        left, it is sent over the next one. When it may have left, the error is the caller's.
+        left, it is sent over the next one. When it may have left, the error is the caller's; whether it may
+        is noted on it (`trio_worker.connection.MAYBE_SENT`).
         """
+        request.extensions[MAYBE_SENT] = False
         await self._close_stale()
         while (connection := await self._take()) is not None:
             try:
@@ -99,8 +104,10 @@ class ConnectionStack(httpx.AsyncBaseTransport):
     async def aclose(self) -> None:
         """Close the idle connections. Those in use are closed with their answers."""
         self._closed = True
-        while self._idle:
-            await _close(self._idle.pop()[2])
+        with trio.move_on_after(CLOSE_SECONDS, shield=True):
+            async with trio.open_nursery() as nursery:
+                while self._idle:
+                    nursery.start_soon(self._idle.pop()[2].aclose)
 
     async def _take(self) -> Connection | None:
         while self._idle:
@@ -150,15 +157,18 @@ async def open_stack(
         url: The server's.
         ca_file: The certificates of who is trusted; None: those who usually are, or ``SSL_CERT_FILE``.
         longest_answer: As of `ConnectionStack`.
+
+    Raises:
+        SettingsError: The environment names a proxy, or certificates, that can't be used.
     """
-    address = _environment_proxy(url)
-    through_tls = address is not None and httpx.URL(address).scheme == "https"
+    named = _environment_proxy(url)
+    through_tls = named is not None and named[1].lower().startswith("https:")
     context = None
     if url.scheme == "https" or through_tls:
         context = await trio.to_thread.run_sync(_context, ca_file)
-    if address is None:
+    if named is None:
         return ConnectionStack(partial(open_connection, url, context), longest_answer=longest_answer)
-    proxy = httpx.Proxy(address, ssl_context=context if through_tls else None)
+    proxy = _proxy(*named, context if through_tls else None)
 
     async def open_proxied() -> Connection:
         await trio.lowlevel.checkpoint()
@@ -167,22 +177,46 @@ async def open_stack(
     return ConnectionStack(open_proxied, longest_answer=longest_answer)
 
 
+def _proxy(variable: str, address: str, context: ssl.SSLContext | None) -> httpx.Proxy:
+    try:
+        proxy = httpx.Proxy(address, ssl_context=context)
+        if is_host(proxy.url) and proxy.url.port != 0:
+            ProxiedConnection(proxy, context)  # made once, to see whether it can be
+            return proxy
+        expected = "a host, and perhaps a port"
+    except (httpx.InvalidURL, ValueError):
+        expected = "http:// or https://, a host, and perhaps a port"
+    except ImportError:
+        expected = "http:// or https://; for SOCKS, the package socksio has to be installed"
+    # Not chained: its text may have the proxy's password.
+    raise SettingsError([f"{variable} is {shown_url(address)}: expected {expected}"])
+
+
 def _context(ca_file: Path | None) -> ssl.SSLContext:
     """Read the certificates, which blocks: the usual authorities' take 20 ms."""
-    context = httpx.create_ssl_context() if ca_file is None else ssl.create_default_context(cafile=ca_file)
+    try:
+        context = (
+            httpx.create_ssl_context() if ca_file is None else ssl.create_default_context(cafile=ca_file)
+        )
+    except OSError:  # also when there is no certificate in it
+        name = "SSL_CERT_FILE" if ca_file is None else "WORKER_CA_FILE"
+        file = shown(os.environ.get(name, "") if ca_file is None else str(ca_file))
+        raise SettingsError([f"{name} is {file}: expected {CERTIFICATES.expected}"]) from None
     context.set_alpn_protocols(["http/1.1"])
     return context
 
 
-def _environment_proxy(url: httpx.URL) -> str | None:
-    """Which proxy the environment names for this URL.
+def _environment_proxy(url: httpx.URL) -> tuple[str, str] | None:
+    """Which proxy the environment names for this URL, and by which variable.
 
     httpx itself asks the environment only when it makes the transports; there is one URL here, so
     one look is enough.
     """
     proxies = getproxies()
-    proxy = proxies.get(url.scheme) or proxies.get("all")
-    host = url.netloc.decode("ascii")
-    if not proxy or proxy_bypass(host):
+    scheme = url.scheme if proxies.get(url.scheme) else "all"
+    proxy = proxies.get(scheme)
+    # The second for "::1", which stands in brackets in the first.
+    if not proxy or proxy_bypass(url.netloc.decode("ascii")) or proxy_bypass(url.host):
         return None
-    return proxy if "://" in proxy else f"http://{proxy}"
+    name = f"{scheme}_proxy"
+    return name if name in os.environ else name.upper(), proxy if "://" in proxy else f"http://{proxy}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from types import TracebackType
 
 import trio
@@ -44,9 +45,9 @@ class Turns:
     A call that hangs is not counted after 2 s, so that it does not hold up all the others until its own
     end; there are never more than ``most``.
 
-    A task may hold one turn at a time (as with `trio.CapacityLimiter`, on which this is built;
-    taking a second is a `RuntimeError`, not a deadlock). Waiters come in the order of their
-    arrival, and one that is cancelled leaves nothing behind.
+    A task may hold one turn at a time (as with `trio.CapacityLimiter`; taking a second is a
+    `RuntimeError`, not a deadlock). Waiters come in the order of their arrival, and one that is
+    cancelled leaves nothing behind.
 
     Args:
         most: How many calls at once when nothing is wrong.
@@ -59,8 +60,10 @@ class Turns:
         self._patience = patience
         self._good = 0
         self._target = most
-        self._limiter = trio.CapacityLimiter(most)
-        self._began: dict[trio.lowlevel.Task, float] = {}
+        self._was_raised = False  # by a probe
+        # Not `trio.CapacityLimiter`: waiters have to look up every 2 s, and it would put them last each time.
+        self._waiting: deque[tuple[trio.lowlevel.Task, trio.Event]] = deque()
+        self._began: dict[trio.lowlevel.Task, float] = {}  # of those whose turn it is
         self._halved_at = -math.inf
 
     def __repr__(self) -> str:
@@ -74,15 +77,17 @@ class Turns:
     @property
     def under_way(self) -> int:
         """How many calls are under way. May exceed `at_once` for a moment after it was lowered."""
-        return self._limiter.borrowed_tokens
+        return len(self._began)
 
     async def __aenter__(self) -> None:
         """Wait for a turn. Cancelled while waiting, none was taken; where one is free, there is no wait."""
-        try:
-            self._limiter.acquire_nowait()  # without the scope and the checkpoint that waiting needs
-        except trio.WouldBlock:
-            await self._wait()
-        self._began[trio.lowlevel.current_task()] = trio.current_time()
+        task = trio.lowlevel.current_task()
+        if task in self._began:
+            raise RuntimeError("this task has a turn already")
+        if self._waiting or len(self._began) >= self._most_now():
+            await self._wait(task)
+        else:  # without the scope and the checkpoint that waiting needs
+            self._began[task] = trio.current_time()
 
     async def __aexit__(
         self,
@@ -92,7 +97,6 @@ class Turns:
     ) -> None:
         """Give the turn to whoever waited longest. Never waits, whatever was cancelled."""
         del self._began[trio.lowlevel.current_task()]
-        self._limiter.release()
         self._let_pass()
 
     def went_well(self) -> None:
@@ -102,7 +106,7 @@ class Turns:
         self._good += 1
         if self._good >= self._patience:
             self._good = 0
-            self._aim(min(self._most, self.at_once * 2))
+            self._aim(min(self._most, self.at_once * 2), probes=True)
             if self.at_once == self._most:
                 self._patience = self._first_patience
 
@@ -116,7 +120,7 @@ class Turns:
         """
         if self.at_once == 1:
             return
-        if self.at_once < self._most:
+        if self._was_raised:
             self._patience = min(MOST_PATIENCE, self._patience * 4)
         self._good = 0
         self._aim(1)
@@ -129,22 +133,37 @@ class Turns:
         self._good = 0
         self._aim(max(1, self.at_once // 2))
 
-    async def _wait(self) -> None:
-        while True:
-            with trio.move_on_after(STALL) as patience:
-                await self._limiter.acquire()
-            if not patience.cancelled_caught:
-                return
+    async def _wait(self, task: trio.lowlevel.Task) -> None:
+        place = (task, trio.Event())
+        self._waiting.append(place)
+        try:
+            while not place[1].is_set():
+                with trio.move_on_after(STALL):
+                    await place[1].wait()
+                self._let_pass()
+        except BaseException:
+            if place[1].is_set():  # the turn has come in the moment of the cancellation
+                del self._began[task]
+            else:
+                self._waiting.remove(place)
             self._let_pass()
+            raise
 
-    def _aim(self, at_once: int) -> None:
+    def _aim(self, at_once: int, *, probes: bool = False) -> None:
         self._target = at_once
+        self._was_raised = probes and at_once < self._most
         self._let_pass()
 
     def _let_pass(self) -> None:
+        while self._waiting and len(self._began) < self._most_now():
+            task, turn = self._waiting.popleft()
+            self._began[task] = trio.current_time()
+            turn.set()
+
+    def _most_now(self) -> int:
         """Do not count calls that hang: while one call goes at a time, one would stop all others."""
         hanging = 0
         if self._began and self._target < self._most:
             late = trio.current_time() - STALL
             hanging = sum(began <= late for began in self._began.values())
-        self._limiter.total_tokens = min(self._most, self._target + hanging)
+        return min(self._most, self._target + hanging)

@@ -190,7 +190,10 @@ class Surroundings:
         with interruption.scope:
             await check_folder(self.settings, self.report)
             with trio.move_on_after(NETWORK_SECONDS) as patience:
-                await self._ask_webbuddy()
+                try:
+                    await self._ask_webbuddy()
+                except SettingsError as error:  # of the proxy, or of the certificates
+                    _blame(self.report, "WebBuddy", error)
             if patience.cancelled_caught:
                 self.report.fail("WebBuddy", f"not done with it within {NETWORK_SECONDS:g} s")
             await check_endpoint(self.settings, self.report)

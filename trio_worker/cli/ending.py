@@ -10,6 +10,9 @@ from collections.abc import Awaitable, Callable
 import click
 import trio
 
+from trio_worker.cli.check_report import WRONG_SETTINGS
+from trio_worker.errors import SettingsError
+
 __all__ = ["Interruption", "complain", "run_command"]
 
 SIGNALLED = 128  # plus the signal's number, as shells count: 130 for Ctrl-C
@@ -61,15 +64,25 @@ def run_command(command: Callable[[Interruption], Awaitable[int]]) -> int:
 
     Returns:
         The exit code: the command's own, or 141 when its output goes into a pipe that nobody reads
-        any more (``| head``).
+        any more (``| head``), or 2 when the environment turns out to be wrong.
     """
     code: int = NOBODY_READS
     try:
         code = trio.run(_obeying_signals, command)
+    except* SettingsError as group:  # a proxy's, or certificates': seen only on the way to WebBuddy
+        code = WRONG_SETTINGS
+        for problem in _problems(group):
+            complain(problem)
     except* BrokenPipeError:
         # Python would write what is still buffered at its exit, and complain.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return code
+
+
+def _problems(error: BaseException) -> list[str]:
+    if isinstance(error, BaseExceptionGroup):
+        return [problem for inner in error.exceptions for problem in _problems(inner)]
+    return list(error.problems) if isinstance(error, SettingsError) else []
 
 
 async def _obeying_signals(command: Callable[[Interruption], Awaitable[int]]) -> int:
