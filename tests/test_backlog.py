@@ -9,6 +9,7 @@ from trio.testing import MockClock
 
 from tests.journals import make_entry
 from trio_worker.backlog import Backlog
+from trio_worker.gate import Gate
 from trio_worker.held import SUSPECT_DEATHS, Held
 from trio_worker.journal import Journal, open_journal
 from trio_worker.phrases import ENGLISH
@@ -24,8 +25,8 @@ async def journal(autojump_clock: MockClock) -> AsyncIterator[Journal]:
 class Scene:
     """A backlog, and how often it has woken somebody."""
 
-    def __init__(self, journal: Journal) -> None:
-        self.backlog = Backlog()
+    def __init__(self, journal: Journal, room: Gate | None = None) -> None:
+        self.backlog = Backlog(room)
         self.woken = 0
         self.backlog.wake = self._wake
         self.held: dict[int, Held] = {}
@@ -75,6 +76,24 @@ async def test_what_is_offered_first_is_taken_first(scene: Scene) -> None:
     assert scene.take_all() == [3, 1, 2]
     assert scene.backlog.gate.is_open
     assert scene.backlog.waiting == 0
+
+
+async def test_nothing_is_given_while_there_is_no_room(journal: Journal) -> None:
+    """Neither an ordinary one nor a suspect; then somebody is woken."""
+    room = Gate()
+    scene = Scene(journal, room)
+    room.close()
+    scene.offer(1)
+    assert (scene.take(), scene.woken, scene.backlog.waiting) == (None, 0, 1)
+    room.open()
+    scene.backlog.look_again()
+    assert (scene.woken, scene.take()) == (1, 1)
+    scene.backlog.end()
+    scene.offer_suspect(2)
+    room.close()
+    assert scene.take() is None
+    room.open()
+    assert scene.take() == 2
 
 
 async def test_somebody_is_woken_for_each(scene: Scene) -> None:

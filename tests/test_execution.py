@@ -422,6 +422,20 @@ class Swallowing:
         return "too late"
 
 
+@pytest.mark.parametrize("end", [gives("late"), raises(QueryFailed("late"))])
+async def test_a_late_answer_after_a_block(end: End, autojump_clock: MockClock) -> None:
+    """Nobody could cancel it: while it blocked the event loop, the deadline has passed unseen."""
+
+    async def handle(query: Query, ctx: Context) -> object:
+        autojump_clock.jump(11)  # as `time.sleep` does to the real clock
+        return end()
+
+    async with open_worker(handle, processing_timeout=10) as worker:
+        query = await worker.ask("x")
+    assert query.status == "failed"
+    assert "10 s" in query.answer_text
+
+
 async def test_a_handler_that_swallows_is_left_behind(
     autojump_clock: MockClock, events: list[EventDict]
 ) -> None:

@@ -224,6 +224,60 @@ async def test_a_task_of_its_own_that_crashes(autojump_clock: MockClock) -> None
     assert webbuddy.queries[1].status == "queued"
 
 
+@pytest.mark.parametrize("how", ["a scope", "a task whose crash is swallowed"])
+async def test_what_closes_by_itself(how: str, autojump_clock: MockClock) -> None:
+    """Queries must not run with what is closed: the service ends, and says why; the query is put back."""
+
+    async def crash() -> None:
+        await trio.sleep(10)
+        raise ConnectionError
+
+    @asynccontextmanager
+    async def agent() -> AsyncIterator[HandlerFunction]:
+        if how == "a scope":
+            with trio.move_on_after(10):  # noqa: ASYNC100 - the body of the worker is in there
+                yield handle
+            return
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(crash)
+                yield handle
+        except* ConnectionError:
+            pass
+
+    async def handle(query: Query, ctx: Context) -> str:
+        await trio.sleep(3600)
+        return "never"
+
+    webbuddy = WebBuddy(now=trio_time())
+    async with webbuddy.running():
+        with pytest.RaisesGroup(
+            pytest.RaisesExc(HandlerError, match="closed by itself while the worker runs"),
+            flatten_subgroups=True,
+        ):
+            async with open_worker(agent, webbuddy=webbuddy) as worker:
+                webbuddy.add_query("x")
+                with trio.fail_after(60):
+                    await worker.ended.wait()
+    assert webbuddy.queries[1].status == "queued"
+
+
+async def test_what_is_said_of_the_opening(autojump_clock: MockClock, events: list[EventDict]) -> None:
+    """That it goes on, each 30 s, and why the worker is not ready; and that it is over."""
+    model = Model(opening=100)
+    async with open_worker(opener(model)) as worker:
+        await trio.sleep(50)
+        assert worker.pushes.readiness.reasons["handler"] == "it is being opened"
+        await trio.sleep(100)
+        assert worker.pushes.readiness.reasons == {}
+    said = [(event["log_level"], event["event"], event.get("seconds")) for event in events]
+    assert [line for line in said if "open" in line[1]] == [
+        ("info", "opening the handler", None),
+        *[("warning", "the handler is still being opened", seconds) for seconds in (30, 60, 90)],
+        ("info", "the handler is open", 100.0),
+    ]
+
+
 # --- What can't be opened ------------------------------------------------------------------------------
 
 

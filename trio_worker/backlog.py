@@ -17,13 +17,18 @@ class Backlog:
     A suspect, which may be what kills our processes, is given out only while nobody is at work, and nobody
     gets anything while it is: so that only it can be blamed for the next death, and only it is hit by it.
 
+    Args:
+        room: Closed while nothing may be begun, whatever waits; None: never. Whoever opens it calls
+            `look_again`.
+
     Attributes:
         gate: Open while new queries may be claimed: no suspect waits or is at work.
         wake: Called when somebody who waits could take something; set by the intake.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, room: Gate | None = None) -> None:
         self.gate = Gate()
+        self._room = room or Gate()
         self.wake: Callable[[], None] = _nobody
         self._ready: deque[Held] = deque()
         self._suspects: deque[Held] = deque()
@@ -38,11 +43,16 @@ class Backlog:
     @property
     def has_something(self) -> bool:
         """Whether `take` would give something now."""
-        return not self._alone and bool(self._ready or (self._suspects and not self._busy))
+        may_begin = self._room.is_open and not self._alone
+        return may_begin and bool(self._ready or (self._suspects and not self._busy))
 
     def offer(self, held: Held) -> None:
         """Add a query that is to be run."""
         (self._suspects if held.is_suspect else self._ready).append(held)
+        self._changed()
+
+    def look_again(self) -> None:
+        """There is room again: let somebody take what waits."""
         self._changed()
 
     def clear(self) -> list[Held]:

@@ -65,13 +65,21 @@ class Deadline:
 
     async def keep(self, ended: trio.Event) -> None:
         """Wait for the end of the attempt; cancel the handler when the time is over before that."""
-        while not self._has_come():
+        while not self.has_come():
             with trio.move_on_at(self._at):
                 await ended.wait()
                 return
         self.scope.cancel()
         self.patience.deadline = min(self.patience.deadline, self._at + self._seconds_to_clean_up)
         await ended.wait()
+
+    def has_come(self) -> bool:
+        """Decide whether it is over. If so, nothing puts it off any more."""
+        with self._lock:
+            if self._clock.current_time() < self._at:
+                return False
+            self._is_over = True
+            return True
 
     def end(self) -> None:
         """The attempt is over, or is to be: nothing puts it off any more."""
@@ -86,11 +94,3 @@ class Deadline:
     @property
     def _at(self) -> float:
         return self._began + self._limit
-
-    def _has_come(self) -> bool:
-        """Decide whether it is over. If so, nothing puts it off any more."""
-        with self._lock:
-            if self._clock.current_time() < self._at:
-                return False
-            self._is_over = True
-            return True

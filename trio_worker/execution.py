@@ -217,7 +217,8 @@ class Attempt:
             return Revoked(self.revoked)
         if self.interrupted or _cancelled_from_outside():
             return self._interrupted(error)
-        if self.deadline.scope.cancel_called:
+        # The second: when something blocks the event loop, the deadline can pass without anybody seeing it.
+        if self.deadline.scope.cancel_called or self.deadline.has_come():
             return self._timed_out(error)
         if error is None:
             return self._answered(answer)

@@ -24,8 +24,9 @@ class LeftBehind:
     """Counts the handlers that were left behind and have not ended yet.
 
     Each of them keeps its memory and its connections, a thread its processor too. When there are more of them
-    than consumers, the next query would most likely add one: so nothing new is claimed then, and the
-    worker says that it is not ready. At most twice as many handlers run as the operator has asked for.
+    than consumers, the next query would most likely add one: so nothing is begun then, be it new or held
+    already, and the worker says that it is not ready. At most twice as many handlers run as the operator has
+    asked for.
 
     Not as many as there are consumers: a single consumer could not go on after its first.
 
@@ -33,6 +34,7 @@ class LeftBehind:
         changed: Told how many there are, whenever that changes.
         most: More are too many.
         too_many: Told what is wrong, as a sentence, when that comes about.
+        enough_ended: Called when there are no longer too many; the gate is open then.
         gate: Closed while there are too many.
         tasks: Async ones.
         threads: Plain ones.
@@ -41,6 +43,7 @@ class LeftBehind:
     changed: Callable[[int], None] = _nobody
     most: float = math.inf
     too_many: Callable[[str], None] = _nobody
+    enough_ended: Callable[[], None] = _nobody
     gate: Gate = attrs.field(factory=Gate, init=False)
     tasks: int = attrs.field(default=0, init=False)
     threads: int = attrs.field(default=0, init=False)
@@ -72,6 +75,7 @@ class LeftBehind:
         self.gate.keep(open=problem is None)
         if problem is None:
             log.warning("enough of the handlers that were left behind have ended: queries are claimed again")
+            self.enough_ended()
         else:
             log.error("too many handlers were left behind; a restart of the worker ends them", reason=problem)
             self.too_many(problem)

@@ -113,7 +113,8 @@ async def run_service(
             were cancelled and their queries put back as far as that went within two seconds.
     """
     language = phrases(settings.language)
-    backlog = Backlog()
+    if handler.opens:
+        pushes.readiness.ask(handler=lambda: "it is being opened")
     async with last_resort(stop, abandon), open_handler(handler, directory=Path.cwd(), stop=stop) as opened:
         if opened is None:
             return  # the stop came first
@@ -124,6 +125,7 @@ async def run_service(
             trio.open_nursery() as handler_nursery,
         ):
             left_behind = LeftBehind(journal.left_behind, most=consumers)
+            backlog = Backlog(left_behind.gate)
             execution = Execution(
                 handler=opened,
                 nursery=handler_nursery,
@@ -182,7 +184,7 @@ async def run_service(
                 aside=recovery.offer,
                 errand=errand,
             )
-            left_behind.too_many = intake.give_up
+            left_behind.too_many, left_behind.enough_ended = intake.give_up, backlog.look_again
             consumer = Consumer(
                 wakeups=pushes.wakeups,
                 intake=intake,

@@ -18,7 +18,15 @@ import attrs
 from trio_worker.errors import HandlerError
 from trio_worker.setting_kinds import split_handler_path
 
-__all__ = ["Handler", "did_you_mean", "handler_of", "load_handler", "opening_error", "source_of"]
+__all__ = [
+    "Handler",
+    "closed_error",
+    "did_you_mean",
+    "handler_of",
+    "load_handler",
+    "opening_error",
+    "source_of",
+]
 
 PATIENCE = 5.0
 """Seconds after its deadline in which a handler that was cancelled may still clean up."""
@@ -107,6 +115,11 @@ def handler_of(function: Any, path: str) -> Handler:
 def opening_error(path: str, error: BaseException, directory: Path) -> HandlerError:
     """Say why what a handler needs can't be opened."""
     return _error(path, f"opening it raised {_said(error, directory)}")
+
+
+def closed_error(path: str) -> HandlerError:
+    """Say that what a handler needs is gone, and nobody has asked for that."""
+    return _error(path, "what it opened has closed by itself while the worker runs")
 
 
 def _error(path: str, problem: str) -> HandlerError:

@@ -11,12 +11,14 @@ import structlog
 import trio
 
 from trio_worker.errors import HandlerError
-from trio_worker.handlers.loading import Handler, handler_of, opening_error
+from trio_worker.handlers.loading import Handler, closed_error, handler_of, opening_error
 from trio_worker.stop import Stop, only_cancelled
 
 __all__ = ["open_handler"]
 
 log = structlog.get_logger(__name__)
+
+STILL_OPENING = 30.0  # seconds between two lines that say so
 
 
 @asynccontextmanager
@@ -48,7 +50,7 @@ async def open_handler(handler: Handler, *, directory: Path, stop: Stop) -> Asyn
     async with trio.open_nursery() as nursery:
         try:
             with trio.CancelScope() as opening:
-                async with _cancelled_when(stop.asked, opening):
+                async with _cancelled_when(stop.asked, opening), _told(handler.path):
                     await nursery.start(opened.hold)
             yield opened.handler
         finally:
@@ -65,6 +67,25 @@ async def _cancelled_when(event: trio.Event, scope: trio.CancelScope) -> AsyncIt
         nursery.start_soon(cancel)
         yield
         nursery.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def _told(path: str) -> AsyncIterator[None]:
+    """Say what the worker waits for: a model may take minutes, and nothing is claimed meanwhile."""
+    began = trio.current_time()
+
+    async def remind() -> None:
+        while True:
+            await trio.sleep(STILL_OPENING)
+            seconds = round(trio.current_time() - began)
+            log.warning("the handler is still being opened", handler=path, seconds=seconds)
+
+    log.info("opening the handler", handler=path)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(remind)
+        yield
+        nursery.cancel_scope.cancel()
+    log.info("the handler is open", handler=path, seconds=round(trio.current_time() - began, 1))
 
 
 class _Opened:
@@ -111,6 +132,9 @@ class _Opened:
                 self._explain(error)
         if self._patience.cancelled_caught:
             log.error("what the handler has opened was not closed in time", handler=self._source.path)
+        elif not self._is_closing:
+            # A scope of its own has ended it, or it has swallowed the crash of a task.
+            raise closed_error(self._source.path)
 
     def _explain(self, error: BaseException) -> None:
         if self.handler is None:
