@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import sys
 import types
@@ -272,9 +273,20 @@ def test_place_is_not_in_a_virtual_environment_of_the_directory(home: Home) -> N
     ],
 )
 def test_attribute_missing(home: Home, source: str, expected: str) -> None:
-    """The nearest public callable is named, and the module's file: another may stand in its shadow."""
+    """The nearest public callable is named, and the module's file."""
     file = home.path / f"{home.module}.py"
     assert home.problem("handle", source) == f"module {home.module} ({file}) {expected}"
+
+
+@pytest.mark.parametrize("name", ["json", "h2", "sys"])
+def test_a_file_in_the_shadow_of_a_module(name: str, tmp_path: Path) -> None:
+    """The worker has imported one of that name itself: of the standard library, a package, or built in."""
+    importlib.import_module(name)
+    (tmp_path / f"{name}.py").write_text(ASYNC)
+    with pytest.raises(
+        HandlerError, match=rf"has no handle; your {name}\.py is in its shadow: give it another"
+    ):
+        load_handler(f"{name}:handle", tmp_path)
 
 
 def test_attribute_missing_in_a_class(home: Home) -> None:

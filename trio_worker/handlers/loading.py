@@ -79,7 +79,8 @@ def load_handler(path: str, directory: Path) -> Handler:
     except ValueError:
         raise _error(path, "expected module:function, such as trio_worker.handlers:echo") from None
     _make_importable(directory)
-    return source_of(_find(_import(path, module_name, directory), name, path), path)
+    module = _import(path, module_name, directory)
+    return source_of(_find(module, name, path, directory), path)
 
 
 def source_of(found: Any, path: str) -> Handler:
@@ -199,25 +200,34 @@ def _is_own(file: Path, directory: Path) -> bool:
 # --- The name in it ------------------------------------------------------------------------------
 
 
-def _find(module: ModuleType, name: str, path: str) -> Any:
+def _find(module: ModuleType, name: str, path: str, directory: Path) -> Any:
     found: Any = module
     for part in name.split("."):
-        found = _attribute(found, part, path)
+        found = _attribute(found, part, path, directory)
     return found
 
 
-def _attribute(holder: object, name: str, path: str) -> Any:
+def _attribute(holder: object, name: str, path: str, directory: Path) -> Any:
     try:
         return getattr(holder, name)
     except AttributeError as error:
-        near = did_you_mean(name, _callables(holder))
-        raise _error(path, f"{_described(holder)} has no {name}{near}") from error
+        hint = _in_its_shadow(holder, directory) or did_you_mean(name, _callables(holder))
+        raise _error(path, f"{_described(holder)} has no {name}{hint}") from error
+
+
+def _in_its_shadow(thing: object, directory: Path) -> str:
+    """Say so when the user's file was never looked at: a module of that name was imported before it."""
+    if not isinstance(thing, ModuleType):
+        return ""
+    file, used = directory / f"{thing.__name__}.py", getattr(thing, "__file__", None)
+    if not file.is_file() or (used is not None and file.samefile(used)):
+        return ""
+    return f"; your {file.name} is in its shadow: give it another name"
 
 
 def _described(thing: object) -> str:
     if not isinstance(thing, ModuleType):
         return _name(thing)
-    # With its file: the user's queue.py may stand in the shadow of the standard library's.
     return f"module {thing.__name__} ({getattr(thing, '__file__', None) or 'built in'})"
 
 
