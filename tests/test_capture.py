@@ -15,19 +15,21 @@ import tracemalloc
 import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, redirect_stdout
+from functools import partial
 from typing import Any
 
+import attrs
 import pytest
 import trio
 from trio.testing import MockClock
 
 from trio_worker import Context, PlainContext, Query
-from trio_worker.capture import MOST_BEGUN, Capture
+from trio_worker.capture import MOST_BEGUN
 from trio_worker.handlers.asyncio_loop import open_asyncio
-from trio_worker.log_lines import MOST_LINE, SEPARATOR
+from trio_worker.log_lines import HALF, MOST_LINE, SEPARATOR
 from trio_worker.masks import MASK, masks
 from trio_worker.phrases import ENGLISH
-from trio_worker.query_log import QueryLog
+from trio_worker.query_log import MOST_ARRIVED, PATIENCE, Fresh, QueryLog
 from trio_worker.testing import StoredQuery, open_worker
 
 LIMIT = 30  # seconds, on the slowest machine
@@ -584,80 +586,102 @@ async def test_a_thread_that_was_left_behind(capsys: pytest.CaptureFixture[str])
 # --- From the middle of things ---------------------------------------------------------------------------
 
 
-class Interjecting(trio.abc.Clock):
-    """A clock that logs whenever a query's log asks it for the time, as a `__del__` may at any moment."""
+class Interjecting(str):
+    """The note of lines left out. It is written while the lines are read; a `__del__` may log just then."""
 
-    def __init__(self) -> None:
-        self.say: Callable[[], None] | None = None
+    say: Callable[[], None] = staticmethod(lambda: None)
 
-    def start_clock(self) -> None:
-        pass
-
-    def current_time(self) -> float:
-        if (say := self.say) is not None:
-            self.say = None
-            say()
-        return time.monotonic()
-
-    def deadline_to_sleep_time(self, deadline: float) -> float:
-        return deadline - time.monotonic()
+    def format(self, *args: object, **kwargs: object) -> str:
+        self.say()
+        return "left out"
 
 
-def written_by(act: Callable[[QueryLog, Interjecting], None]) -> list[str]:
-    """Call a function that writes to a log, in a thread that may get stuck; give the lines."""
-    clock = Interjecting()
-    taken: list[str] = []
-
-    async def main() -> None:
-        query_log = QueryLog(ENGLISH, began=trio.current_time())
-        act(query_log, clock)
-        query_log.close("")
-        taken.append(await query_log.next_entry() or "")
-
+def in_a_thread(main: Callable[[], Awaitable[None]]) -> None:
+    """Run something that may get stuck for ever, which no deadline would end."""
+    clock = MockClock(autojump_threshold=0)
     thread = threading.Thread(target=trio.run, args=(main,), kwargs={"clock": clock}, daemon=True)
     thread.start()
     thread.join(LIMIT)
     assert not thread.is_alive(), "it waits for ever"
-    return [line.split("s ", 1)[1] for line in taken[0].split(SEPARATOR)]
 
 
-def test_a_line_in_the_middle_of_a_line() -> None:
-    """What a `__del__` logs comes after the line in whose middle it came; nothing waits for itself."""
-
-    def act(query_log: QueryLog, clock: Interjecting) -> None:
-        clock.say = lambda: query_log.write("second")
-        query_log.write("first")
-        query_log.write("third")
-
-    assert written_by(act) == ["first", "second", "third"]
+async def all_of(query_log: QueryLog) -> list[str]:
+    """Give the lines that it has, without their times."""
+    lines: list[str] = []
+    while (entry := await query_log.next_entry()) is not None:
+        lines += entry.split(SEPARATOR)
+        query_log.sent()
+    return [re.sub(r"^\+[0-9.]+s ", "", line) for line in lines]
 
 
-def test_a_record_in_the_middle_of_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    """While another thread's waits for that line: the two do not wait for each other."""
-    monkeypatch.setattr(logging.getLogger(), "handlers", [logging.NullHandler()])  # nobody else's locks
-    in_the_handler = threading.Event()
-    capture = Capture("logging")
+def test_a_line_while_the_log_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a thread that has the lock of the operator's log, for which the reader waits in its own `__del__`.
 
-    class Second:
-        def __str__(self) -> str:
-            in_the_handler.set()
-            return "second"
+    Neither waits for the other, and both lines come, after those that are there.
+    """
+    said_in_the_handler = threading.Event()
+    lines: list[str] = []
 
-    def act(query_log: QueryLog, clock: Interjecting) -> None:
-        with capture.begin(), capture.into(query_log.write):
-            context = contextvars.copy_context()
-            other = threading.Thread(target=context.run, args=(log.info, "%s", Second()), daemon=True)
+    async def main() -> None:
+        note = Interjecting()
+        query_log = QueryLog(attrs.evolve(ENGLISH, left_out=note), began=trio.current_time())
 
-            def say() -> None:
-                other.start()
-                assert in_the_handler.wait(LIMIT)
-                log.info("in the middle")
+        class Handler(logging.Handler):
+            def emit(self, record: logging.LogRecord) -> None:
+                query_log.write(record.getMessage())
+                said_in_the_handler.set()
 
-            clock.say = say
-            query_log.write("first")
-            other.join(LIMIT)
+        def say() -> None:
+            note.say = lambda: None
+            other = threading.Thread(target=log.warning, args=("another thread's",), daemon=True)
+            other.start()
+            assert said_in_the_handler.wait(LIMIT)
+            log.warning("its own")
+            other.join()
 
-    assert written_by(act) == ["first", "in the middle", "second"]
+        monkeypatch.setattr(logging.getLogger(), "handlers", [Handler()])
+        note.say = say
+        for _ in range(2 * HALF // MOST_LINE + 2):
+            query_log.write("x" * MOST_LINE)
+        with trio.fail_after(3600):  # without another line, or the end
+            while "its own" not in (await query_log.next_entry() or ""):
+                query_log.sent()
+        query_log.close("the end")
+        lines.extend(line for line in await all_of(query_log) if "x" not in line)
+
+    in_a_thread(main)
+    assert lines == ["another thread's", "its own", "the end"]
+
+
+def test_a_flood_while_the_log_is_read() -> None:
+    """Lines wait for the reader, be it in a `__del__` that takes its time; but not any number of them."""
+    took: list[float] = []
+
+    async def main() -> None:
+        note = Interjecting()
+        query_log = QueryLog(attrs.evolve(ENGLISH, left_out=note), began=trio.current_time())
+
+        def flood() -> None:
+            began = time.monotonic()
+            for number in range(MOST_ARRIVED + 200):
+                query_log.write(str(number))
+            took.append(time.monotonic() - began)
+
+        def say() -> None:
+            note.say = lambda: None
+            thread = threading.Thread(target=flood, daemon=True)
+            thread.start()
+            thread.join()
+
+        note.say = say
+        for _ in range(2 * HALF // MOST_LINE + 2):
+            query_log.write("x" * MOST_LINE)
+        while not took:
+            await query_log.next_entry()
+            query_log.sent()
+
+    in_a_thread(main)
+    assert took[0] > 190 * PATIENCE
 
 
 @pytest.fixture
@@ -667,6 +691,7 @@ def phoenix() -> Iterator[type]:
 
     class Phoenix:
         lives = 1000
+        say: Callable[[str], None] = staticmethod(log.info)
 
         def __init__(self) -> None:
             self.me = self
@@ -674,7 +699,7 @@ def phoenix() -> Iterator[type]:
         def __del__(self) -> None:
             if Phoenix.lives:
                 Phoenix.lives -= 1
-                log.info("a __del__ logs")
+                Phoenix.say("a __del__ logs")
                 Phoenix()
 
     yield Phoenix
@@ -696,3 +721,42 @@ async def test_a_collector_that_never_rests(autojump_clock: MockClock, phoenix: 
     lines = await said_by(act)
     assert "a __del__ logs" in lines
     assert [line for line in lines if line.startswith("print")] == [f"print {n}" for n in range(100)]
+
+
+def test_a_collector_that_never_rests_while_the_log_is_read(phoenix: type) -> None:
+    """For the disk, for WebBuddy, at the end. Nothing waits for itself, and no line is lost."""
+    texts: list[str] = []
+    deaths: list[int] = []
+
+    class Disk:
+        collect: Callable[[], Fresh]
+
+        def lines_wait(self, collect: Callable[[], Fresh]) -> None:
+            self.collect = collect
+
+        def sent(self, entries: int, up_to: int) -> None:
+            pass
+
+    async def main() -> None:
+        disk = Disk()
+        query_log = QueryLog(ENGLISH, began=trio.current_time(), sink=disk)
+        phoenix.say = query_log.write  # type: ignore[attr-defined]
+        query_log.write("begin")
+        phoenix()
+        for act in (disk.collect, partial(query_log.skip_arrived, ["x"]), partial(query_log.write, "it")):
+            gc.set_threshold(1)
+            act()
+            gc.set_threshold(0)
+        gc.set_threshold(1)
+        await query_log.next_entry()
+        gc.set_threshold(0)
+        deaths.append(1000 - phoenix.lives)  # type: ignore[attr-defined]
+        gc.set_threshold(1)
+        query_log.close("the end")
+        gc.set_threshold(0)
+        texts.extend(await all_of(query_log))
+
+    in_a_thread(main)
+    assert [text for text in texts if text != "a __del__ logs"] == ["begin", "it", "the end"]
+    assert texts[-1] == "the end"
+    assert texts.count("a __del__ logs") >= deaths[0] > 10

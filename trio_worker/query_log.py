@@ -19,7 +19,8 @@ from __future__ import annotations
 import math
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Protocol
 
 import attrs
@@ -37,6 +38,10 @@ MOST_ENTRIES = 40
 PROMPT_ENTRIES = 20
 GATHER = 0.25  # seconds
 GROWTH = 1.5
+
+MOST_ARRIVED = 32
+"""Lines that others may leave to the thread that is putting theirs in. Of a flood they wait for it:"""
+PATIENCE = 0.001  # seconds; in vain only where a `__del__` logs that many lines
 
 
 @attrs.frozen
@@ -117,11 +122,8 @@ class QueryLog:
         # From a thread there is no `trio.current_time`; the clock itself may be asked from anywhere.
         self._clock = trio.lowlevel.current_clock()
         self._loop_thread = LoopThread()
-        self._lock = threading.Lock()
-        # Who writes, under the lock. The garbage collector may run just then, and a `__del__` that logs come
-        # back here in that thread: its line waits for the one that is being written.
-        self._writer: int | None = None
-        self._interjected: deque[str] = deque()
+        self._lock = threading.Lock()  # of `_lines`
+        self._arrived: deque[tuple[str, str]] = deque()  # and not yet among them: time and text
         self._lines = LogLines(phrases, past.last_number, [Line(*line) for line in past.lines])
         self._restored = past.last_number
         self._sent = self._lines.gone  # the number up to which all has gone out
@@ -150,24 +152,43 @@ class QueryLog:
         line = masks.hide(clean(text))
         if not line:
             return
-        thread = threading.get_ident()
-        if self._writer == thread:
-            self._interjected.append(line)
-            return
-        with self._lock:
-            if not self._open:
-                return
-            self._writer = thread
-            try:
-                self._add(line)
-                while self._interjected:
-                    self._add(self._interjected.popleft())
-            finally:
-                self._writer = None
-        self._loop_thread.call(self._note_lines, idempotent=True)
+        self._arrived.append((self._now(), line))
+        self._take_in()
 
-    def _add(self, line: str) -> None:
-        self._lines.add(f"+{max(0.0, self._clock.current_time() - self._began):.1f}s", line)
+    def _now(self) -> str:
+        return f"+{max(0.0, self._clock.current_time() - self._began):.1f}s"
+
+    def _take_in(self) -> None:
+        """Put what has arrived among the lines. Who can't have the lock leaves that to who has it.
+
+        Never by waiting for it: a `__del__` that logs comes here whenever the garbage collector runs. It may
+        be this thread that has the lock, or one that waits for a lock which this one has, `logging`'s or
+        Trio's. Whoever has had it looks again afterwards, so that no line is left.
+        """
+        while self._arrived:
+            patience = PATIENCE if len(self._arrived) > MOST_ARRIVED else 0
+            if not self._lock.acquire(timeout=patience):
+                return
+            try:
+                self._add_arrived()
+            finally:
+                self._lock.release()
+            self._loop_thread.call(self._note_lines, idempotent=True)
+
+    def _add_arrived(self) -> None:
+        while self._arrived:
+            time, text = self._arrived.popleft()
+            if self._open:
+                self._lines.add(time, text)
+
+    @contextmanager
+    def _reading(self) -> Iterator[LogLines]:
+        """Have the lines to oneself. On the event loop's thread, which no `__del__` comes to wait for."""
+        try:
+            with self._lock:
+                yield self._lines
+        finally:
+            self._take_in()
 
     def close(self, last: str) -> None:
         """End the log with a last line. What is written later is ignored. Again, it does nothing.
@@ -177,9 +198,12 @@ class QueryLog:
         """
         if self._closed_at is not None:
             return
-        self.write(last)
-        with self._lock:
+        line = masks.hide(clean(last))
+        with self._reading() as lines:
+            self._add_arrived()
             self._open = False
+            if line:
+                lines.add(self._now(), line)
         self._closed_at = trio.current_time()
         self._closed.set()
         self._note_lines()  # a thread's too, that the loop has not heard of yet
@@ -194,8 +218,8 @@ class QueryLog:
         """
         if self._given is None:
             await self._due()
-            with self._lock:
-                self._given = self._lines.take(math.inf if self._is_last else MOST_ENTRY)
+            with self._reading() as lines:
+                self._given = lines.take(math.inf if self._is_last else MOST_ENTRY)
         return self._given.text if self._given is not None else None
 
     @property
@@ -230,9 +254,9 @@ class QueryLog:
         # Those known to be sent come before all others: a handler that says "still at it" each minute
         # must not have its last words taken for its first.
         for text in texts[self._count - self._earlier :]:
-            with self._lock:
-                count = self._lines.match(text, self._restored)
-                self._lines.drop(count)
+            with self._reading() as lines:
+                count = lines.match(text, self._restored)
+                lines.drop(count)
             if count:
                 self._went_out(self._lines.gone)
         return self._sent - before
@@ -283,12 +307,12 @@ class QueryLog:
 
     def _collect(self) -> Fresh:
         self._collecting = False
-        with self._lock:
+        with self._reading() as lines:
             given = self._given.lines if self._given is not None else ()
-            lines = [line for line in given if line.number > self._collected]
-            lines += self._lines.since(self._collected)
-            left_out = self._lines.left_out.popleft() if self._lines.left_out else None
-            self._collected = self._lines.newest
+            fresh = [line for line in given if line.number > self._collected]
+            fresh += lines.since(self._collected)
+            left_out = lines.left_out.popleft() if lines.left_out else None
+            self._collected = lines.newest
         if self._lines.left_out:
             self._note_lines()  # one range at a time; more than one comes of a disk that was slow
-        return Fresh(lines, left_out)
+        return Fresh(fresh, left_out)
