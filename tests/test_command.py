@@ -575,7 +575,13 @@ async def test_a_grandchild_holds_stdin(home: Home) -> None:
     await until(lambda: not is_alive(int(home.desk.lines[0])))
 
 
-async def test_a_grandchild_that_has_left_the_group(home: Home) -> None:
+async def test_a_grandchild_in_a_group_of_its_own(home: Home) -> None:
+    """What `timeout` runs ends with the program as well, a second later where it holds a pipe."""
+    await home.run("timeout 1000 sh -c 'echo $$ >&2; echo >go; exec sleep 1000' & read x <go")
+    assert not is_alive(int(home.desk.lines[0]))
+
+
+async def test_a_grandchild_that_has_left_the_session(home: Home) -> None:
     """It is not ours to kill, but it holds nothing up."""
     began = trio.current_time()
     try:
@@ -688,6 +694,25 @@ async def test_the_grandchild_may_clean_up(cancelling: Cancelling) -> None:
     await cancelling.run(f"echo $$ >&2; ({grandchild}) & wait", grace=20, lines=2)
     assert cancelling.home.desk.lines[-1] == "tidy"
     assert cancelling.seconds < 10
+
+
+async def test_cancelled_with_a_grandchild_in_a_group_of_its_own(cancelling: Cancelling) -> None:
+    """What `timeout` runs may clean up, too."""
+    grandchild = "trap 'echo tidy >&2; exit' TERM; echo $$ >&2; while :; do sleep 0.01; done"
+    text = f"echo $$ >&2; trap '' TERM; timeout 1000 sh -c \"{grandchild.replace('$$', chr(92) + '$$')}\""
+    await cancelling.run(text, grace=20, lines=2)
+    assert cancelling.home.desk.lines[-1] == "tidy"
+    assert cancelling.seconds < 10
+    assert not is_alive(int(cancelling.home.desk.lines[1]))
+
+
+async def test_cancelled_and_a_grandchild_in_a_group_of_its_own_ignores_it(cancelling: Cancelling) -> None:
+    """It is killed with the rest."""
+    grandchild = "trap '' TERM; echo $$ >&2; while :; do sleep 1000; done"
+    text = f"echo $$ >&2; trap '' TERM; timeout 1000 sh -c \"{grandchild.replace('$$', chr(92) + '$$')}\""
+    await cancelling.run(text, grace=0.3, lines=2)
+    assert 0.3 <= cancelling.seconds < 1.5
+    await until(lambda: not is_alive(int(cancelling.home.desk.lines[1])))
 
 
 async def test_cancelled_while_a_grandchild_lingers(cancelling: Cancelling) -> None:

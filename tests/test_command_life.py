@@ -14,9 +14,9 @@ import trio
 from tests.pools import TOO_LONG, NoteBook, group, until
 from tests.processes import start_worker
 from trio_worker.context import Context
-from trio_worker.handlers.child import signal_group
 from trio_worker.handlers.command import parse_command
 from trio_worker.handlers.kinds import find_handler
+from trio_worker.handlers.session import signal_session
 from trio_worker.query import Query
 from trio_worker.testing import WebBuddy, open_worker, serve_webbuddy
 
@@ -92,7 +92,7 @@ async def test_it_does_not_outlive_a_worker_that_is_killed(tmp_path: Path) -> No
             try:
                 await until(lambda: not group(number))
             finally:
-                signal_group(number, signal.SIGKILL)
+                signal_session(number, signal.SIGKILL)
             assert trio.current_time() - killed < 1
         async with start_worker(tmp_path, webbuddy_url=url, WORKER_HANDLER=handler) as worker:
             with trio.fail_after(TOO_LONG):

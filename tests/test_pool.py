@@ -470,6 +470,25 @@ async def test_what_ignores_everything_is_killed(tmp_path: Path, loop: str) -> N
         assert await agent.ask() == "fine"
 
 
+async def test_what_it_has_started_in_other_groups_is_killed(tmp_path: Path) -> None:
+    """`timeout` makes one for what it runs."""
+    code = """
+import subprocess
+def handle(query, ctx):
+    program = subprocess.Popen(["timeout", "1000", "sh", "-c", "echo; exec sleep 1000"], stdout=-1)
+    program.stdout.readline()
+    ctx.log(program.pid)
+    program.wait()
+"""
+    async with open_agent(tmp_path, code) as agent:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(agent.ask)
+            (program,) = await agent.until_logged()
+            assert len(group(int(program))) == 2
+            nursery.cancel_scope.cancel()
+        await until(lambda: not group(int(program)))
+
+
 async def test_a_killed_process_has_its_successor_at_once(tmp_path: Path) -> None:
     """Before the next query: that does not have to wait for the import."""
     async with open_agent(tmp_path, STUBBORN) as agent:

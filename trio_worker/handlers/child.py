@@ -1,4 +1,4 @@
-"""A program in a process group of its own: fed, read, and ended together with all that it has started."""
+"""A program in a session of its own: fed, read, and ended together with all that it has started."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ import trio
 from trio_worker.errors import HandlerCrashed
 from trio_worker.handlers.control import CONTROL, Control
 from trio_worker.handlers.lifeline import end_with, open_lifeline
+from trio_worker.handlers.session import signal_session
 
 __all__ = [
     "LAST",
@@ -26,7 +27,6 @@ __all__ = [
     "crash_of",
     "kill_children",
     "run_child",
-    "signal_group",
     "signal_name",
     "until_exit",
 ]
@@ -39,7 +39,7 @@ LINGER = 1.0
 LAST = 1.0
 """Seconds after SIGKILL for what is in the pipes, and for the system to give the process back."""
 
-_groups: dict[int, None] = {}
+_sessions: dict[int, None] = {}
 """Of programs that run: by the numbers of their leaders, none of which is reaped yet."""
 
 Sink = Callable[[bytes | bytearray], None]
@@ -61,16 +61,16 @@ async def run_child(
     grace: float,
     patience: trio.CancelScope,
 ) -> int:
-    """Run a program to its end, and end whatever is left of its process group then.
+    """Run a program to its end, and end whatever is left of its session then.
 
     It need not read its input, nor write anything, nor keep its pipes open: what counts is its exit.
-    Others that hold its pipes have `LINGER` seconds more, and are killed. Who has left the group (setsid)
+    Others that hold its pipes have `LINGER` seconds more, and are killed. Who has left the session (setsid)
     is not; it loses the other end of its pipes.
 
-    Cancelled, it sends SIGTERM to the group and goes on reading for ``grace`` seconds, or until the program
-    has exited and nobody holds its pipes; then SIGKILL. Nothing of the group is left when the cancellation
-    goes on, ``grace`` + `LAST` seconds later at most. Nor is anything left when this process is killed, but
-    on macOS.
+    Cancelled, it sends SIGTERM to the session and goes on reading for ``grace`` seconds, or until the program
+    has exited and nobody holds its pipes; then SIGKILL. Nothing of the session is left when the cancellation
+    goes on, ``grace`` + `LAST` seconds later at most. When this process is killed, the program's process
+    group ends with it, but on macOS.
 
     Args:
         words: The program and its arguments.
@@ -101,12 +101,12 @@ async def run_child(
             start_new_session=True,
         )
         child = _Child(process, stdout, stderr, control)
-        _groups[process.pid] = None
+        _sessions[process.pid] = None
         try:
             end_with(held, process.pid)
             await child.attend(LINGER, partial(child.feed, stdin))
         except BaseException:
-            signal_group(process.pid, signal.SIGTERM)
+            signal_session(process.pid, signal.SIGTERM)
             patience.shield = True
             patience.deadline = min(patience.deadline, trio.current_time() + grace)
             with patience:
@@ -125,19 +125,9 @@ async def run_child(
 
 
 def kill_children() -> None:
-    """Kill all programs that run, with their groups: this process is about to end by force."""
-    for group in list(_groups):  # the watchdog's thread may be the one that calls
-        signal_group(group, signal.SIGKILL)
-
-
-def signal_group(group: int, number: signal.Signals) -> None:
-    """Send a signal to all of a process group. Not to be called once its leader was reaped."""
-    try:
-        os.killpg(group, number)
-    except (ProcessLookupError, PermissionError):
-        # All of it has exited: macOS says the latter then. Linux does where each of them runs as another
-        # user (sudo), whom we can't do anything about.
-        pass
+    """Kill all programs that run, with their sessions: this process is about to end by force."""
+    for leader in list(_sessions):  # the watchdog's thread may be the one that calls
+        signal_session(leader, signal.SIGKILL)
 
 
 def crash_of(code: int, tail: str = "") -> HandlerCrashed:
@@ -162,7 +152,7 @@ def signal_name(number: int) -> str:
 
 
 class _Child:
-    """A process that is not reaped before its group was killed: until then nobody else has its number.
+    """A process that is not reaped before its session was killed: until then nobody else has its number.
 
     Therefore nothing here asks for its ``returncode``, which would reap it.
     """
@@ -201,8 +191,8 @@ class _Child:
                 pass  # it does not care to read it
 
     async def end(self) -> None:
-        """Kill the group, read what is left in the pipes, and reap the process."""
-        signal_group(self._process.pid, signal.SIGKILL)
+        """Kill the session, read what is left in the pipes, and reap the process."""
+        signal_session(self._process.pid, signal.SIGKILL)
         if not all(pipe.at_end for pipe in self._pipes):
             await self.attend(LAST / 2)
         self._control.last_words()
@@ -211,7 +201,7 @@ class _Child:
 
     def is_reaped(self) -> None:
         """From here on its number may be somebody else's."""
-        _groups.pop(self._process.pid, None)
+        _sessions.pop(self._process.pid, None)
 
     async def close(self) -> None:
         """Close what is still open."""
@@ -238,7 +228,7 @@ class _Pipe:
 
 # --- The exit, without the reaping ---------------------------------------------------------------
 #
-# `trio.Process.wait` reaps, and after that the numbers of the process and of its group may be others'.
+# `trio.Process.wait` reaps, and after that the numbers of the process and of its session may be others'.
 
 if sys.platform == "darwin":
 

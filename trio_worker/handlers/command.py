@@ -76,15 +76,15 @@ class Command:
         return self.grace + _MARGIN
 
     def kill(self, ctx: Context) -> None:
-        """Have the program of a cancelled call killed now, with its group, whatever is left of its grace."""
+        """Kill the program of a cancelled call now, and its session, whatever is left of its grace."""
         if ctx in self._running:
             self._running[ctx].cancel()
 
     async def __call__(self, query: Query, ctx: Context) -> str:
         """Run the program on a query.
 
-        Cancelled, it ends the program's process group (SIGTERM, ``grace`` seconds, SIGKILL) before the
-        cancellation goes on; nothing of the group is left behind, and no zombie.
+        Cancelled, it ends the program's session (SIGTERM, ``grace`` seconds, SIGKILL) before the
+        cancellation goes on; nothing of the session is left behind, and no zombie.
 
         Returns:
             What was written to stdout, at most `MOST_STDOUT` bytes of it, without the last line break.

@@ -16,10 +16,11 @@ import trio_worker
 from trio_worker.capture import Capture
 from trio_worker.context import Context
 from trio_worker.errors import HandlerCrashed, HandlerError
-from trio_worker.handlers.child import crash_of, signal_group, signal_name, until_exit
+from trio_worker.handlers.child import crash_of, signal_name, until_exit
 from trio_worker.handlers.child_environment import child_environment
 from trio_worker.handlers.frames import Unpacker, pack
 from trio_worker.handlers.pool_run import Message, Run
+from trio_worker.handlers.session import signal_session
 from trio_worker.query import Query
 
 __all__ = ["KILL_SECONDS", "WarmProcess", "open_process"]
@@ -109,7 +110,7 @@ class WarmProcess:
 
     @property
     def pid(self) -> int:
-        """Its number, and that of its group."""
+        """Its number, and that of its session."""
         return self._process.pid
 
     @property
@@ -170,7 +171,7 @@ class WarmProcess:
         self._why = self._why or why
         if self._is_reaped:
             return  # its number may be another's
-        signal_group(self.pid, signal.SIGKILL)
+        signal_session(self.pid, signal.SIGKILL)
 
     async def _bury(self) -> None:
         self._is_ending = True
