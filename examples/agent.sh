@@ -5,4 +5,6 @@
 echo "attempt $WEBBUDDY_QUERY_ATTEMPT at query $WEBBUDDY_QUERY_ID" >&2
 size=$(wc -c)
 [ "$size" -gt 0 ] || exit 75 # try again later
+echo '{"extend": 60}' >"$WEBBUDDY_QUERY_CONTROL"              # there is much to do
+echo "{\"save\": {\"size\": $size}}" >"$WEBBUDDY_QUERY_CONTROL" # the next attempt has it in WEBBUDDY_QUERY_SAVED
 echo "Your query has $((size)) bytes as JSON."

@@ -142,6 +142,11 @@ class Project(models.Model):
     """What queries and ordinary accounts belong to."""
 
     name = models.CharField(max_length=100)
+    test_it_token = models.CharField(max_length=255, blank=True, default="")
+    test_it_project_id = models.CharField(max_length=255, blank=True, default="")
+    jira_token = models.CharField(max_length=255, blank=True, default="")
+    jira_project_id = models.CharField(max_length=255, blank=True, default="")
+    project_context = models.TextField(blank=True, default="")
 
     class Meta:
         app_label = "webbuddy"
@@ -209,12 +214,33 @@ class QuerySerializer(serializers.ModelSerializer):
         read_only_fields = ("user", "query_created", "query_started", "query_finished")
 
 
+class ProjectSerializer(serializers.ModelSerializer):
+    """A project's settings as the API shows them: secrets in full."""
+
+    project_name = serializers.CharField(source="name", read_only=True)
+
+    class Meta:
+        model = Project
+        fields = (
+            *("id", "project_name", "test_it_token", "test_it_project_id"),
+            *("jira_token", "jira_project_id", "project_context"),
+        )
+
+
 class LogEntrySerializer(serializers.ModelSerializer):
     """A log entry as the API shows it."""
 
     class Meta:
         model = LogEntry
         fields = ("id", "project", "query", "log_data", "log_created")
+
+
+def visible_projects(user: User) -> models.QuerySet[Project]:
+    """All projects for a service account, its own one for any other."""
+    profile = Profile.objects.filter(user=user).first()
+    if user.is_superuser or (profile is not None and profile.is_service):
+        return Project.objects.all()
+    return Project.objects.filter(profile__user=user)
 
 
 class QueryViewSet(
@@ -231,12 +257,7 @@ class QueryViewSet(
 
     def get_queryset(self) -> models.QuerySet[Query]:
         """Only what the account may see; without a project that is nothing, never a 403."""
-        profile = Profile.objects.filter(user=self.request.user).first()
-        if self.request.user.is_superuser or (profile is not None and profile.is_service):
-            return Query.objects.all()
-        if profile is None or profile.project is None:
-            return Query.objects.none()
-        return Query.objects.filter(project=profile.project)
+        return Query.objects.filter(project__in=visible_projects(self.request.user))
 
     def perform_create(self, serializer: QuerySerializer) -> None:
         """Save it and tell the worker, in a thread that nobody waits for."""
@@ -292,6 +313,21 @@ class LogViewSet(mixins.CreateModelMixin, viewsets.GenericViewSet):
     serializer_class = LogEntrySerializer
 
 
+class ProjectViewSet(viewsets.GenericViewSet):
+    """``GET /api/projects/{id}/tokens/``, which older versions of WebBuddy do not have."""
+
+    serializer_class = ProjectSerializer
+
+    def get_queryset(self) -> models.QuerySet[Project]:
+        """Only what the account may see; any other is 404."""
+        return visible_projects(self.request.user)
+
+    @action(detail=True)
+    def tokens(self, request: object, pk: str) -> Response:
+        """Show a project's settings."""
+        return Response(self.get_serializer(self.get_object()).data)
+
+
 def describe(user: User) -> dict[str, object]:
     """Give the account as log-in and ``users/me`` show it."""
     profile = Profile.objects.filter(user=user).first()
@@ -333,6 +369,7 @@ class PageView(View):
 router = SimpleRouter()
 router.register("queries", QueryViewSet, basename="query")
 router.register("logs", LogViewSet)
+router.register("projects", ProjectViewSet, basename="project")
 
 urlpatterns = [
     path("api/login/", LoginView.as_view()),

@@ -159,8 +159,8 @@ MUTATIONS = [
     ),
     Mutation(
         "a look comes before a report that is late or follows a restart",
-        "delivery.py",
-        "fresh = trio.current_time() - self.held.seen_at <= self._all.look_after",
+        "looks.py",
+        "fresh = trio.current_time() - self._held.seen_at <= self._after",
         "fresh = True",
         "watch retry_later",
     ),
@@ -244,7 +244,7 @@ MUTATIONS = [
     ),
     Mutation(
         "a result is not reported without a look after a short trouble",
-        "delivery.py",
+        "looks.py",
         " or not lasts",
         "",
         "reporting",
@@ -255,6 +255,28 @@ MUTATIONS = [
         "                    recovery.room,\n",
         "",
         "retry_later",
+    ),
+    # --- Programs and processes ----------------------------------------------------------------------
+    Mutation(
+        "a program is killed before its query is put back",
+        "execution.py",
+        "                    self.handler.kill(ctx)\n",
+        "                    pass\n",
+        "command_life",
+    ),
+    Mutation(
+        "a program ends with a worker that is killed",
+        "handlers/child.py",
+        "            end_with(held, process.pid)\n",
+        "",
+        "command_life",
+    ),
+    Mutation(
+        "half a secret is not shown where a process cuts",
+        "handlers/pool.py",
+        "return text if len(text) < MOST_ANSWER else masks.hide_in_beginning(text)",
+        "return text",
+        "pool",
     ),
     # --- The log -------------------------------------------------------------------------------------
     Mutation(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import pty
 import re
@@ -15,6 +16,7 @@ import termios
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import attrs
 import httpx
@@ -27,6 +29,7 @@ from tests.processes import TOO_LONG, WorkerProcess, start_worker
 from trio_worker.cli import main
 from trio_worker.cli.demo_handler import TASKS
 from trio_worker.cli.demo_queries import make_cases, verdict
+from trio_worker.cli.demo_server import answers_to_localhost
 from trio_worker.testing import WebBuddy
 
 
@@ -204,11 +207,16 @@ async def test_the_server_alone(tmp_path: Path) -> None:
         ]
         settings = dict(line.split("=", 1) for line in printed)
         url = settings.pop("WEBBUDDY_URL")
+        assert re.fullmatch("http://localhost:[0-9]+", url)  # as in the README
         created = await run_command(mine, "submit", "hello", "--project", "1", webbuddy_url=url, **settings)
         assert (created.code, created.out) == (0, "1\n"), created.err
         with trio.fail_after(TOO_LONG):
             async with await listener.accept() as stream:
-                assert (await stream.receive_some()).startswith(b"POST /api/process-query ")
+                push = b""
+                while not push.endswith(b"}"):
+                    push += await stream.receive_some()
+        assert push.startswith(b"POST /api/process-query ")
+        assert json.loads(push.partition(b"\r\n\r\n")[2]) == {"query_id": 1, "webbuddy_url": url}
         await demo.until(lambda line: f"nobody took the push at {address}:" in line)
         settings |= {"WORKER_NAME": "of mine", "WORKER_LANGUAGE": "ru"}
         async with start_worker(mine, webbuddy_url=url, **settings):
@@ -228,7 +236,53 @@ async def test_the_server_on_a_port(tmp_path: Path) -> None:
             await demo.until(lambda line: f"can't listen at 127.0.0.1:{port}" in line)
     assert "choose another --port" in demo.output
     async with start_demo(tmp_path, "--server", "--port", str(port)) as demo:
-        await demo.until(lambda line: line == f"WEBBUDDY_URL=http://127.0.0.1:{port}")
+        await demo.until(lambda line: line == f"WEBBUDDY_URL=http://localhost:{port}")
+
+
+class Names(trio.abc.HostnameResolver):
+    """What localhost is on somebody's machine; nothing, where it is no name."""
+
+    def __init__(self, *addresses: str) -> None:
+        self.addresses = addresses
+
+    async def getaddrinfo(self, host: Any, port: Any, *_args: Any, **_options: Any) -> Any:
+        assert host == b"localhost"
+        if not self.addresses:
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        families = {
+            address: socket.AF_INET6 if ":" in address else socket.AF_INET for address in self.addresses
+        }
+        return [(family, socket.SOCK_STREAM, 6, "", (address, port)) for address, family in families.items()]
+
+    async def getnameinfo(self, sockaddr: Any, flags: int) -> Any:
+        raise NotImplementedError
+
+
+@pytest.mark.parametrize(
+    ("addresses", "is_ours"),
+    [
+        (["127.0.0.1"], True),
+        (["::1", "127.0.0.1"], True),
+        (["127.0.0.2"], False),
+        ([], False),
+    ],
+)
+async def test_who_calls_localhost(addresses: list[str], is_ours: bool) -> None:
+    """Only where that leads to the server it is named so, for the worker's settings and in pushes."""
+    (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    trio.socket.set_custom_hostname_resolver(Names(*addresses))
+    async with listener:
+        assert await answers_to_localhost(listener.socket.getsockname()[1]) is is_ours
+
+
+@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="no IPv6 here")
+async def test_who_calls_localhost_and_comes_to_somebody_else() -> None:
+    """Who has the same port at [::1], which comes first; here it is one socket that has both."""
+    with socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=True) as everywhere:
+        trio.socket.set_custom_hostname_resolver(Names("::1", "127.0.0.1"))
+        assert await answers_to_localhost(everywhere.getsockname()[1]) is False
+        trio.socket.set_custom_hostname_resolver(Names("127.0.0.1", "::1"))
+        assert await answers_to_localhost(everywhere.getsockname()[1]) is True
 
 
 @pytest.mark.parametrize(

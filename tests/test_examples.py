@@ -4,6 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import httpx
+import pytest
+from trio.testing import MockClock
+
+from trio_worker import Context, Query
 from trio_worker.handlers.kinds import find_handler
 from trio_worker.handlers.loading import load_handler
 from trio_worker.testing import WebBuddy, open_worker, serve_webbuddy
@@ -66,3 +71,42 @@ async def test_with_asyncio() -> None:
     async with open_worker(handler, webbuddy=WebBuddy()) as worker:
         query = await worker.ask("abc")
     assert query.answer_text == "cba"
+
+
+async def test_wrapped() -> None:
+    """The page is fetched, and the handler is still known by its own name and place."""
+    handler = load_handler("wrapped:handle", EXAMPLES)
+    assert (handler.is_async, handler.file) == (True, str(EXAMPLES / "wrapped.py"))
+    async with serve_webbuddy(WebBuddy()) as page, open_worker(handler, webbuddy=WebBuddy()) as worker:
+        query = await worker.ask(f"Look at {page}/login")
+        unclear = await worker.ask("Look")
+    assert query.answer_text == f"{page}/login answers with 200."
+    assert "took 0." in " ".join(query.logs)
+    assert unclear.answer_text.startswith("Which page?")
+
+
+@pytest.mark.parametrize(
+    ("failures", "ending", "seconds"), [(0, "ok", 0), (2, "ok", 6), (3, "(ConnectError)", 6)]
+)
+async def test_wrapped_when_the_network_fails(
+    failures: int, ending: str, seconds: int, autojump_clock: MockClock
+) -> None:
+    """Twice more, after a second and after five; the time is that of all together."""
+    load_handler("wrapped:handle", EXAMPLES)
+    import wrapped
+
+    left = failures
+
+    async def flaky(query: Query, ctx: Context) -> str:
+        nonlocal left
+        left -= 1
+        if left >= 0:
+            raise httpx.ConnectError("no route")
+        return "ok"
+
+    async with open_worker(wrapped.timed(wrapped.retried(flaky))) as worker:
+        query = await worker.ask("x")
+    assert ending in query.answer_text
+    log = " ".join(query.logs)
+    assert [pause for pause in (1, 5) if f"no route; again in {pause} s" in log] == [1, 5][:failures]
+    assert f"took {seconds}.0 s" in log

@@ -75,7 +75,7 @@ async def test_a_handler_that_takes_its_process_with_it(tmp_path: Path) -> None:
     """Not the worker: its query has failed, and says why."""
     ended = await once(tmp_path, "process:agent:dies")
     assert ended.code == 1
-    assert ended.err.rstrip().endswith("the handler's process died: SIGSEGV")
+    assert ended.err.rstrip().endswith("The agent's process died (SIGSEGV).")
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from trio_worker import Context, Query
 from trio_worker.cli.outbox_journals import change_letters
 from trio_worker.query import Done
 from trio_worker.state_folder import Address, StateFolder
-from trio_worker.testing import RunningWorker, WebBuddy, open_worker, trio_time
+from trio_worker.testing import RunningWorker, WebBuddy, open_worker
 
 
 class Agent:
@@ -28,11 +28,6 @@ class Agent:
         self.attempts.append(ctx.attempt)
         await trio.sleep(self.seconds)
         return f"answer {query.id}"
-
-
-@pytest.fixture
-async def webbuddy(autojump_clock: MockClock) -> WebBuddy:
-    return WebBuddy(now=trio_time())
 
 
 def only_entry(worker: RunningWorker) -> tuple[int, int, int, int]:

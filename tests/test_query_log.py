@@ -6,6 +6,7 @@ And what had not arrived when the process died is sent by the next, without what
 from __future__ import annotations
 
 import itertools
+import re
 import threading
 import tracemalloc
 from collections.abc import Callable, Sequence
@@ -127,20 +128,15 @@ async def test_at_most_forty_entries_and_no_line_is_lost(
     assert reader.entries[-1].endswith("the end")
 
 
-@pytest.mark.parametrize("lines", [20_000, 1_000_000])
-async def test_a_flood_is_cut_in_the_middle(
-    lines: int, autojump_clock: MockClock, nursery: trio.Nursery
-) -> None:
+async def test_a_flood_is_cut_in_the_middle(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
     """Of many lines at once the first and the last arrive, with a count of the others; in bounded memory."""
+    lines = 100_000
     disk = Disk()
     reader = Reader(sink=disk)
     nursery.start_soon(reader.read)
-    traced = 8_000  # the last lines; to trace all of them takes a quarter of a minute
-    for number in range(lines - traced):
-        reader.log.write(f"line {number}")
     tracemalloc.start()
     try:
-        for number in range(lines - traced, lines):
+        for number in range(lines):
             reader.log.write(f"line {number}")
         _, peak = tracemalloc.get_traced_memory()
     finally:
@@ -148,7 +144,7 @@ async def test_a_flood_is_cut_in_the_middle(
     assert reader.log.unsent_lines == lines
     reader.log.close("the end")
     await trio.sleep(10)
-    assert peak < 3_000_000
+    assert peak < 4_000_000
     assert all(len(entry) <= MOST_ENTRY for entry in reader.entries)
     assert 2 * HALF - 2 * MOST_LINE < len(reader.text) < 2 * HALF + 100
     arrived = numbers(reader.text)
@@ -247,6 +243,65 @@ async def test_a_long_line_is_cut(autojump_clock: MockClock) -> None:
 
 
 # --- When --------------------------------------------------------------------------------------------
+
+TWO_HOURS = 7200  # seconds
+PROMPT = [second + 0.25 for second in range(20)]
+LATE = list(itertools.accumulate((1.5**number for number in range(19)), initial=PROMPT[-1]))[1:]
+
+
+async def write_evenly(log: QueryLog, lines: int, seconds: int) -> int:
+    """Write some lines at the beginning of each second.
+
+    Returns:
+        Bytes: the peak of what the last 200 s took; to trace them all takes a quarter of a minute.
+    """
+    for second in range(seconds):
+        if second == max(0, seconds - 200):
+            tracemalloc.start()
+        for number in range(lines * second // seconds, lines * (second + 1) // seconds):
+            log.write(f"line {number}")
+        await trio.sleep(1)
+    return tracemalloc.get_traced_memory()[1]
+
+
+@pytest.mark.parametrize(
+    ("lines", "seconds"), [(1, 1), (41, 41), (10_000, TWO_HOURS), (1_000_000, TWO_HOURS)]
+)
+async def test_the_same_schedule_for_however_many_lines(
+    lines: int, seconds: int, autojump_clock: MockClock, nursery: trio.Nursery
+) -> None:
+    """When entries arrive does not depend on how many lines come, nor does the memory that they take.
+
+    The last arrives when the handler ends. Each has its own time, and what found no room is counted.
+    """
+    reader = Reader()
+    nursery.start_soon(reader.read)
+    try:
+        peak = await write_evenly(reader.log, lines, seconds)
+    finally:
+        tracemalloc.stop()
+    reader.log.close("the end")
+    await trio.sleep(0.001)
+
+    assert reader.times == pytest.approx([time for time in PROMPT + LATE if time < seconds] + [seconds])
+    assert len(reader.entries) == {1: 2, 41: 27}.get(lines, 40)
+    assert reader.entries[-1].endswith("the end")
+    arrived = numbers(reader.text)
+    assert (arrived[0], arrived[-1]) == (0, lines - 1)
+    assert arrived == sorted(set(arrived))
+    left_out = sum(int(count) for count in re.findall(r"\[(\d+) more lines\]", reader.text))
+    assert left_out + len(arrived) == lines
+    assert (left_out > 0) == (lines == 1_000_000)
+    for entry in reader.entries:
+        timed = re.findall(r"\+(\d+)\.0s line (\d+)", entry)
+        parts = entry.split(" · ")
+        assert all(part.count("line ") <= 1 for part in parts)
+        assert len(timed) == entry.count("line ") or len(parts) == 1
+        for second, number in timed:
+            assert lines * int(second) // seconds <= int(number) < lines * (int(second) + 1) // seconds
+    assert max(map(len, reader.entries[:-1])) <= MOST_ENTRY
+    assert len(reader.entries[-1]) < 2 * HALF + 100
+    assert peak < 2_000_000
 
 
 async def test_the_schedule(autojump_clock: MockClock, nursery: trio.Nursery) -> None:

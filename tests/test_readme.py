@@ -16,16 +16,32 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"(?ms)^```{language}\n(.*?)^```", README)
 
 
-def test_the_handler_and_its_test(tmp_path: Path) -> None:
-    """The README's handler passes the README's test."""
-    handler, test = blocks("python")
+def run_pytest(directory: Path) -> str:
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+    result = subprocess.run(command, cwd=directory, capture_output=True, text=True, timeout=120)
+    return result.stdout + result.stderr
+
+
+def test_the_handler_and_its_tests(tmp_path: Path) -> None:
+    """The README's handler passes the README's tests: the first as it stands, the second in Trio's mode."""
+    handler, _wrapped, test, async_test = blocks("python")
     (tmp_path / "agent.py").write_text(handler, encoding="utf-8")
     (tmp_path / "test_agent.py").write_text(test, encoding="utf-8")
+    output = run_pytest(tmp_path)
+    assert "1 passed" in output, output
+    (tmp_path / "test_agent.py").write_text(test + async_test, encoding="utf-8")
+    output = run_pytest(tmp_path)
+    assert "is async: write `trio_mode = true` into pytest.ini" in output
     (settings,) = re.findall(r"(?m)^printf .* > pytest\.ini$", "\n".join(blocks("sh")))
     subprocess.run(["sh", "-c", settings], cwd=tmp_path, check=True)
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
-    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
-    assert "1 passed" in result.stdout, result.stdout + result.stderr
+    output = run_pytest(tmp_path)
+    assert "2 passed" in output, output
+
+
+def test_the_wrapped_handler() -> None:
+    """What the README shows of it is the example, which has tests."""
+    _handler, wrapped, *_tests = blocks("python")
+    assert wrapped.removesuffix(" ...\n") in (ROOT / "examples" / "wrapped.py").read_text(encoding="utf-8")
 
 
 def test_every_command_exists() -> None:

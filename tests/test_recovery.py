@@ -68,11 +68,6 @@ class Agent:
         return f"answer {query.id}"
 
 
-@pytest.fixture
-async def webbuddy(autojump_clock: MockClock) -> WebBuddy:
-    return WebBuddy(now=trio_time())
-
-
 def nothing_left(state_dir: Path) -> bool:
     """Whether all journals and locks are gone."""
     return [path for path in state_dir.rglob("*") if path.is_file()] == []

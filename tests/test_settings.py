@@ -13,12 +13,14 @@ from pathlib import Path
 import pytest
 import structlog
 import trio
+import trustme
 
 from trio_worker.credentials import Credentials
 from trio_worker.environment import read_environment, unreadable_lines
 from trio_worker.errors import SettingsError
 from trio_worker.setting_kinds import split_handler_path
-from trio_worker.settings import VARIABLES, Settings, Variable
+from trio_worker.settings import VARIABLES, Settings
+from trio_worker.variables import Variable
 
 ROOT = Path(__file__).parent.parent
 REQUIRED = {"WORKER_USERNAME": "worker", "WORKER_PASSWORD": "hush-hush", "WORKER_HANDLER": "handler:handle"}
@@ -337,6 +339,26 @@ def test_password_file_that_gives_no_password(tmp_path: Path, make: Callable[[Pa
     (said,) = problems(WITH_FILE | {"WORKER_PASSWORD_FILE": str(secret)})
     assert said.startswith(f"WORKER_PASSWORD_FILE is '{secret}', and that file {fault}: expected ")
     assert "hush" not in said
+
+
+@pytest.mark.parametrize("make", [_missing, _directory, _pipe, _empty, _latin1])
+def test_certificates_that_are_none(tmp_path: Path, make: Callable[[Path], str]) -> None:
+    """Told at the start, not by the first call."""
+    file = tmp_path / "authority.pem"
+    make(file)
+    expected = "expected the path of a readable file that holds certificates (PEM)"
+    assert problem(WORKER_CA_FILE=str(file)) == f"WORKER_CA_FILE is '{file}': {expected}"
+
+
+def test_certificates(tmp_path: Path) -> None:
+    """By an absolute path, whatever the working directory is later."""
+    trustme.CA().cert_pem.write_to_path(tmp_path / "authority.pem")
+    settings = Settings.from_environ(
+        REQUIRED | {"WORKER_CA_FILE": os.path.relpath(tmp_path / "authority.pem")}
+    )
+    assert settings.ca_file is not None
+    assert settings.ca_file.is_absolute()
+    assert settings.ca_file.samefile(tmp_path / "authority.pem")
 
 
 # --- The password, again at each log-in ----------------------------------------------------------

@@ -87,19 +87,6 @@ async def test_wrong_settings(tmp_path: Path) -> None:
     assert not webbuddy.requests
 
 
-async def test_typos(tmp_path: Path) -> None:
-    """A misspelt name is told, and does not stop it; a line of .env that can't be read does, exit 2."""
-    webbuddy = WebBuddy()
-    ended = await submit(tmp_path, webbuddy, "hello", WEBBUDY_URL="http://elsewhere")
-    assert ended.code == 0
-    assert "WEBBUDY_URL is not a setting: did you mean WEBBUDDY_URL?" in ended.err
-    (tmp_path / ".env").write_text("NUM_WORKERS: 7\n")
-    ended = await submit(tmp_path, webbuddy, "hello", WORKER_USERNAME="")
-    assert (ended.code, len(webbuddy.queries)) == (2, 1)
-    assert ".env can't be read at line 1" in ended.err
-    assert "WORKER_USERNAME is missing" in ended.err
-
-
 async def test_the_log_in_is_refused(tmp_path: Path) -> None:
     """A wrong password: one sentence, without it; exit 3."""
     ended = await submit(tmp_path, WebBuddy(), "hello", WORKER_PASSWORD="not-this-one")

@@ -1,13 +1,13 @@
-"""The httpx client for WebBuddy: what it sends, and that no connection is ever lost."""
+"""The stack of connections to WebBuddy: none is ever lost, and none serves two requests."""
 
 from __future__ import annotations
 
+import math
 import os
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
-from importlib.metadata import PackageNotFoundError
 
 import httpx
 import pytest
@@ -15,7 +15,9 @@ import trio
 import trio.lowlevel
 
 from trio_worker import transport as transport_module
-from trio_worker.transport import ConnectionStack, open_client
+from trio_worker.client import Client, open_client
+from trio_worker.connection import NotSentError
+from trio_worker.transport import ConnectionStack, open_stack
 from trio_worker.turns import Turns
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
@@ -80,7 +82,11 @@ async def answer_ok(head: bytes, stream: trio.SocketStream) -> None:
     await stream.send_all(OK)
 
 
-def stack_of(client: httpx.AsyncClient) -> ConnectionStack:
+async def get(client: Client, path: str = "") -> httpx.Response:
+    return await client.send(client.build("GET", path))
+
+
+def stack_of(client: Client) -> ConnectionStack:
     stack = client._transport
     assert isinstance(stack, ConnectionStack)
     return stack
@@ -93,48 +99,45 @@ def _no_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
             monkeypatch.delenv(name)
 
 
-# --- What is sent --------------------------------------------------------------------------------
+class Connections:
+    """Makes connections, each of which does the same, and remembers them."""
+
+    def __init__(self, act: Callable[[], Awaitable[None]], *, usable_for: float = math.inf) -> None:
+        self.act = act
+        self.usable_for = usable_for
+        self.silent = True
+        self.opened: list[Connection] = []
+        self.closed: list[Connection] = []
+
+    async def open(self) -> Connection:
+        await trio.lowlevel.checkpoint()
+        self.opened.append(Connection(self))
+        return self.opened[-1]
 
 
-async def test_what_the_client_says_about_itself() -> None:
-    """JSON is asked for, in English, uncompressed; the user agent names the worker."""
-    async with serve(answer_ok) as server, open_client(server.url) as client:
-        assert (await client.get("api/users/me/")).json() == {}
-        head = server.heads[0].decode().lower()
-    assert head.startswith("get /api/users/me/ http/1.1")
-    for line in ("accept: application/json", "accept-language: en", "accept-encoding: identity"):
-        assert line in head
-    assert "user-agent: trio-worker" in head
+class Connection:
+    def __init__(self, connections: Connections) -> None:
+        self.of = connections
+        self.usable_for = 0.0
+        self.served = 0
+
+    async def exchange(self, request: httpx.Request, *, longest: int) -> httpx.Response:
+        self.usable_for = 0.0
+        await self.of.act()
+        self.served += 1
+        self.usable_for = self.of.usable_for
+        return httpx.Response(200, json={}, request=request)
+
+    def is_silent(self) -> bool:
+        return self.of.silent
+
+    async def aclose(self) -> None:
+        await trio.lowlevel.checkpoint()
+        self.of.closed.append(self)
 
 
-@pytest.mark.parametrize("prefix", ["", "/", "/portal", "/portal/"])
-async def test_a_path_prefix_is_kept(prefix: str) -> None:
-    """Relative URLs are joined to the base with exactly one slash."""
-    seen: list[str] = []
-
-    def app(request: httpx.Request) -> httpx.Response:
-        seen.append(request.url.path)
-        return httpx.Response(200)
-
-    async with open_client(f"http://webbuddy{prefix}", transport=httpx.MockTransport(app)) as client:
-        await client.get("api/logs/")
-    assert seen == [prefix.rstrip("/") + "/api/logs/"]
-
-
-async def test_redirects_are_not_followed_and_cookies_not_kept() -> None:
-    """A redirect is an answer like any other, and a session cookie never comes back."""
-    seen: list[httpx.Request] = []
-
-    def app(request: httpx.Request) -> httpx.Response:
-        seen.append(request)
-        headers = {"Location": "http://elsewhere/", "Set-Cookie": "sessionid=1; Path=/"}
-        return httpx.Response(301, headers=headers)
-
-    async with open_client("http://webbuddy", transport=httpx.MockTransport(app)) as client:
-        for _ in range(2):
-            assert (await client.post("api/logs/")).status_code == 301
-    assert len(seen) == 2
-    assert not any("Cookie" in request.headers for request in seen)
+async def ask(stack: ConnectionStack) -> httpx.Response:
+    return await stack.handle_async_request(httpx.Request("GET", "http://webbuddy/"))
 
 
 # --- Connections ---------------------------------------------------------------------------------
@@ -144,7 +147,7 @@ async def test_a_connection_is_used_again() -> None:
     """One call after another needs one connection."""
     async with serve(answer_ok) as server, open_client(server.url) as client:
         for _ in range(10):
-            await client.get("/")
+            await get(client)
         assert server.connections == 1
         assert stack_of(client).idle == 1
 
@@ -165,7 +168,7 @@ async def test_calls_at_once_have_a_connection_each() -> None:
         with trio.fail_after(60):
             async with trio.open_nursery() as nursery:
                 for _ in range(20):
-                    nursery.start_soon(client.get, "/")
+                    nursery.start_soon(get, client)
         assert server.connections == stack_of(client).idle == 20
 
 
@@ -178,53 +181,99 @@ async def test_a_connection_that_the_server_closed_is_replaced() -> None:
 
     async with serve(answer_and_close) as server, open_client(server.url) as client:
         for _ in range(3):
-            assert (await client.get("/")).status_code == 200
+            assert (await get(client)).status_code == 200
         assert server.connections == 3
 
 
 async def test_a_connection_that_was_idle_for_long_is_not_used_again() -> None:
     """After ``keep_alive`` a new one is opened, and the old ones are closed."""
-    stack = ConnectionStack(httpx.AsyncHTTPTransport, keep_alive=0.0)
-    async with serve(answer_ok) as server, open_client(server.url, transport=stack) as client:
+    connections = Connections(trio.lowlevel.checkpoint)
+    stack = ConnectionStack(connections.open, keep_alive=0.0)
+    for _ in range(3):
+        await ask(stack)
+    assert len(connections.opened) == 3
+    assert connections.closed == connections.opened
+    assert stack.idle == 0
+
+
+async def test_what_the_server_says_of_its_patience_is_heeded(autojump_clock: object) -> None:
+    """One that keeps a connection for less than we do is not asked over it later."""
+    connections = Connections(trio.lowlevel.checkpoint, usable_for=1.0)
+    stack = ConnectionStack(connections.open)
+    for pause in (0.5, 0.9, 1.1):
+        await ask(stack)
+        await trio.sleep(pause)
+    assert len(connections.opened) == 1
+    await ask(stack)
+    assert len(connections.opened) == 2
+    assert connections.closed == connections.opened[:1]
+
+
+async def test_a_connection_that_is_not_silent_is_not_used_again() -> None:
+    """The server has hung up, or has said what nobody asked for: that would be taken for an answer."""
+    connections = Connections(trio.lowlevel.checkpoint)
+    stack = ConnectionStack(connections.open)
+    await ask(stack)
+    connections.silent = False
+    await ask(stack)
+    assert len(connections.opened) == 2
+    assert connections.closed == connections.opened[:1]
+
+
+async def test_what_was_surely_not_sent_is_sent_again() -> None:
+    """Over the next connection, and at last over a new one; over that it is an error."""
+    good: list[bool] = []
+
+    async def act() -> None:
+        await trio.lowlevel.checkpoint()
+        if not good:
+            raise NotSentError("closed")
+        good.pop()
+
+    connections = Connections(act)
+    stack = ConnectionStack(connections.open)
+    good += [True] * 3
+    async with trio.open_nursery() as nursery:
         for _ in range(3):
-            await client.get("/")
-        assert server.connections == 3
-        assert stack_of(client).idle == 1
-        await server.until_open(1)
+            nursery.start_soon(ask, stack)
+    assert stack.idle == 3
+    with pytest.raises(NotSentError):
+        await ask(stack)
+    assert len(connections.opened) == 4
+    assert set(connections.closed) == set(connections.opened)
+    assert stack.idle == 0
+
+
+async def test_what_may_have_been_sent_is_not_sent_again() -> None:
+    """Two claims would be two queries."""
+    tries: list[None] = []
+
+    async def act() -> None:
+        await trio.lowlevel.checkpoint()
+        tries.append(None)
+        if len(tries) == 2:
+            raise httpx.RemoteProtocolError("the server hung up without an answer")
+
+    stack = ConnectionStack(Connections(act).open)
+    await ask(stack)
+    with pytest.raises(httpx.RemoteProtocolError):
+        await ask(stack)
+    assert len(tries) == 2
 
 
 async def test_idle_connections_that_nobody_needs_any_more_are_closed(autojump_clock: object) -> None:
     """After a burst, those at the bottom of the stack do not stay for ever."""
-
-    class Connection(httpx.MockTransport):
-        def __init__(self) -> None:
-            super().__init__(lambda request: httpx.Response(200))
-            opened.append(self)
-
-        async def aclose(self) -> None:
-            await trio.lowlevel.checkpoint()
-            closed.append(self)
-
-    opened: list[Connection] = []
-    closed: list[Connection] = []
-
-    async def ask() -> httpx.Response:
-        return await stack.handle_async_request(httpx.Request("GET", "http://webbuddy/"))
-
-    async def read(response: httpx.Response) -> None:
-        assert isinstance(response.stream, httpx.AsyncByteStream)
-        async for chunk in response.stream:
-            assert chunk == b""
-        await response.stream.aclose()
-
-    stack = ConnectionStack(Connection)
-    for response in [await ask() for _ in range(5)]:
-        await read(response)
+    connections = Connections(partial(trio.sleep, 0.1))
+    stack = ConnectionStack(connections.open)
+    async with trio.open_nursery() as nursery:
+        for _ in range(5):
+            nursery.start_soon(ask, stack)
+    assert stack.idle == 5
     for _ in range(3):  # one call each two seconds needs one of the five
         await trio.sleep(2)
-        await read(await ask())
-    assert len(opened) == 5
-    assert closed == opened[:4]
+        await ask(stack)
+    assert len(connections.opened) == 5
+    assert len(connections.closed) == 4
     assert stack.idle == 1
 
 
@@ -243,12 +292,12 @@ async def test_a_cancelled_request_closes_its_connection() -> None:
 
     async with serve(answer_half) as server, open_client(server.url) as client:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(client.get, "/")
+            nursery.start_soon(get, client)
             await asked.wait()
             nursery.cancel_scope.cancel()
         assert stack_of(client).idle == 0
         server.answer = answer_ok
-        assert (await client.get("/")).json() == {}
+        assert (await get(client)).json() == {}
         assert server.connections == 2
 
 
@@ -264,11 +313,11 @@ async def test_churn_with_cancel_scopes_loses_no_connection() -> None:
         await trio.sleep(rng.random() * 0.004)
         await stream.send_all(OK)
 
-    async def churn(client: httpx.AsyncClient) -> None:
+    async def churn(client: Client) -> None:
         for _ in range(60):
             with trio.move_on_after(rng.random() * 0.008):
                 async with turns:
-                    await client.get("/")
+                    await get(client)
 
     async with serve(answer_slowly) as server, open_client(server.url) as client:
         with trio.fail_after(120):
@@ -278,126 +327,65 @@ async def test_churn_with_cancel_scopes_loses_no_connection() -> None:
             assert turns.under_way == 0
             assert stack_of(client).idle <= 10
             for _ in range(30):
-                assert (await client.get("/")).status_code == 200
+                assert (await get(client)).status_code == 200
 
 
 async def test_a_cancellation_in_the_moment_of_connecting_loses_nothing() -> None:
     """The one that arrives just as the connection comes about; httpcore's pool keeps it for ever."""
-    opened: list[httpx.AsyncBaseTransport] = []
-    closed: list[httpx.AsyncBaseTransport] = []
 
-    class Connecting(httpx.AsyncBaseTransport):
-        async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-            opened.append(self)
-            scope.cancel()
-            await trio.lowlevel.checkpoint()
-            raise AssertionError
+    async def act() -> None:
+        scope.cancel()
+        await trio.lowlevel.checkpoint()
 
-        async def aclose(self) -> None:
-            await trio.lowlevel.checkpoint()
-            closed.append(self)
-
-    stack = ConnectionStack(Connecting)
+    connections = Connections(act)
+    stack = ConnectionStack(connections.open)
     for _ in range(100):
         with trio.CancelScope() as scope:
-            await stack.handle_async_request(httpx.Request("GET", "http://webbuddy/"))
+            await ask(stack)
     assert stack.idle == 0
-    assert closed == opened
-    assert len(opened) == 100
+    assert connections.closed == connections.opened
+    assert len(connections.opened) == 100
 
 
 async def test_a_connection_that_will_not_close_holds_nobody_up(autojump_clock: object) -> None:
     """Closing has a deadline."""
 
-    class Stuck(httpx.AsyncBaseTransport):
-        async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+    class Stuck(Connection):
+        async def exchange(self, request: httpx.Request, *, longest: int) -> httpx.Response:
             raise httpx.ReadError("broken")
 
         async def aclose(self) -> None:
             await trio.sleep_forever()
 
-    stack = ConnectionStack(Stuck)
+    async def open_stuck() -> Stuck:
+        await trio.lowlevel.checkpoint()
+        return Stuck(Connections(trio.lowlevel.checkpoint))
+
     with trio.fail_after(60), pytest.raises(httpx.ReadError, match="broken"):
-        await stack.handle_async_request(httpx.Request("GET", "http://webbuddy/"))
+        await ask(ConnectionStack(open_stuck))
 
 
-async def test_closing_the_client_closes_its_connections() -> None:
-    """Idle ones at once, and one whose answer is being read with its answer."""
-    async with serve(answer_ok) as server:
-        async with open_client(server.url) as client:
-            async with client.stream("GET", "/") as response:
-                await client.get("/")
-                await stack_of(client).aclose()
-                await response.aread()
-            assert stack_of(client).idle == 0
-        await server.until_open(0)
+async def test_closing_the_stack_closes_its_connections() -> None:
+    """Idle ones at once, and one that is in use with its answer."""
+    asked, goes_on = trio.Event(), trio.Event()
 
+    async def act() -> None:
+        if len(connections.opened) == 2:
+            asked.set()
+            await goes_on.wait()
 
-async def test_an_answer_without_an_end_is_given_up() -> None:
-    """A broken proxy can't fill the memory: the answer is cut off, its connection closed."""
-    stack = ConnectionStack(httpx.AsyncHTTPTransport, longest_answer=100_000)
-
-    async def answer_for_ever(head: bytes, stream: trio.SocketStream) -> None:
-        await stream.send_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
-        while True:
-            await stream.send_all(b"2710\r\n%s\r\n" % (b"x" * 10_000))
-
-    async with serve(answer_for_ever) as server, open_client(server.url, transport=stack) as client:
-        with trio.fail_after(60), pytest.raises(httpx.ReadError, match="longer than 100000 bytes"):
-            await client.get("/")
-        assert stack_of(client).idle == 0
-        server.answer = answer_ok
-        assert (await client.get("/")).json() == {}
-
-
-async def test_a_connection_is_given_back_once() -> None:
-    """However often its answer is closed, it waits for one request, not for two."""
-    stack = ConnectionStack(lambda: httpx.MockTransport(lambda request: httpx.Response(200)))
-    response = await stack.handle_async_request(httpx.Request("GET", "http://webbuddy/"))
-    assert isinstance(response.stream, httpx.AsyncByteStream)
-    assert b"".join([chunk async for chunk in response.stream]) == b""
+    connections = Connections(act)
+    stack = ConnectionStack(connections.open)
+    await ask(stack)
+    async with trio.open_nursery() as nursery:
+        connections.silent = False  # so that the next one needs a connection of its own
+        nursery.start_soon(ask, stack)
+        await asked.wait()
+        await stack.aclose()
+        goes_on.set()
     assert stack.idle == 0
-    await response.stream.aclose()
-    await response.stream.aclose()
-    assert stack.idle == 1
-
-
-async def test_an_answer_that_breaks_off_leaves_no_connection() -> None:
-    """The error comes through as it is."""
-
-    class Broken(httpx.AsyncByteStream):
-        async def __aiter__(self) -> AsyncIterator[bytes]:
-            yield b"{"
-            raise httpx.ReadError("reset by peer")
-
-    stack = ConnectionStack(lambda: httpx.MockTransport(lambda request: httpx.Response(200, stream=Broken())))
-    async with httpx.AsyncClient(transport=stack) as client:
-        with pytest.raises(httpx.ReadError, match="reset by peer"):
-            await client.get("http://webbuddy/")
-    assert stack.idle == 0
-
-
-async def test_a_checkout_that_was_not_installed_can_call_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without a version, the user agent goes without."""
-
-    def unknown(name: str) -> str:
-        raise PackageNotFoundError
-
-    monkeypatch.setattr(transport_module, "version", unknown)
-    async with open_client("http://webbuddy") as client:
-        assert client.headers["User-Agent"] == "trio-worker"
-
-
-async def test_a_broken_answer_is_said_as_such() -> None:
-    """An answer cut off in its middle is not mistaken for one that is too long."""
-
-    async def answer_half(head: bytes, stream: trio.SocketStream) -> None:
-        await stream.send_all(OK[:-1])
-        await stream.aclose()
-
-    async with serve(answer_half) as server, open_client(server.url) as client:
-        with pytest.raises(httpx.RemoteProtocolError):
-            await client.get("/")
+    assert connections.closed == connections.opened
+    assert len(connections.opened) == 2
 
 
 # --- Proxies -------------------------------------------------------------------------------------
@@ -411,8 +399,42 @@ async def test_a_proxy_of_the_environment_is_used(monkeypatch: pytest.MonkeyPatc
     async with serve(answer_ok) as server:
         monkeypatch.setenv(variable, server.url.removeprefix("http://"))
         async with open_client("http://webbuddy.invalid") as client:
-            assert (await client.get("api/logs/")).status_code == 200
+            assert (await get(client, "api/logs/")).status_code == 200
         assert server.heads[0].startswith(b"GET http://webbuddy.invalid/api/logs/ ")
+
+
+async def test_by_way_of_a_proxy_the_same_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A connection is used again, and after a cancellation or an answer without an end it is not."""
+    asked = trio.Event()
+
+    async def answer_for_ever(head: bytes, stream: trio.SocketStream) -> None:
+        await stream.send_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+        while True:
+            asked.set()
+            await stream.send_all(b"2710\r\n%s\r\n" % (b"x" * 10_000))
+
+    with trio.fail_after(60):
+        async with serve(answer_ok) as server:
+            monkeypatch.setenv("HTTP_PROXY", server.url)
+            monkeypatch.delenv("REQUEST_METHOD", raising=False)
+            stack = await open_stack(httpx.URL("http://webbuddy.invalid"), longest_answer=100_000)
+            async with open_client("http://webbuddy.invalid", transport=stack) as client:
+                for _ in range(3):
+                    await get(client)
+                assert server.connections == 1
+                server.answer = answer_for_ever
+                with pytest.raises(httpx.ReadError, match="longer than 100000 bytes"):
+                    await get(client)
+                assert stack.idle == 0
+                asked = trio.Event()
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(get, client)
+                    await asked.wait()
+                    nursery.cancel_scope.cancel()
+                assert stack.idle == 0
+                server.answer = answer_ok
+                assert (await get(client)).json() == {}
+            await server.until_open(0)
 
 
 @pytest.mark.parametrize("exceptions", ["127.0.0.1", "*", "example.org,127.0.0.1"])
@@ -421,7 +443,7 @@ async def test_no_proxy_is_heeded(monkeypatch: pytest.MonkeyPatch, exceptions: s
     monkeypatch.setenv("HTTP_PROXY", "http://proxy.invalid:1")
     monkeypatch.setenv("NO_PROXY", exceptions)
     async with serve(answer_ok) as server, open_client(server.url) as client:
-        assert (await client.get("/")).status_code == 200
+        assert (await get(client)).status_code == 200
 
 
 async def test_https_is_verified() -> None:
@@ -429,5 +451,5 @@ async def test_https_is_verified() -> None:
     async with serve(answer_ok) as server:
         async with open_client(server.url.replace("http", "https")) as client:
             with pytest.raises(httpx.TransportError):
-                await client.get("/")
+                await get(client)
         assert server.heads == []

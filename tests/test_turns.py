@@ -97,6 +97,42 @@ def test_a_failure_of_a_lone_call_does_not_hold_the_others_back_for_ever() -> No
     assert good(turns, 1) == 2
 
 
+async def refused(turns: Turns, calls: int) -> int:
+    """Make so many calls at once, each of which is refused for now."""
+
+    async def one() -> None:
+        async with turns:
+            await goes_on.wait()
+            turns.overloaded()
+
+    goes_on = trio.Event()
+    async with trio.open_nursery() as nursery:
+        for _ in range(calls):
+            nursery.start_soon(one)
+        await wait_all_tasks_blocked()
+        goes_on.set()
+    return turns.at_once
+
+
+async def test_an_overload_halves_the_calls(autojump_clock: object) -> None:
+    """All that were refused together are one reason; the next round is another, down to one call."""
+    turns = Turns()
+    halves = []
+    for _ in range(8):
+        halves.append(await refused(turns, turns.at_once))
+        await trio.sleep(1)
+    assert halves == [32, 16, 8, 4, 2, 1, 1, 1]
+
+
+async def test_after_an_overload_good_calls_dare_more_again(autojump_clock: object) -> None:
+    """Twice as many after each patience, and the patience is no longer than before."""
+    turns = Turns()
+    assert await refused(turns, 64) == 32
+    await trio.sleep(1)
+    assert await refused(turns, 1) == 16
+    assert [good(turns, 64) for _ in range(3)] == [32, 64, 64]
+
+
 async def test_no_more_calls_at_once_than_allowed(nursery: trio.Nursery) -> None:
     """The third of two waits, first come first served, and the number can be raised in the middle."""
     turns = Turns(most=2, patience=1)

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime, timedelta, timezone
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -489,6 +490,21 @@ async def test_a_plain_500_makes_calls_take_turns_and_good_ones_end_it(
     assert client.turns.at_once == 2
 
 
+@pytest.mark.parametrize("status", [429, 502, 503, 504])
+async def test_a_webbuddy_with_too_much_to_do_gets_half_as_many_calls(
+    app: App, client: WebBuddyClient, status: int
+) -> None:
+    """And twice as many again after 64 good answers."""
+    app.answers(status)
+    with pytest.raises(Unavailable):
+        await client.get_query(1)
+    assert client.turns.at_once == 32
+    app.answers(200, json=QUERY)
+    for _ in range(64):
+        await client.get_query(1)
+    assert client.turns.at_once == 64
+
+
 async def test_a_500_on_the_log_in_counts_as_well(app: App, client: WebBuddyClient) -> None:
     """It writes, too."""
     app.login = lambda request: httpx.Response(500, html="<html>")
@@ -892,26 +908,41 @@ async def test_tls_to_a_server_without_it() -> None:
     assert not caught.value.maybe_done
 
 
-async def test_a_certificate_that_nobody_vouches_for() -> None:
-    """The operator reads what is wrong with it, and how an authority of one's own is made known."""
+async def test_a_certificate_that_nobody_vouches_for(tmp_path: Path) -> None:
+    """The operator reads what is wrong with it, and how an authority of one's own is made known: so it is."""
+    authority = trustme.CA()
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    trustme.CA().issue_cert("127.0.0.1").configure_cert(context)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    authority.cert_pem.write_to_path(tmp_path / "authority.pem")
 
-    async def refuse(stream: trio.SSLStream[trio.SocketStream]) -> None:
+    async def hang_up(stream: trio.SSLStream[trio.SocketStream]) -> None:
         async with stream:
-            with pytest.raises(trio.BrokenResourceError):
-                await stream.receive_some()
+            try:
+                trusted.append(bool(await stream.receive_some()))
+            except trio.BrokenResourceError:
+                trusted.append(False)
 
+    async def reason(ca_file: Path | None) -> str:
+        async with open_webbuddy(
+            url=url, credentials=Credentials(), request_timeout=60, ca_file=ca_file
+        ) as client:
+            with pytest.raises(Unavailable) as caught:
+                await client.claim_next()
+            assert not caught.value.maybe_done
+        return str(caught.value)
+
+    trusted: list[bool] = []
     async with trio.open_nursery() as nursery:
-        serve = partial(trio.serve_ssl_over_tcp, refuse, 0, context, host="127.0.0.1")
+        serve = partial(trio.serve_ssl_over_tcp, hang_up, 0, context, host="127.0.0.1", https_compatible=True)
         (listener,) = await nursery.start(serve)
         url = f"https://127.0.0.1:{listener.transport_listener.socket.getsockname()[1]}"
-        async with open_webbuddy(url=url, credentials=Credentials(), request_timeout=60) as client:
-            with pytest.raises(Unavailable, match=f"no connection to {url} ") as caught:
-                await client.claim_next()
+        refused = await reason(None)
+        accepted = await reason(tmp_path / "authority.pem")
         nursery.cancel_scope.cancel()
-    assert "TLS failed, its certificate is not trusted: unable to get local issuer" in str(caught.value)
-    assert "SSL_CERT_FILE names the file" in str(caught.value)
+    assert trusted == [False, True]
+    assert f"no connection to {url} (TLS failed, its certificate is not trusted: unable to get" in refused
+    assert "WORKER_CA_FILE names the file" in refused
+    assert "hung up without an answer" in accepted
 
 
 async def test_a_connection_refused_says_where() -> None:

@@ -27,6 +27,7 @@ import math
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from functools import lru_cache
 from typing import Any
 
 import httpx
@@ -215,6 +216,7 @@ def _sentences(data: object) -> Iterator[str]:
         yield str(data)
 
 
+@lru_cache(1)  # each answer has one, and they are the same for a second
 def _http_date(text: str) -> datetime | None:
     try:
         moment = parsedate_to_datetime(text)

@@ -14,6 +14,8 @@ import httpx
 import trio
 
 from trio_worker.answers import call_name, judge, server_date
+from trio_worker.client import Client
+from trio_worker.connection import NotSentError
 from trio_worker.errors import Busy, NotFound, Refused, Unavailable
 from trio_worker.server_clock import ServerClock
 from trio_worker.turns import Turns
@@ -25,7 +27,8 @@ MOST_PAGES = 1000
 
 LOGS = "api/logs/"
 
-_NOTHING_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError)
+_NOTHING_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError, NotSentError)
+_OVERLOADED = (429, 502, 503, 504)
 _ASKED_AT = "trio_worker.asked_at"  # a request's extension
 
 
@@ -33,7 +36,7 @@ class Calls:
     """Makes calls; what they are about is for `trio_worker.webbuddy`, which also says what is promised.
 
     Args:
-        client: What to send through. Its event hooks are taken.
+        client: What to send through. What it tells of requests and answers is taken.
         request_timeout: Seconds for one call.
 
     Attributes:
@@ -43,7 +46,7 @@ class Calls:
         well_at: `trio.current_time` of the last good answer to anything but ``POST api/logs/``.
     """
 
-    def __init__(self, client: httpx.AsyncClient, request_timeout: float) -> None:
+    def __init__(self, client: Client, request_timeout: float) -> None:
         self._client = client
         self._request_timeout = request_timeout
         self._ill: set[str] = set()  # paths that fail by themselves; no more than calls that are repeated
@@ -51,9 +54,9 @@ class Calls:
         self.clock = ServerClock()
         self.server_date: datetime | None = None
         self.well_at = -math.inf
-        # Hooks, since a log-in goes on within the call that wants the token, and its answer may be all
-        # that is heard of WebBuddy's clock before a claim is lost.
-        client.event_hooks = {"request": [_note_asked], "response": [self._hear]}
+        # Also of the log-in, which goes on within the call that wants the token: its answer may be all that
+        # is heard of WebBuddy's clock before a claim is lost.
+        client.on_request, client.on_response = _note_asked, self._hear
 
     def build(
         self,
@@ -65,14 +68,8 @@ class Calls:
         extensions: Mapping[str, Any] | None = None,
     ) -> httpx.Request:
         """Build a request; what is None in the body is left out."""
-        return self._client.build_request(
-            method,
-            path,
-            params=parameters,
-            content=None if body is None else _encoded(body),
-            headers=None if body is None else {"Content-Type": "application/json"},
-            extensions=None if extensions is None else dict(extensions),
-        )
+        content = None if body is None else _encoded(body)
+        return self._client.build(method, path, content, parameters=parameters, extensions=extensions)
 
     async def pages(self, path: str, parameters: Mapping[str, str]) -> list[Any]:
         """Read a list, all pages of it."""
@@ -104,25 +101,41 @@ class Calls:
         return await self._in_turn(self.build(method, path, body), judge)
 
     async def _in_turn(self, request: httpx.Request, judged_by: Callable[[httpx.Response], Any]) -> Any:
-        with trio.move_on_after(self._request_timeout) as waiting:
+        had_turn = False
+        with trio.move_on_after(self._request_timeout) as patience:
             async with self.turns:
-                waiting.deadline = math.inf
-                # Had the time ended in the moment in which the turn came, this is where it shows:
+                # One scope for two times: each costs as much as parsing an answer.
+                patience.deadline = trio.current_time() + self._request_timeout
+                # Had the first ended in the moment in which the turn came, this is where it shows:
                 # before anything is sent.
                 await trio.lowlevel.checkpoint_if_cancelled()
-                return await self.send(request, judged_by)
+                had_turn = True
+                return await self._judged_answer(request, judged_by)
+        if had_turn:
+            raise self._no_answer_in_time(request)
         raise Unavailable(
             f"{call_name(request)}: not sent, other calls took longer than {self._request_timeout:g} s",
             maybe_done=False,
         )
 
-    async def send(self, request: httpx.Request, judged_by: Callable[[httpx.Response], Any] = judge) -> Any:
+    async def send(self, request: httpx.Request) -> Any:
         """Send a request at once, and judge the answer. The turn is the caller's."""
+        with trio.move_on_after(self._request_timeout):
+            return await self._judged_answer(request, judge)
+        raise self._no_answer_in_time(request)
+
+    async def _judged_answer(self, request: httpx.Request, judged_by: Callable[[httpx.Response], Any]) -> Any:
         path = request.url.path
         try:
-            data = judged_by(await self._answer(request))
+            data = judged_by(await self._client.send(request))
+        except httpx.RequestError as error:
+            raise self._no_answer(request, error) from error
         except Busy:
             self._note_busy(path)
+            raise
+        except Unavailable as error:
+            if error.status in _OVERLOADED:
+                self.turns.overloaded()
             raise
         except Refused as error:  # an answer like any other; an empty queue's 404 is one
             self._note_well(path, by_api=not isinstance(error, NotFound) or error.by_api)
@@ -148,19 +161,13 @@ class Calls:
         if by_api and not path.endswith("/" + LOGS):
             self.well_at = trio.current_time()
 
-    async def _answer(self, request: httpx.Request) -> httpx.Response:
-        """Send a request, and read its answer to the end, within the time for one call."""
-        with trio.move_on_after(self._request_timeout):
-            try:
-                return await self._client.send(request)
-            except httpx.RequestError as error:
-                raise self._no_answer(request, error) from error
-        raise Unavailable(
+    def _no_answer_in_time(self, request: httpx.Request) -> Unavailable:
+        return Unavailable(
             f"{call_name(request)}: no answer within {self._request_timeout:g} s",
             maybe_done=_was_sent(request),
         )
 
-    async def _hear(self, response: httpx.Response) -> None:
+    def _hear(self, response: httpx.Response) -> None:
         date = server_date(response)
         if date is None:
             return
@@ -200,7 +207,7 @@ def _judge_read(response: httpx.Response) -> Any:
         raise NotFound(str(error), status=error.status, by_api=False) from None
 
 
-async def _note_asked(request: httpx.Request) -> None:
+def _note_asked(request: httpx.Request) -> None:
     request.extensions[_ASKED_AT] = trio.current_time()
 
 
@@ -217,7 +224,7 @@ def _reason(error: BaseException) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
         return (
             f"TLS failed, its certificate is not trusted: {error.verify_message}. If it is of an authority of"
-            " yours, SSL_CERT_FILE names the file with that authority's certificate"
+            " yours, WORKER_CA_FILE names the file with that authority's certificate"
         )
     if isinstance(error, ssl.SSLError):
         return f"TLS failed: {error.reason}. If it speaks plain HTTP, WEBBUDDY_URL begins with http://"

@@ -9,10 +9,7 @@ import trio
 
 from trio_worker import clock
 
-__all__ = ["PATIENCE", "Deadline"]
-
-PATIENCE = 5.0
-"""Seconds after the deadline in which a handler that was cancelled may still clean up."""
+__all__ = ["Deadline"]
 
 
 class Deadline:
@@ -30,7 +27,7 @@ class Deadline:
         patience: Around `keep`; cancelled, the handler is left behind.
     """
 
-    def __init__(self, limit: float, *, most: float = 0.0, patience: float = PATIENCE) -> None:
+    def __init__(self, limit: float, *, most: float, patience: float) -> None:
         # From a thread there is no `trio.current_time`; the clock itself may be asked from anywhere.
         self._clock = trio.lowlevel.current_clock()
         self._lock = threading.Lock()

@@ -15,7 +15,8 @@ from trio_worker.backoff import Backoff
 from trio_worker.errors import AccessDenied, Busy, JournalIllError, NotFound, Refused, Unavailable
 from trio_worker.held import Held
 from trio_worker.journal import Receipt
-from trio_worker.ownership import Standing, look
+from trio_worker.looks import Looks, TakenError
+from trio_worker.ownership import Standing
 from trio_worker.query import Done, Failed, Outcome, Released
 from trio_worker.stop import only_cancelled
 from trio_worker.tokens import REFUSAL_HOLDS
@@ -30,23 +31,8 @@ log = structlog.get_logger(__name__)
 LOG_PATIENCE = 60.0
 """Seconds for which a result waits for its log while WebBuddy takes other calls, but no log entries."""
 
-MOST_FAILED_LOOKS = 8  # in a row, while other calls are answered
-BLIND_AFTER = 600.0  # seconds of that, before a result is reported without a look
-OUTAGES = (None, 429, 503)  # no answer, or "later": it says nothing about this query
 BUSY_TRIES = 6  # plain 500s that are answered by a short pause, as in the intake
 LAST_PAUSE = 0.5  # seconds between two tries while the service stops
-
-
-class TakenError(Exception):
-    """The query is not ours any more.
-
-    Args:
-        standing: How it stands.
-    """
-
-    def __init__(self, standing: Standing = Standing.TAKEN) -> None:
-        super().__init__(standing.value)
-        self.standing = standing
 
 
 class Delivery:
@@ -69,8 +55,7 @@ class Delivery:
         self._tried = False
         self._dropped = False
         self.said: set[int] = set()
-        self._failed_looks = 0
-        self._looks_fail_since = math.inf
+        self._looks = Looks(deliveries.webbuddy, held, after=deliveries.look_after)
         self._log_fails_since = math.inf
         if held.outcome is not None:
             held.log.close("")
@@ -223,7 +208,7 @@ class Delivery:
     async def _send_entry(self, entry: str) -> None:
         # While it is worked on, the watch looks.
         if self.held.outcome is not None or self.held.is_put_aside:
-            await self._look_when_stale()
+            await self._looks.make_sure()
         self.said.add(hash(entry))
         try:
             await self._all.webbuddy.add_log(self.held.query, entry)
@@ -294,7 +279,7 @@ class Delivery:
         """
         report = self._all.webbuddy.report
         number, outcome = self.held.query.id, self.held.outcome
-        if await self._look_when_stale(always=self._tried) is Standing.DELIVERED:
+        if await self._looks.make_sure(always=self._tried) is Standing.DELIVERED:
             return
         self._tried = True
         match outcome:
@@ -307,40 +292,6 @@ class Delivery:
 
     def _ended_at(self) -> datetime:
         return datetime.fromtimestamp(self.held.entry.ended_at or 0.0, UTC)
-
-    async def _look_when_stale(self, *, always: bool = False) -> Standing:
-        """Make sure that the query is still ours, if that is not known from shortly before.
-
-        Raises:
-            TakenError: It is not.
-        """
-        fresh = trio.current_time() - self.held.seen_at <= self._all.look_after
-        if fresh and not always:
-            return Standing.OURS
-        found = await self._look()
-        if found in (Standing.TAKEN, Standing.OTHER_DATABASE):
-            raise TakenError(found)
-        return found
-
-    async def _look(self) -> Standing:
-        """Look. A look that fails again and again while WebBuddy answers otherwise is done without."""
-        try:
-            found = await look(self._all.webbuddy, self.held)
-        except Unavailable as error:
-            now = trio.current_time()
-            if error.status in OUTAGES:
-                raise
-            self._looks_fail_since = min(self._looks_fail_since, now)
-            self._failed_looks += 1
-            others_work = self._all.webbuddy.well_at > self._looks_fail_since
-            lasts = now - self._looks_fail_since >= BLIND_AFTER
-            if self._failed_looks < MOST_FAILED_LOOKS or not lasts or not others_work:
-                raise
-            log.warning("reporting without a look: WebBuddy can't show the query", query=self.held.query.id)
-            found = Standing.NOT_ASKABLE
-        # After a report without one, too: the next is to be looked for as patiently.
-        self._failed_looks, self._looks_fail_since = 0, math.inf
-        return found
 
     # --- Again and again -------------------------------------------------------------------------------
 

@@ -3,16 +3,34 @@
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Protocol
 
 import trio
 
 from trio_worker.deadline import Deadline
-from trio_worker.held import Held
 from trio_worker.loop_thread import LoopThread
 from trio_worker.project import Project
-from trio_worker.projects import Projects
+from trio_worker.query import Query
+from trio_worker.query_log import QueryLog
 
 __all__ = ["HeldDesk"]
+
+
+class _Held(Protocol):
+    """A query at work: `trio_worker.held.Held`, or one that a test has made up."""
+
+    @property
+    def query(self) -> Query: ...
+
+    log: QueryLog
+
+    def save(self, data: str) -> None: ...
+
+
+class _Projects(Protocol):
+    """As `trio_worker.projects.Projects`."""
+
+    async def of(self, query: Query, /) -> Project | None: ...
 
 
 class HeldDesk:
@@ -26,7 +44,7 @@ class HeldDesk:
         projects: Where settings of projects come from.
     """
 
-    def __init__(self, held: Held, deadline: Deadline, projects: Projects) -> None:
+    def __init__(self, held: _Held, deadline: Deadline, projects: _Projects) -> None:
         self._held = held
         self._deadline = deadline
         self._projects = projects

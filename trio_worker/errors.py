@@ -5,6 +5,7 @@
     Exception
     ├── QueryFailed            raised by a handler: the query fails with exactly this text
     ├── RetryLater             raised by a handler: put the query aside, and call it again later
+    ├── HandlerCrashed         the handler's process or program has ended as it should not have
     └── WorkerError
         ├── SettingsError      fix the environment and start again (exit 2)
         │   └── HandlerError   … the handler that it names
@@ -25,6 +26,7 @@ from collections.abc import Sequence
 __all__ = [
     "AccessDenied",
     "Busy",
+    "HandlerCrashed",
     "HandlerError",
     "JournalError",
     "JournalIllError",
@@ -67,6 +69,22 @@ class RetryLater(Exception):
         super().__init__(seconds, reason)
         self.seconds = seconds
         self.reason = reason
+
+
+class HandlerCrashed(Exception):
+    """What a handler runs in, a process or a program, has ended as it should not have, or can't be started.
+
+    Args:
+        phrase: Which sentence the query's author reads: the name of one of `trio_worker.phrases.Phrases`.
+        tail: What it has said last; comes after that.
+        **values: For the sentence.
+    """
+
+    def __init__(self, phrase: str, tail: str = "", **values: object) -> None:
+        super().__init__(phrase, values)
+        self.phrase = phrase
+        self.tail = tail
+        self.values = values
 
 
 class WorkerError(Exception):

@@ -15,6 +15,8 @@ from __future__ import annotations
 import json
 import logging
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, TextIO
 
 import structlog
@@ -23,7 +25,7 @@ from structlog.typing import EventDict, Processor
 from trio_worker.masks import masks
 from trio_worker.settings import LogFormat, LogLevel
 
-__all__ = ["configure"]
+__all__ = ["configure", "printed"]
 
 # httpx logs each request's URL at INFO; httpcore and hpack each step at DEBUG, which costs a fifth of
 # a request's time. hypercorn.access prints only when Hypercorn was asked to, by a handler of its own.
@@ -56,6 +58,31 @@ def configure(level: LogLevel, format: LogFormat, stream: TextIO | None = None) 
     number = logging.getLevelNamesMapping()[level.upper()]
     _configure_structlog(number)
     _configure_logging(number, _formatter(format, terminal=stream.isatty()), stream)
+
+
+@contextmanager
+def printed() -> Iterator[None]:
+    """In a test, print our own log to stdout while the body runs: masked, with plain tracebacks.
+
+    Does nothing where structlog is configured already. The standard library's `logging` is left to the test.
+    """
+    if structlog.is_configured():
+        yield
+        return
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.format_exc_info,
+            _loggable,
+            _masked(_pretty_renderer(colors=False)),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+    )
+    try:
+        yield
+    finally:
+        structlog.reset_defaults()
 
 
 def _configure_structlog(level: int) -> None:

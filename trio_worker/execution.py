@@ -11,9 +11,10 @@ import attrs
 import structlog
 import trio
 
+from trio_worker.capture import OFF, Capture
 from trio_worker.context import Context, Desk, PlainContext
 from trio_worker.deadline import Deadline
-from trio_worker.errors import QueryFailed, RetryLater, reason_of, unwrapped
+from trio_worker.errors import HandlerCrashed, QueryFailed, RetryLater, reason_of, unwrapped
 from trio_worker.handlers.loading import Handler
 from trio_worker.left_behind import LeftBehind
 from trio_worker.masks import masks
@@ -59,6 +60,7 @@ class Execution:
         worker: The name of this worker.
         left_behind: Counts what could not be stopped.
         call_plain: Calls a plain function: in a thread, or in place where time is virtual.
+        capture: Brings what a handler logs and prints to its query's log.
         attempts: What runs now.
     """
 
@@ -70,6 +72,7 @@ class Execution:
     worker: str
     left_behind: LeftBehind
     call_plain: PlainCall = in_a_thread
+    capture: Capture = OFF
     # A dictionary for its order, which sets do not have.
     attempts: dict[Attempt, None] = attrs.field(factory=dict, init=False)
 
@@ -97,6 +100,10 @@ class Execution:
             with deadline.patience:
                 await deadline.keep(attempt.ended)
             if attempt.outcome is None:
+                if self.handler.kill is not None:
+                    # A stop may leave less time than the grace of a program: who runs the query next must
+                    # not find it at work.
+                    self.handler.kill(ctx)
                 # When something has blocked the event loop, the deadline and the end of the patience come
                 # in one: the handler has hardly heard of its cancellation.
                 with trio.move_on_after(LAST_LOOK):
@@ -156,7 +163,7 @@ class Attempt:
         error: BaseException | None = None
         answer: object = None
         try:
-            with self.deadline.scope:
+            with self.deadline.scope, self.execution.capture.into(self.ctx.log):
                 answer = await self._call()
         except BaseException as problem:  # noqa: BLE001, ASYNC103 - SystemExit, a stray Cancelled: live on
             error = problem
@@ -219,6 +226,8 @@ class Attempt:
                 return self._said_so(said)
             case RetryLater() as wish:
                 return self._postponed(wish)
+            case HandlerCrashed() as crash:
+                return self._crashed(crash)
         return self._raised(error)
 
     def _interrupted(self, error: BaseException | None) -> Released:
@@ -244,6 +253,10 @@ class Attempt:
     def _said_so(self, error: QueryFailed) -> Failed:
         reason = clean(reason_of(error))
         return Failed(self._fit(reason) or self.execution.phrases.empty_reason, "said_so")
+
+    def _crashed(self, crash: HandlerCrashed) -> Failed:
+        said = f"{self._sentence(crash.phrase, **crash.values)}\n{crash.tail}"
+        return Failed(self._fit(clean(said)), crash.phrase)
 
     def _postponed(self, wish: RetryLater) -> Ending:
         seconds = wish.seconds

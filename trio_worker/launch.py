@@ -13,6 +13,7 @@ import structlog
 import trio
 
 from trio_worker import event_log
+from trio_worker.capture import Capture
 from trio_worker.disk_kind import disk_warning, read_mounts
 from trio_worker.environment import read_environment, unreadable_lines
 from trio_worker.errand import Errand
@@ -94,7 +95,9 @@ class Launch:
         event_log.configure(settings.log_level, settings.log_format)
         warnings += tuple(mask_variables(settings.mask, environ))
         try:
-            handler = find_handler(settings.handler, directory, most=settings.num_workers)
+            capture = Capture(settings.capture, settings.log_level)
+            most = settings.num_workers
+            handler = find_handler(settings.handler, directory, most=most, capture=capture)
         except SettingsError as error:
             raise SettingsError([*error.problems, *warnings]) from error
         return cls(settings, handler, settings.worker_processes or processes, warnings=warnings)
@@ -131,6 +134,7 @@ class Launch:
                 url=settings.webbuddy_url,
                 credentials=settings.credentials(),
                 request_timeout=settings.request_timeout,
+                ca_file=settings.ca_file,
             ) as webbuddy,
         ):
             await _warn_of_the_stranded(state_folder(settings), runner)

@@ -30,7 +30,8 @@ class Masks:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._shapes: dict[str, deque[frozenset[str]]] = {}
+        # By name: each time's secrets, each with the ways in which it may be written.
+        self._known: dict[str, deque[dict[str, set[str]]]] = {}
         self._found_by: _Index | None = None
 
     @property
@@ -49,23 +50,41 @@ class Masks:
             Those that are too short to be masked.
         """
         given = [line for secret in secrets if secret for line in _lines(secret)]
-        shapes = frozenset(shape for line in given if len(line) >= SHORTEST for shape in _shapes(line))
+        written = {line: _shapes(line) for line in given if len(line) >= SHORTEST}
         with self._lock:
-            known = self._shapes.setdefault(name, deque(maxlen=1 + KEPT))
-            if shapes and (not known or known[-1] != shapes):
-                known.append(shapes)
+            known = self._known.setdefault(name, deque(maxlen=1 + KEPT))
+            if written and (not known or known[-1] != written):
+                known.append(written)
                 self._found_by = None
         return [line for line in given if len(line) < SHORTEST]
 
     def forget(self, name: str) -> None:
         """Let go of all that is known under a name: they are no secrets any more."""
         with self._lock:
-            self._shapes.pop(name, None)
+            self._known.pop(name, None)
             self._found_by = None
 
     def hide(self, text: str) -> str:
         """Give the text without the secrets in it."""
         return self._index().hide(text)
+
+    def of(self, name: str) -> tuple[str, ...]:
+        """Give what is known under a name, old ones too, of those that are long enough."""
+        with self._lock:
+            return tuple(secret for written in self._known.get(name, ()) for secret in written)
+
+    def hide_in_beginning(self, text: str) -> str:
+        """The same for the beginning of a longer text: without its end, where half a secret may stand."""
+        hidden = self.hide(text)
+        return hidden[: max(0, len(hidden) - self._cut)]
+
+    def hide_in_end(self, text: str) -> str:
+        """The same for the end of a longer text: without its beginning."""
+        return self.hide(text)[self._cut :]
+
+    @property
+    def _cut(self) -> int:
+        return max(0, self.longest - 1)
 
     def _index(self) -> _Index:
         found_by = self._found_by
@@ -73,7 +92,11 @@ class Masks:
             # When it is asked for: a start learns many at once.
             with self._lock:
                 found_by = self._found_by = _Index.of(
-                    shape for known in self._shapes.values() for shapes in known for shape in shapes
+                    shape
+                    for known in self._known.values()
+                    for written in known
+                    for shapes in written.values()
+                    for shape in shapes
                 )
         return found_by
 

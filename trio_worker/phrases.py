@@ -26,6 +26,10 @@ class Phrases:
     timeout: str
     left_behind: str
     error: str
+    process_died: str
+    process_killed: str
+    exit_status: str
+    not_started: str
     no_answer: str
     wrong_answer: str
     empty_answer: str
@@ -59,6 +63,11 @@ ENGLISH = Phrases(
     left_behind="The agent ran past its time limit of {limit:.10g} s and could not be stopped.",
     error="The agent ended with an error ({error}). "
     "The operator of {worker} finds the details under query {query}.",
+    process_died="The agent's process died ({how}).",
+    process_killed="The agent's process was killed ({how}), perhaps because it had used up the memory.",
+    exit_status="The agent ended with exit status {status}.",
+    not_started="The agent could not be started. "
+    "The operator of {worker} finds the details under query {query}.",
     no_answer="The agent ended without an answer.",
     wrong_answer="The agent returned {type} instead of a text.",
     empty_answer="The agent returned an empty answer.",
@@ -91,6 +100,10 @@ RUSSIAN = Phrases(
     timeout="Агент превысил лимит времени ({limit:.10g} с) и был остановлен.",
     left_behind="Агент превысил лимит времени ({limit:.10g} с), и остановить его не удалось.",
     error="Агент завершился с ошибкой ({error}). Подробности у оператора {worker}, запрос {query}.",
+    process_died="Процесс агента аварийно завершился ({how}).",
+    process_killed="Процесс агента был убит ({how}): возможно, не хватило памяти.",
+    exit_status="Агент завершился с кодом {status}.",
+    not_started="Агента не удалось запустить. Подробности у оператора {worker}, запрос {query}.",
     no_answer="Агент завершился, не дав ответа.",
     wrong_answer="Агент вернул {type} вместо текста.",
     empty_answer="Агент вернул пустой ответ.",

@@ -133,7 +133,7 @@ class Failed:
     Attributes:
         reason: The sentence for the query's author.
         kind: One word for logs and metrics: ``"said_so"``, ``"error"``, ``"timeout"``,
-            ``"bad_answer"``, ``"left_behind"``, ….
+            ``"bad_answer"``, ``"left_behind"``, ``"process_died"``, ….
     """
 
     reason: str

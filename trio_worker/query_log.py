@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import math
 import threading
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -117,6 +118,10 @@ class QueryLog:
         self._clock = trio.lowlevel.current_clock()
         self._loop_thread = LoopThread()
         self._lock = threading.Lock()
+        # Who writes, under the lock. The garbage collector may run just then, and a `__del__` that logs come
+        # back here in that thread: its line waits for the one that is being written.
+        self._writer: int | None = None
+        self._interjected: deque[str] = deque()
         self._lines = LogLines(phrases, past.last_number, [Line(*line) for line in past.lines])
         self._restored = past.last_number
         self._sent = self._lines.gone  # the number up to which all has gone out
@@ -145,11 +150,24 @@ class QueryLog:
         line = masks.hide(clean(text))
         if not line:
             return
+        thread = threading.get_ident()
+        if self._writer == thread:
+            self._interjected.append(line)
+            return
         with self._lock:
             if not self._open:
                 return
-            self._lines.add(f"+{max(0.0, self._clock.current_time() - self._began):.1f}s", line)
+            self._writer = thread
+            try:
+                self._add(line)
+                while self._interjected:
+                    self._add(self._interjected.popleft())
+            finally:
+                self._writer = None
         self._loop_thread.call(self._note_lines, idempotent=True)
+
+    def _add(self, line: str) -> None:
+        self._lines.add(f"+{max(0.0, self._clock.current_time() - self._began):.1f}s", line)
 
     def close(self, last: str) -> None:
         """End the log with a last line. What is written later is ignored. Again, it does nothing.

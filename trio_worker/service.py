@@ -11,6 +11,7 @@ import structlog
 import trio
 
 from trio_worker.backlog import Backlog
+from trio_worker.capture import Capture
 from trio_worker.claims import Claims
 from trio_worker.consumer import Consumer
 from trio_worker.errand import Errand
@@ -87,8 +88,9 @@ async def run_service(
         └── what the handler has opened  closed when all is reported
             └── clocks                   ticker, watch, recovery, the stop, …; end when all inside has ended
                 └── deliveries           logs and results go out last
-                    └── handlers         the user's code; what swallows its cancellation is left here
-                        └── consumers    end by themselves once the intake is closed
+                    └── capture          what handlers log and print, where that is asked for
+                        └── handlers     the user's code; what swallows its cancellation is left here
+                            └── consumers    end by themselves once the intake is closed
 
     The journal is around all of it, and the last to end.
 
@@ -118,6 +120,7 @@ async def run_service(
         async with (
             _cancelled_at_the_end() as clocks,
             trio.open_nursery() as delivery_nursery,
+            _captured(settings) as capture,
             trio.open_nursery() as handler_nursery,
         ):
             left_behind = LeftBehind(journal.left_behind, most=consumers)
@@ -130,6 +133,7 @@ async def run_service(
                 worker=settings.name,
                 left_behind=left_behind,
                 call_plain=call_plain,
+                capture=capture,
             )
             deliveries = Deliveries(
                 webbuddy=webbuddy,
@@ -231,6 +235,13 @@ async def _cancelled_at_the_end() -> AsyncIterator[trio.Nursery]:
     async with trio.open_nursery() as nursery:
         yield nursery
         nursery.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def _captured(settings: Settings) -> AsyncIterator[Capture]:
+    capture = Capture(settings.capture, settings.log_level)
+    with capture.begin():
+        yield capture
 
 
 async def _keep_to(

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import attrs
-import httpx
 
 __all__ = [
     "BIND",
@@ -86,6 +85,8 @@ def printable(expected: str, *, longest: int = 1_000) -> Kind:
 def _read_url(text: str) -> str:
     if not text.isprintable() or re.search(r"[\s?#\\]", text):
         _reject()
+    import httpx  # here: a process of the pool reads no URL, and starts in half the time without it
+
     try:
         # The parser that will be used on it in the end: what it refuses, or reads differently from
         # urllib, must be known here and not at the first call.
@@ -156,6 +157,19 @@ def _read_folder(text: str) -> Path:
     return _read_path(os.path.expanduser(text))
 
 
+def _read_certificates(text: str) -> Path:
+    import ssl  # what only few need, and 10 ms
+
+    path = _read_path(text)
+    if not path.is_file():  # a pipe would hold the start up
+        _reject()
+    try:
+        ssl.create_default_context(cafile=path)
+    except OSError:  # also when there is no certificate in it
+        _reject()
+    return path
+
+
 def shown_url(text: str) -> str:
     """A URL without what may be a secret: a user and password, a query, a fragment."""
     text = re.sub(r"^([a-z]+://)?.*@", r"\1***@", text, flags=re.DOTALL | re.IGNORECASE)
@@ -185,6 +199,7 @@ NAME = printable("a name of at most 100 printable characters", longest=100)
 PASSWORD = Kind(
     lambda text: text.rstrip("\r\n"), "the password of the account, or WORKER_PASSWORD_FILE in its stead"
 )
+CERTIFICATES = Kind(_read_certificates, "the path of a readable file that holds certificates (PEM)")
 PASSWORD_FILE = Kind(_read_path, "the path of a readable file that holds the password and nothing else")
 STATE_DIR = Kind(_read_folder, "the path of a folder on a local disk")
 URL = Kind(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from types import TracebackType
 
 import trio
@@ -22,8 +23,9 @@ class Turns:
 
                   overlapped                    `patience` good calls
         most ───────────────────▶  1  ─────────────────────────────────▶  2, 4, 8, …, most
-                                   ▲                                          │
-                                   └──── overlapped: 4 times the patience ────┘
+          │                        ▲                                          │      ▲
+          │ overloaded             └──── overlapped: 4 times the patience ────┘      │
+          └────────▶ half as many  ─────────────── `patience` good calls ────────────┘
 
     SQLite, WebBuddy's default database, answers writes that overlap a claim with 500 "database is
     locked", at once: of five parallel claimers' calls a third failed, of the same calls one after
@@ -34,6 +36,10 @@ class Turns:
     The patience grows with each probe that went wrong (at most to 4096 calls), which on SQLite
     makes the probes rare: a few failed calls in thousands. It starts afresh once ``most`` was
     reached.
+
+    A WebBuddy, or a proxy before it, that has too much to do says so by 429, 502, 503 or 504: then half as
+    many calls go at once, again and again until it has not. Of calls that were sent together, all may be
+    answered like that: they count once.
 
     A call that hangs is not counted after 2 s, so that it does not hold up all the others until its own
     end; there are never more than ``most``.
@@ -55,6 +61,7 @@ class Turns:
         self._target = most
         self._limiter = trio.CapacityLimiter(most)
         self._began: dict[trio.lowlevel.Task, float] = {}
+        self._halved_at = -math.inf
 
     def __repr__(self) -> str:
         return f"<Turns: {self.under_way} of {self.at_once} under way, at most {self._most}>"
@@ -70,13 +77,11 @@ class Turns:
         return self._limiter.borrowed_tokens
 
     async def __aenter__(self) -> None:
-        """Wait for a turn. Cancelled while waiting, none was taken."""
-        while True:
-            with trio.move_on_after(STALL) as patience:
-                await self._limiter.acquire()
-            if not patience.cancelled_caught:
-                break
-            self._let_pass()
+        """Wait for a turn. Cancelled while waiting, none was taken; where one is free, there is no wait."""
+        try:
+            self._limiter.acquire_nowait()  # without the scope and the checkpoint that waiting needs
+        except trio.WouldBlock:
+            await self._wait()
         self._began[trio.lowlevel.current_task()] = trio.current_time()
 
     async def __aexit__(
@@ -115,6 +120,22 @@ class Turns:
             self._patience = min(MOST_PATIENCE, self._patience * 4)
         self._good = 0
         self._aim(1)
+
+    def overloaded(self) -> None:
+        """The call of this task was refused for now: half as many at once."""
+        if self._began.get(trio.lowlevel.current_task(), math.inf) <= self._halved_at:
+            return  # it was under way already when the last one was
+        self._halved_at = trio.current_time()
+        self._good = 0
+        self._aim(max(1, self.at_once // 2))
+
+    async def _wait(self) -> None:
+        while True:
+            with trio.move_on_after(STALL) as patience:
+                await self._limiter.acquire()
+            if not patience.cancelled_caught:
+                return
+            self._let_pass()
 
     def _aim(self, at_once: int) -> None:
         self._target = at_once

@@ -21,7 +21,7 @@ import trio
 from trio_worker import execution
 from trio_worker.handlers.loading import Handler
 
-__all__ = ["watchdog"]
+__all__ = ["own_frame", "place", "stack", "watchdog"]
 
 log = structlog.get_logger(__name__)
 
@@ -105,26 +105,25 @@ class _Watch:
                 return
 
     def name_it(self) -> None:
-        frames = _frames(self.loop_thread)
+        frames = stack(sys._current_frames().get(self.loop_thread))
         attempt = _attempt_in(frames)
-        own = _own_frame(frames, self.handler if attempt is None else attempt.execution.handler)
+        own = own_frame(frames, self.handler if attempt is None else attempt.execution.handler)
         if attempt is None and own is None:
-            log.warning("the event loop stands still", at=_place(frames[0]) if frames else "unknown")
+            log.warning("the event loop stands still", at=place(frames[0]) if frames else "unknown")
             return
         log.error(
             "the handler blocks the whole worker: make it a plain def, or use trio.to_thread.run_sync",
             handler=self.handler.path,
-            at=_place(own or frames[0]),
-            inside=_place(frames[0]),
+            at=place(own or frames[0]),
+            inside=place(frames[0]),
             # Not known in a task of the handler's own nursery.
             query=attempt.query.id if attempt is not None else None,
         )
 
 
-def _frames(thread: int) -> list[FrameType]:
-    """The stack of a thread, innermost first."""
+def stack(frame: FrameType | None) -> list[FrameType]:
+    """List a frame and those that have called it, innermost first."""
     frames = []
-    frame = sys._current_frames().get(thread)
     while frame is not None:
         frames.append(frame)
         frame = frame.f_back
@@ -139,10 +138,11 @@ def _attempt_in(frames: list[FrameType]) -> execution.Attempt | None:
     return None
 
 
-def _own_frame(frames: list[FrameType], handler: Handler) -> FrameType | None:
-    """The innermost line of the handler's own file: what its author has to change."""
+def own_frame(frames: list[FrameType], handler: Handler) -> FrameType | None:
+    """Find the innermost line of the handler's own file: what its author has to change."""
     return next((frame for frame in frames if frame.f_code.co_filename == handler.file), None)
 
 
-def _place(frame: FrameType) -> str:
+def place(frame: FrameType) -> str:
+    """Say where a frame is, as ``file:line in function``."""
     return f"{frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_name}"

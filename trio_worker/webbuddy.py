@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from pathlib import Path
 
 import httpx
 
 from trio_worker.calls import LOGS, Calls
+from trio_worker.client import open_client
 from trio_worker.errors import NotFound, Refused
 from trio_worker.project import Project
 from trio_worker.query import Query
 from trio_worker.records import Account, LogEntry, read_account, read_entry, read_project, read_query
 from trio_worker.tokens import WANTED, CredentialsSource, TokenAuth
-from trio_worker.transport import open_client
 from trio_worker.turns import Turns
 
 __all__ = ["Account", "LogEntry", "WebBuddyClient", "open_webbuddy"]
@@ -26,6 +27,7 @@ async def open_webbuddy(
     url: str,
     credentials: CredentialsSource,
     request_timeout: float,
+    ca_file: Path | None = None,
     transport: httpx.AsyncBaseTransport | None = None,
 ) -> AsyncGenerator[WebBuddyClient, None]:
     """Open the door to one WebBuddy. Nothing is sent before the first call.
@@ -34,13 +36,14 @@ async def open_webbuddy(
         url: Its base URL, with or without a trailing slash or a path prefix.
         credentials: What to log in with, asked at each log-in.
         request_timeout: Seconds for one call; see `WebBuddyClient`.
+        ca_file: The certificates of who is trusted; None: those who usually are.
         transport: What to send through instead of sockets, for tests within one process.
     """
     base = httpx.URL(url.rstrip("/") + "/")
     auth = TokenAuth(
         credentials, login_url=base.join("api/login/"), refresh_url=base.join("api/token/refresh/")
     )
-    async with open_client(url, auth=auth, transport=transport) as client:
+    async with open_client(url, auth=auth, ca_file=ca_file, transport=transport) as client:
         yield WebBuddyClient(Calls(client, request_timeout), auth)
 
 

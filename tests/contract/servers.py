@@ -15,8 +15,17 @@ from tests import servers
 from trio_worker.testing import WebBuddy, serve_webbuddy
 from trio_worker.testing.signing import KEY
 
-__all__ = ["Backstage", "Credentials", "Server", "embedded_server", "external_server", "real_server"]
+__all__ = [
+    "PROJECT_SETTINGS",
+    "Backstage",
+    "Credentials",
+    "Server",
+    "embedded_server",
+    "external_server",
+    "real_server",
+]
 
+PROJECT_SETTINGS = ("test_it_token", "test_it_project_id", "jira_token", "jira_project_id", "project_context")
 SECONDS = 30  # for one call; generous, the machine may be busy
 
 
@@ -38,6 +47,9 @@ class Backstage(Protocol):
 
     def set_active(self, username: str, *, active: bool) -> None:
         """Disable or enable an account."""
+
+    def set_project(self, number: int, settings: Mapping[str, str]) -> None:
+        """Give a project some of its settings."""
 
 
 @attrs.frozen
@@ -109,6 +121,10 @@ class EmbeddedBackstage:
             if account.username == username:
                 self.webbuddy.accounts[number] = attrs.evolve(account, is_active=active)
 
+    def set_project(self, number: int, settings: Mapping[str, str]) -> None:
+        """Give a project some of its settings."""
+        self.webbuddy.project_settings[number] = dict(settings)
+
 
 @attrs.frozen
 class DjangoBackstage:
@@ -126,11 +142,22 @@ class DjangoBackstage:
         """Disable or enable an account."""
         self.server.execute("UPDATE auth_user SET is_active = ? WHERE username = ?", active, username)
 
+    def set_project(self, number: int, settings: Mapping[str, str]) -> None:
+        """Give a project some of its settings."""
+        changes = ", ".join(f"{name} = ?" for name in settings)
+        self.server.execute(
+            f"UPDATE webbuddy_project SET {changes} WHERE id = ?",  # noqa: S608 - names of ours
+            *settings.values(),
+            number,
+        )
+
     def reset(self) -> None:
         """Forget what the test before did."""
         self.server.execute("DELETE FROM webbuddy_logentry")
         self.server.execute("DELETE FROM webbuddy_query")
         self.server.execute("UPDATE auth_user SET is_active = 1")
+        for number in (1, 2):
+            self.set_project(number, dict.fromkeys(PROJECT_SETTINGS, ""))
 
 
 @asynccontextmanager

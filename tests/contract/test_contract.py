@@ -16,7 +16,7 @@ import httpx
 import jwt
 import pytest
 
-from tests.contract.servers import Backstage, Credentials, Server
+from tests.contract.servers import PROJECT_SETTINGS, Backstage, Credentials, Server
 
 CLAIM = "/api/queries/claim_next/"
 BODY_LIMIT = 2_621_440
@@ -707,6 +707,71 @@ async def test_by_status_keeps_its_status_over_pages(api: httpx.AsyncClient) -> 
     assert empty == {"count": 0, "next": None, "previous": None, "results": []}
 
 
+# Projects' settings, which newer servers have.
+
+
+def tokens_of(project: object) -> str:
+    """Give the path of a project's settings."""
+    return f"/api/projects/{project}/tokens/"
+
+
+async def test_project(server: Server, api: httpx.AsyncClient) -> None:
+    """An object with the project's number; a server that has no such call, or not for us, says so."""
+    answer = await api.get(tokens_of(server.project))
+    if answer.status_code == 200 and is_json(answer):
+        assert answer.json()["id"] == server.project
+    else:
+        assert server.backstage is None, "ours have it"
+        assert answer.status_code in (403, 404, 405) or is_html(answer)
+
+
+async def test_settings_of_a_project(api: httpx.AsyncClient, backstage: Backstage) -> None:
+    """Secrets are shown in full; what is not set is an empty text."""
+    project = {"id": 1, "project_name": "Portal"}
+    assert (await api.get(tokens_of(1))).json() == project | dict.fromkeys(PROJECT_SETTINGS, "")
+    settings = {name: f"{name} » {number}" for number, name in enumerate(PROJECT_SETTINGS)}
+    backstage.set_project(1, settings)
+    answer = await api.get(tokens_of(1))
+    assert (answer.status_code, answer.json()) == (200, project | settings)
+
+
+async def test_ordinary_account_sees_its_own_project_only(
+    api: httpx.AsyncClient, member: httpx.AsyncClient, stranger: httpx.AsyncClient
+) -> None:
+    """Another one's settings are 404, as if there were none; a service account sees all."""
+    found = [(await client.get(tokens_of(n))).status_code for client in (api, member) for n in (1, 2)]
+    assert found == [200, 200, 200, 404]
+    answer = await stranger.get(tokens_of(1))
+    assert (answer.status_code, answer.json()) == (404, {"detail": "No Project matches the given query."})
+
+
+@pytest.mark.usefixtures("ours_only")
+@pytest.mark.parametrize("project", ["999999", "nonsense"])
+async def test_project_that_is_not_there(api: httpx.AsyncClient, project: str) -> None:
+    """404, as JSON."""
+    answer = await api.get(tokens_of(project))
+    assert (answer.status_code, answer.json().keys()) == (404, {"detail"})
+
+
+@pytest.mark.usefixtures("ours_only")
+async def test_project_needs_a_token_and_is_read_only(
+    api: httpx.AsyncClient, anonymous: httpx.AsyncClient
+) -> None:
+    """401 for whoever is not logged in; other methods are 405."""
+    assert (await anonymous.get(tokens_of(1))).status_code == 401
+    for method in ("POST", "PATCH"):
+        answer = await api.request(method, tokens_of(1), json={"jira_token": "x"})
+        assert (answer.status_code, answer.json().keys()) == (405, {"detail"})
+
+
+@pytest.mark.usefixtures("ours_only")
+@pytest.mark.parametrize("path", ["/api/projects/", "/api/projects/1/", "/api/projects/1/tokens"])
+async def test_nothing_else_of_projects(api: httpx.AsyncClient, path: str) -> None:
+    """Any other path there is a matter of the page."""
+    answer = await api.get(path)
+    assert (answer.status_code, is_html(answer)) == (200, True)
+
+
 # What is not the API, or not as the API wants it.
 
 
@@ -885,6 +950,11 @@ async def test_language(anonymous: httpx.AsyncClient, wish: str | None, text: st
             *("GET", "/api/queries/999999/", None),
             {"detail": "No Query matches the given query."},
             {"detail": "No Query matches the given query."},
+        ),
+        (
+            *("GET", "/api/projects/x/tokens/", None),
+            {"detail": "Страница не найдена."},
+            {"detail": "Not found."},
         ),
     ],
 )

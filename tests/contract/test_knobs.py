@@ -38,12 +38,6 @@ async def on_a_socket(webbuddy: WebBuddy) -> AsyncIterator[httpx.AsyncClient]:
         yield client
 
 
-@pytest.fixture
-def webbuddy() -> WebBuddy:
-    """A WebBuddy in real time."""
-    return WebBuddy()
-
-
 @pytest.fixture(params=[in_process, on_a_socket])
 async def client(request: pytest.FixtureRequest, webbuddy: WebBuddy) -> AsyncIterator[httpx.AsyncClient]:
     """A client that is logged in, by either way."""
@@ -340,6 +334,7 @@ async def test_pushing_off() -> None:
         ("by_status", "/api/queries/by_status/?status=queued"),
         ("query_logs", "/api/queries/1/logs/"),
         ("me", ME),
+        ("project", "/api/projects/1/tokens/"),
     ],
 )
 async def test_missing(webbuddy: WebBuddy, client: httpx.AsyncClient, endpoint: str, path: str) -> None:

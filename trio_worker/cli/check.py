@@ -202,6 +202,7 @@ class Surroundings:
             url=self.settings.webbuddy_url,
             credentials=self.settings.credentials(),
             request_timeout=min(self.settings.request_timeout, CALL_SECONDS),
+            ca_file=self.settings.ca_file,
         ) as webbuddy:
             try:
                 account = await webbuddy.me()

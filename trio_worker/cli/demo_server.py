@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
 from functools import partial
+from urllib.parse import urlsplit
 
 import click
 import trio
@@ -15,12 +16,14 @@ from trio_worker.cli.demo_screen import PlainScreen
 from trio_worker.cli.ending import Interruption, complain, run_command
 from trio_worker.testing import WebBuddy, serve_webbuddy
 
-__all__ = ["run_server"]
+__all__ = ["answers_to_localhost", "run_server"]
 
 FINE, WRONG = 0, 1
 
 WORKER = 1  # the number of the account that sees all projects
+HOST, NAME = "127.0.0.1", "localhost"
 LOOK_SECONDS = 0.1  # between two looks at the queries
+NAME_SECONDS = 1.0  # for a call by that name
 
 
 def run_server(*, port: int, push_url: str) -> int:
@@ -42,13 +45,16 @@ async def _serve(port: int, push_url: str, interruption: Interruption) -> int:
     problems: list[str] = []
     async with AsyncExitStack() as stack:
         try:
-            await stack.enter_async_context(serve_webbuddy(webbuddy, f"127.0.0.1:{port}"))
+            url = await stack.enter_async_context(serve_webbuddy(webbuddy, f"{HOST}:{port}"))
         except* OSError as group:
             problems += _reasons(group)
         if problems:
-            complain(f"can't listen at 127.0.0.1:{port} ({'; '.join(problems)}): choose another --port")
+            complain(f"can't listen at {HOST}:{port} ({'; '.join(problems)}): choose another --port")
             return WRONG
         with interruption.scope:
+            if await answers_to_localhost(urlsplit(url).port or 0):
+                # As WEBBUDDY_URL's default says it: a worker warns of a push that names another.
+                webbuddy.url = url.replace(HOST, NAME)
             await _show(webbuddy, push_url)
     click.echo("WebBuddy is stopped.")
     return FINE
@@ -60,6 +66,21 @@ def _reasons(error: BaseException) -> Iterator[str]:
             yield from _reasons(inner)
     elif isinstance(error, OSError):
         yield error.strerror or str(error)
+
+
+async def answers_to_localhost(port: int) -> bool:
+    """Tell whether who calls ``localhost`` comes here: it may be no name, or somebody else may be at [::1].
+
+    Args:
+        port: Where we listen, at 127.0.0.1.
+    """
+    with trio.move_on_after(NAME_SECONDS):
+        try:
+            async with await trio.open_tcp_stream(NAME, port) as stream:
+                return bool(stream.socket.getpeername()[0] == HOST)
+        except OSError:
+            pass
+    return False
 
 
 async def _show(webbuddy: WebBuddy, push_url: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,11 @@ import click
 import trio
 
 from trio_worker import event_log
+from trio_worker.capture import Capture
 from trio_worker.cli.crash import after_crash
 from trio_worker.cli.ending import Interruption, complain, run_command
 from trio_worker.cli.outbox_table import counted
-from trio_worker.environment import read_environment
+from trio_worker.cli.settings_here import read_here
 from trio_worker.errand import REPORT_SECONDS, Errand
 from trio_worker.errors import SettingsError
 from trio_worker.handlers.kinds import find_handler
@@ -31,7 +33,10 @@ __all__ = ["run_offline", "run_once"]
 NOT_REACHED = FAILED = 1
 ENDED = ("done", "failed")
 
-_OFFLINE = ("handler", "processing_timeout", "max_processing_time", "max_retries", "language", "mask")
+_OFFLINE = (
+    *("handler", "processing_timeout", "max_processing_time", "max_retries", "language"),
+    *("mask", "capture", "log_level"),
+)
 
 
 def run_once(*, every: bool, verbose: bool) -> int:
@@ -102,12 +107,10 @@ def run_offline(text: str, *, verbose: bool) -> int:
     """
     level: LogLevel = "debug" if verbose else "warning"
     try:
-        environ = read_environment(Path.cwd())
-        settings = read_fields(environ, *_OFFLINE)
         event_log.configure(level, "auto")
-        for warning in mask_variables(settings.pop("mask"), environ):
-            complain(warning)
-        handler = find_handler(settings.pop("handler"), Path.cwd(), most=1)
+        settings = read_here(_offline)
+        capture = Capture(settings["capture"], settings["log_level"])
+        handler = find_handler(settings.pop("handler"), Path.cwd(), most=1, capture=capture)
     except SettingsError as error:
         for problem in error.problems:
             complain(problem)
@@ -116,6 +119,13 @@ def run_offline(text: str, *, verbose: bool) -> int:
         return run_command(partial(_answer, handler, text, settings))
     except BaseExceptionGroup as group:
         return after_crash(group)
+
+
+def _offline(environ: Mapping[str, str]) -> dict[str, Any]:
+    settings = read_fields(environ, *_OFFLINE)
+    for warning in mask_variables(settings.pop("mask"), environ):
+        complain(warning)
+    return settings
 
 
 async def _answer(handler: Handler, text: str, settings: dict[str, Any], interruption: Interruption) -> int:

@@ -7,7 +7,6 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Literal
 
 import attrs
@@ -17,7 +16,7 @@ from trio_worker.cli.ending import complain
 from trio_worker.cli.outbox_journals import Change, change_letters, let_go
 from trio_worker.cli.outbox_query import in_full
 from trio_worker.cli.outbox_table import counted, table, to_json
-from trio_worker.environment import read_environment
+from trio_worker.cli.settings_here import read_here
 from trio_worker.errors import JournalError, SettingsError
 from trio_worker.holdings import Found, Holdings, Others, look_beside, look_into
 from trio_worker.settings import read_fields
@@ -83,7 +82,7 @@ def _obey(folder: StateFolder, holdings: Holdings, wish: Wish) -> int:
 
 def _folder() -> StateFolder:
     # Not the password nor the handler: whoever looks need not be the worker.
-    values = read_fields(read_environment(Path.cwd()), "state_dir", "webbuddy_url", "username")
+    values = read_here(lambda environ: read_fields(environ, "state_dir", "webbuddy_url", "username"))
     return StateFolder(values["state_dir"], Address(values["webbuddy_url"], values["username"]))
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Awaitable, Callable
 from functools import partial
-from pathlib import Path
 from typing import Literal
 
 import attrs
@@ -20,9 +19,9 @@ from trio_worker.cli.age import age_text
 from trio_worker.cli.ending import Interruption, complain, run_command
 from trio_worker.cli.held_here import HeldHere, held_here
 from trio_worker.cli.outbox_table import counted
+from trio_worker.cli.settings_here import settings_to_ask
 from trio_worker.cli.stuck_list import Found, hints, oldest_first, table
 from trio_worker.cli.submit import shown
-from trio_worker.environment import read_environment
 from trio_worker.errors import (
     AccessDenied,
     JournalError,
@@ -60,7 +59,7 @@ def handle_stuck(*, older_than: float | None, action: Action | None, sure: bool)
     """
     event_log.configure("warning", "pretty")
     try:
-        command = Command(_settings(), older_than, action)
+        command = Command(settings_to_ask(), older_than, action)
     except SettingsError as error:
         for problem in error.problems:
             complain(problem)
@@ -81,13 +80,6 @@ def handle_stuck(*, older_than: float | None, action: Action | None, sure: bool)
 
 
 _VERBS: dict[Action, str] = {"requeue": "Put back", "fail": "Fail"}
-
-
-def _settings() -> Settings:
-    # The worker's own, but for the handler, which whoever asks need not have. `echo` is never called: it
-    # only takes the place of a required variable.
-    environ = read_environment(Path.cwd()) | {"WORKER_HANDLER": "trio_worker.handlers:echo"}
-    return Settings.from_environ(environ)
 
 
 def _asked(question: str) -> bool | None:
@@ -117,6 +109,7 @@ async def _connected(settings: Settings, work: Callable[[WebBuddyClient], Awaita
             url=settings.webbuddy_url,
             credentials=settings.credentials(),
             request_timeout=settings.request_timeout,
+            ca_file=settings.ca_file,
         ) as webbuddy:
             return await work(webbuddy)
     except AccessDenied as error:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from functools import partial
-from pathlib import Path
 
 import attrs
 import click
@@ -12,9 +11,8 @@ import trio
 
 from trio_worker import event_log
 from trio_worker.cli.ending import Interruption, complain, run_command
-from trio_worker.environment import read_environment, unreadable_lines
+from trio_worker.cli.settings_here import settings_to_ask
 from trio_worker.errors import AccessDenied, NotFound, SettingsError, Unavailable, WebBuddyError
-from trio_worker.misspellings import misspellings
 from trio_worker.query import Query
 from trio_worker.settings import Settings
 from trio_worker.webbuddy import LogEntry, WebBuddyClient, open_webbuddy
@@ -43,29 +41,12 @@ def submit_query(text: str, *, project: int | None, wait: bool) -> int:
     """
     event_log.configure("warning", "pretty")
     try:
-        settings = _settings()
+        settings = settings_to_ask()
     except SettingsError as error:
         for problem in error.problems:
             complain(problem)
         return WRONG_SETTINGS
     return run_command(partial(_interruptible, Submission(settings, text, project, wait)))
-
-
-def _settings() -> Settings:
-    # The worker's own settings, but for the handler, which whoever asks need not have. `echo` is
-    # never called: it only takes the place of a required variable.
-    directory = Path.cwd()
-    environ = read_environment(directory) | {"WORKER_HANDLER": "trio_worker.handlers:echo"}
-    for sentence in misspellings(environ):
-        complain(sentence)
-    problems = unreadable_lines(directory)
-    try:
-        settings = Settings.from_environ(environ)
-    except SettingsError as error:
-        raise SettingsError([*problems, *error.problems]) from None
-    if problems:
-        raise SettingsError(problems)
-    return settings
 
 
 async def _interruptible(submission: Submission, interruption: Interruption) -> int:
@@ -106,6 +87,7 @@ class Submission:
                 url=self.settings.webbuddy_url,
                 credentials=self.settings.credentials(),
                 request_timeout=self.settings.request_timeout,
+                ca_file=self.settings.ca_file,
             ) as webbuddy:
                 return await self._submit(webbuddy)
         except AccessDenied as error:

@@ -16,7 +16,20 @@ import attrs
 import structlog
 import trio
 
-__all__ = ["LAST", "LINGER", "kill_children", "run_child", "signal_group", "signal_name", "until_exit"]
+from trio_worker.errors import HandlerCrashed
+from trio_worker.handlers.control import CONTROL, Control
+from trio_worker.handlers.lifeline import end_with, open_lifeline
+
+__all__ = [
+    "LAST",
+    "LINGER",
+    "crash_of",
+    "kill_children",
+    "run_child",
+    "signal_group",
+    "signal_name",
+    "until_exit",
+]
 
 log = structlog.get_logger(__name__)
 
@@ -44,7 +57,9 @@ async def run_child(
     stdin: bytes,
     stdout: Sink,
     stderr: Sink,
+    control: Control,
     grace: float,
+    patience: trio.CancelScope,
 ) -> int:
     """Run a program to its end, and end whatever is left of its process group then.
 
@@ -54,7 +69,8 @@ async def run_child(
 
     Cancelled, it sends SIGTERM to the group and goes on reading for ``grace`` seconds, or until the program
     has exited and nobody holds its pipes; then SIGKILL. Nothing of the group is left when the cancellation
-    goes on, ``grace`` + `LAST` seconds later at most.
+    goes on, ``grace`` + `LAST` seconds later at most. Nor is anything left when this process is killed, but
+    on macOS.
 
     Args:
         words: The program and its arguments.
@@ -63,7 +79,9 @@ async def run_child(
         stdin: What it may read; then comes the end of the file.
         stdout: Given what it writes there, as it comes. Must not raise.
         stderr: The same.
+        control: Given what it writes into the pipe that its environment names.
         grace: Seconds from SIGTERM to SIGKILL.
+        patience: A scope that nobody is in; cancelled, it ends the grace.
 
     Returns:
         Its exit status; the number of a signal that killed it, negative.
@@ -71,33 +89,38 @@ async def run_child(
     Raises:
         OSError: It can't be started.
     """
-    process = await trio.lowlevel.open_process(
-        words,
-        cwd=directory,
-        env=environ,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        start_new_session=True,
-    )
-    child = _Child(process, stdout, stderr)
-    _groups[process.pid] = None
-    try:
-        await child.attend(LINGER, partial(child.feed, stdin))
-    except BaseException:
-        signal_group(process.pid, signal.SIGTERM)
-        with trio.move_on_after(grace, shield=True):
-            await child.attend(math.inf)
-        raise
-    finally:
-        with trio.move_on_after(LAST, shield=True):
-            await child.end()
-        child.is_reaped()
-        with trio.move_on_after(LAST, shield=True):
-            await child.close()
-        if (status := process.returncode) is None:
-            # The kernel holds it, for a disk or a driver. Once it lets go, the next program's start reaps it.
-            log.error("a program is still there after SIGKILL", program=words[0], pid=process.pid)
+    with open_lifeline() as held:
+        process = await trio.lowlevel.open_process(
+            words,
+            cwd=directory,
+            env={**environ, CONTROL: control.path},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            pass_fds=(control.theirs, held),
+            start_new_session=True,
+        )
+        child = _Child(process, stdout, stderr, control)
+        _groups[process.pid] = None
+        try:
+            end_with(held, process.pid)
+            await child.attend(LINGER, partial(child.feed, stdin))
+        except BaseException:
+            signal_group(process.pid, signal.SIGTERM)
+            patience.shield = True
+            patience.deadline = min(patience.deadline, trio.current_time() + grace)
+            with patience:
+                await child.attend(math.inf)  # noqa: ASYNC102 - patience is a shield, and has a deadline
+            raise
+        finally:
+            with trio.move_on_after(LAST, shield=True):
+                await child.end()
+            child.is_reaped()
+            with trio.move_on_after(LAST, shield=True):
+                await child.close()
+            if (status := process.returncode) is None:
+                # The kernel holds it, for a disk or a driver. Once it lets go, the next start reaps it.
+                log.error("a program is still there after SIGKILL", program=words[0], pid=process.pid)
     return -signal.SIGKILL if status is None else status
 
 
@@ -117,6 +140,19 @@ def signal_group(group: int, number: signal.Signals) -> None:
         pass
 
 
+def crash_of(code: int, tail: str = "") -> HandlerCrashed:
+    """Say of what a process has died.
+
+    Args:
+        code: Its exit status; the number of a signal that killed it, negative.
+        tail: What it has said last.
+    """
+    if code >= 0:
+        return HandlerCrashed("exit_status", tail, status=code)
+    phrase = "process_killed" if code == -signal.SIGKILL else "process_died"
+    return HandlerCrashed(phrase, tail, how=signal_name(-code))
+
+
 def signal_name(number: int) -> str:
     """Give the name of a signal."""
     try:
@@ -131,8 +167,9 @@ class _Child:
     Therefore nothing here asks for its ``returncode``, which would reap it.
     """
 
-    def __init__(self, process: trio.Process, stdout: Sink, stderr: Sink) -> None:
+    def __init__(self, process: trio.Process, stdout: Sink, stderr: Sink, control: Control) -> None:
         self._process = process
+        self._control = control
         self._pipes = [
             _Pipe(process.stdout, stdout, _CHUNK),
             _Pipe(process.stderr, stderr, _CHUNK_OF_LINES),
@@ -140,14 +177,17 @@ class _Child:
 
     async def attend(self, linger: float, *others: Callable[[], Awaitable[None]]) -> None:
         """Read until it has exited and nobody holds its pipes, or has held them for ``linger`` seconds."""
-        async with trio.open_nursery() as nursery:
-            for pipe in self._pipes:
-                if not pipe.at_end:
-                    nursery.start_soon(pipe.read)
-            for other in others:
-                nursery.start_soon(other)
-            await until_exit(self._process.pid)
-            nursery.cancel_scope.deadline = trio.current_time() + linger
+        async with trio.open_nursery() as beside:
+            beside.start_soon(self._control.listen)
+            async with trio.open_nursery() as nursery:
+                for pipe in self._pipes:
+                    if not pipe.at_end:
+                        nursery.start_soon(pipe.read)
+                for other in others:
+                    nursery.start_soon(other)
+                await until_exit(self._process.pid)
+                nursery.cancel_scope.deadline = trio.current_time() + linger
+            beside.cancel_scope.cancel()
 
     async def feed(self, data: bytes) -> None:
         """Give it its input, and the end of the file."""
@@ -165,6 +205,7 @@ class _Child:
         signal_group(self._process.pid, signal.SIGKILL)
         if not all(pipe.at_end for pipe in self._pipes):
             await self.attend(LAST / 2)
+        self._control.last_words()
         self.is_reaped()
         await self._process.wait()
 

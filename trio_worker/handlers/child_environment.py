@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from trio_worker.masks import SHORTEST, masks
 from trio_worker.settings import VARIABLES
 
 __all__ = ["child_environment"]
@@ -11,7 +12,8 @@ __all__ = ["child_environment"]
 # The operator's other secrets (an API key) are the handler's own business. Of ours, all goes by its prefix,
 # so that a misspelt WORKER_PASSWROD does not slip through. But for two that hold no secret and that a handler
 # may want: where its query is from (a URL with a password in it is refused at the start), and which language
-# its author reads.
+# its author reads. Under any other name goes what holds our own password or token: MY_PASS, of which the
+# operator has made WORKER_PASSWORD.
 _OUR_PREFIXES = ("WORKER_", "WEBBUDDY_")
 _OURS = {variable.name for variable in VARIABLES}
 _PASSED_ON = {"WEBBUDDY_URL", "WORKER_LANGUAGE"}
@@ -24,9 +26,19 @@ def child_environment(environ: Mapping[str, str]) -> dict[str, str]:
         environ: Such as `os.environ`.
 
     Returns:
-        All of it but our settings.
+        All of it but our settings, and but what holds our password or a token of ours.
     """
-    return {name: value for name, value in environ.items() if not _is_ours(name)}
+    # As for `masks`, what is short is no secret: it may be the name of the user, or "1".
+    passwords = {*masks.of("password"), *_long_enough(environ.get("WORKER_PASSWORD", ""))}
+
+    def is_secret(value: str) -> bool:
+        return value.strip() in passwords or any(token in value for token in masks.of("tokens"))
+
+    return {name: value for name, value in environ.items() if not _is_ours(name) and not is_secret(value)}
+
+
+def _long_enough(password: str) -> list[str]:
+    return [password] if len(password) >= SHORTEST else []
 
 
 def _is_ours(name: str) -> bool:

@@ -3,7 +3,8 @@
 ::
 
     stdin                  the query as JSON, one line
-    WEBBUDDY_QUERY_…       ID, ATTEMPT, DEADLINE; SAVED where an earlier attempt has saved something
+    WEBBUDDY_QUERY_…       ID, ATTEMPT, DEADLINE; SAVED where an earlier attempt has saved something;
+                           CONTROL, where it may save and extend (see `trio_worker.handlers.control`)
     stdout                 the answer
     stderr                 lines for the query's log
     exit status            0: done; 75 (EX_TEMPFAIL): call me again in a minute; any other: failed
@@ -21,17 +22,23 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import attrs
+import structlog
+import trio
 
 from trio_worker.context import Context
-from trio_worker.errors import HandlerError, QueryFailed, RetryLater
-from trio_worker.handlers.child import run_child, signal_name
+from trio_worker.errors import HandlerCrashed, HandlerError, RetryLater
+from trio_worker.handlers.child import crash_of, run_child
 from trio_worker.handlers.child_environment import child_environment
 from trio_worker.handlers.child_output import Beginning, Lines
+from trio_worker.handlers.control import open_control
 from trio_worker.handlers.loading import did_you_mean
+from trio_worker.masks import masks
 from trio_worker.query import Query
 from trio_worker.setting_kinds import COMMAND
 
 __all__ = ["GRACE", "MOST_STDOUT", "RETRY_SECONDS", "Command", "parse_command"]
+
+log = structlog.get_logger(__name__)
 
 GRACE = 5.0
 """Seconds from SIGTERM to SIGKILL."""
@@ -61,11 +68,17 @@ class Command:
     words: tuple[str, ...]
     directory: Path
     grace: float = GRACE
+    _running: dict[Context, trio.CancelScope] = attrs.field(factory=dict, init=False, eq=False, repr=False)
 
     @property
     def patience(self) -> float:
         """Seconds that cancelling may take."""
         return self.grace + _MARGIN
+
+    def kill(self, ctx: Context) -> None:
+        """Have the program of a cancelled call killed now, with its group, whatever is left of its grace."""
+        if ctx in self._running:
+            self._running[ctx].cancel()
 
     async def __call__(self, query: Query, ctx: Context) -> str:
         """Run the program on a query.
@@ -77,41 +90,49 @@ class Command:
             What was written to stdout, at most `MOST_STDOUT` bytes of it, without the last line break.
 
         Raises:
-            QueryFailed: The program has failed, or can't be started.
+            HandlerCrashed: The program has failed, or can't be started.
             RetryLater: It has asked for that, or the system has no room for it at the moment.
         """
         answer = Beginning(MOST_STDOUT)
         lines = Lines(ctx.log)
+        patience = self._running[ctx] = trio.CancelScope()
         try:
-            status = await run_child(
-                self.words,
-                directory=self.directory,
-                environ=_environment(os.environ, query, ctx),
-                stdin=_json(query.to_json()) + b"\n",
-                stdout=answer.add,
-                stderr=lines.add,
-                grace=self.grace,
-            )
+            with open_control(ctx) as control:
+                status = await run_child(
+                    self.words,
+                    directory=self.directory,
+                    environ=_environment(os.environ, query, ctx),
+                    stdin=_json(query.to_json()) + b"\n",
+                    stdout=answer.add,
+                    stderr=lines.add,
+                    control=control,
+                    grace=self.grace,
+                    patience=patience,
+                )
         except OSError as error:
-            raise self._not_started(error) from error
+            raise self._not_started(error, query) from error
         finally:
+            del self._running[ctx]
             lines.end()
         _check(status, lines)
         if answer.size > MOST_STDOUT:
             ctx.log(f"stdout: {answer.size} bytes, of which the first {MOST_STDOUT} were kept")
+            return masks.hide_in_beginning(answer.end())
         return answer.end().removesuffix("\n")
 
-    def _not_started(self, error: OSError) -> QueryFailed | RetryLater:
-        reason = f"{self.words[0]} can't be started: {error.strerror or error}"
-        return RetryLater(RETRY_SECONDS, reason) if error.errno in _FOR_NOW else QueryFailed(reason)
+    def _not_started(self, error: OSError, query: Query) -> HandlerCrashed | RetryLater:
+        reason = error.strerror or str(error)
+        if error.errno in _FOR_NOW:
+            return RetryLater(RETRY_SECONDS, f"{self.words[0]} can't be started: {reason}")
+        log.error("the program can't be started", program=self.words[0], reason=reason, query=query.id)
+        return HandlerCrashed("not_started")
 
 
 def _check(status: int, lines: Lines) -> None:
     if status == os.EX_TEMPFAIL:
         raise RetryLater(RETRY_SECONDS, lines.last or f"exit status {status}")
     if status != 0:
-        how = f"exit status {status}" if status > 0 else f"killed by {signal_name(-status)}"
-        raise QueryFailed(f"{how}: {lines.tail}" if lines.tail else how)
+        raise crash_of(status, lines.tail)
 
 
 def _environment(inherited: Mapping[str, str], query: Query, ctx: Context) -> dict[str, str]:

@@ -6,10 +6,22 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-__all__ = ["MOST_FRAME", "FrameError", "Unpacker", "pack"]
+__all__ = ["MOST_ANSWER", "MOST_FRAME", "MOST_LOGGED", "MOST_TEXT", "FrameError", "Unpacker", "pack"]
 
 MOST_FRAME = 16 * 1024 * 1024
 """Bytes of JSON that one message may have."""
+
+# What a process of the pool cuts, lest a message become too large. Only the worker knows the secrets: it
+# takes a text of such a length for cut, and does without the place where half of one may stand.
+
+MOST_ANSWER = 2_700_000
+"""Characters of an answer, or of a reason: of more, the first. WebBuddy takes fewer, and a frame more."""
+
+MOST_LOGGED = 65_536
+"""Characters of one call of `ctx.log`: of more, the first. The worker keeps fewer of a line."""
+
+MOST_TEXT = 100_000
+"""Characters of an exception's text or traceback: of more, the last."""
 
 _HEADER = 4  # bytes
 

@@ -15,11 +15,13 @@ from typing import Any
 
 import attrs
 
-from trio_worker.deadline import PATIENCE
 from trio_worker.errors import HandlerError
 from trio_worker.setting_kinds import split_handler_path
 
 __all__ = ["Handler", "did_you_mean", "handler_of", "load_handler", "opening_error", "source_of"]
+
+PATIENCE = 5.0
+"""Seconds after its deadline in which a handler that was cancelled may still clean up."""
 
 
 @attrs.frozen
@@ -35,6 +37,7 @@ class Handler:
         file: Where it is written, or None when that is not known (a C function).
         line: Its first line there, from 1, or None.
         patience: Seconds that it may take to end once it was cancelled.
+        kill: Ends at once what a cancelled call runs in, given the call's context; None where nothing can.
         opens: Whether ``function`` is no handler yet, but gives, called with nothing, an async context
             manager of one; see `trio_worker.handlers.opening`.
     """
@@ -45,6 +48,7 @@ class Handler:
     file: str | None = None
     line: int | None = None
     patience: float = PATIENCE
+    kill: Callable[[Any], None] | None = None
     opens: bool = False
 
 

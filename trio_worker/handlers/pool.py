@@ -16,33 +16,22 @@ from pathlib import Path
 import structlog
 import trio
 
+from trio_worker.capture import OFF, Capture
 from trio_worker.context import Context
-from trio_worker.errors import HandlerError, QueryFailed, RetryLater
-from trio_worker.handlers.frames import FrameError
+from trio_worker.errors import HandlerCrashed, HandlerError, QueryFailed, RetryLater
+from trio_worker.handlers.frames import MOST_ANSWER, MOST_TEXT
 from trio_worker.handlers.pool_process import KILL_SECONDS, WarmProcess, open_process
-from trio_worker.handlers.pool_run import Run
+from trio_worker.handlers.pool_run import Message
+from trio_worker.masks import masks
 from trio_worker.query import Query
 
-__all__ = ["HandlerCrashed", "Pool", "RemoteError", "open_pool"]
+__all__ = ["Pool", "RemoteError", "open_pool"]
 
 log = structlog.get_logger(__name__)
 
 START_SECONDS = 300.0  # for the import of a handler; a large model takes its time
 TRIES = 3  # processes that may die one after the other before they have looked at a query
 AGAIN = 5.0  # seconds until a query is tried again for which there could be no process
-
-
-class HandlerCrashed(QueryFailed):
-    """The handler's process has ended in the middle of a query, or could not begin.
-
-    Args:
-        how: Such as ``SIGSEGV``.
-        sentence: What the query's author reads.
-    """
-
-    def __init__(self, how: str, sentence: str = "the handler's process died: {how}") -> None:
-        super().__init__(sentence.format(how=how))
-        self.how = how
 
 
 class RemoteError(Exception):
@@ -60,6 +49,7 @@ async def open_pool(
     most: int,
     recycle_after: int = 100,
     start_within: float = START_SECONDS,
+    capture: Capture = OFF,
 ) -> AsyncIterator[Pool]:
     """Start a process that imports a handler, and have others started when they are needed.
 
@@ -72,6 +62,7 @@ async def open_pool(
         most: How many processes there may be at once; at least 1.
         recycle_after: Queries after which a process is replaced by a new one.
         start_within: Seconds that a process may take to import the handler.
+        capture: What is captured there.
 
     Raises:
         HandlerError: The handler can't be imported there, or is none for a process. Nothing is left.
@@ -79,7 +70,7 @@ async def open_pool(
     """
     problem: HandlerError | None = None
     async with trio.open_nursery() as nursery:
-        pool = Pool(path, directory, most, recycle_after, start_within, nursery)
+        pool = Pool(path, directory, most, recycle_after, start_within, capture, nursery)
         try:
             await pool.warm_up()
         except HandlerError as error:
@@ -109,12 +100,14 @@ class Pool:
         most: int,
         recycle_after: int,
         start_within: float,
+        capture: Capture,
         nursery: trio.Nursery,
     ) -> None:
         self._path = path
         self._directory = directory
         self._recycle_after = recycle_after
         self._start_within = start_within
+        self._capture = capture
         self._nursery = nursery
         # Who holds a place has a process, or starts one: so there are never more processes than places.
         # A place is held until the process that had it is gone.
@@ -130,31 +123,35 @@ class Pool:
             What the handler has returned: a str, None, or something that has but the name of its type.
 
         Raises:
-            QueryFailed: The handler has raised it. As `HandlerCrashed`: its process died.
+            QueryFailed: The handler has raised it.
+            HandlerCrashed: Its process died, or can't import it any more.
+            FrameError: The query is too large for the way there.
             RetryLater: The handler has raised it; or the system gives no process now.
             RemoteError: The handler has raised anything else.
         """
         await self._places.acquire()
         process: WarmProcess | None = None
         try:
-            for _ in range(TRIES):
+            tries = TRIES
+            while True:
                 process = await self._take()
                 run = await process.run(query, ctx)
-                if run.begun:
+                tries -= 1
+                if run.begun or not tries:
                     break
                 log.warning("a process of the handler died before a query", how=process.how, query=query.id)
         except HandlerError as error:
-            raise HandlerCrashed(str(error), "{how}") from error
-        except FrameError as error:
-            raise HandlerCrashed(
-                str(error), "the query is too large for the handler's process: {how}"
-            ) from error
+            log.error("no process for the handler can be started", error=str(error), query=query.id)
+            raise HandlerCrashed("not_started") from error
         except OSError as error:
             log.error("no process for the handler can be started", error=str(error), query=query.id)
             raise RetryLater(AGAIN, f"no process for the handler can be started: {error}") from error
         finally:
             self._give_back(process)
-        return _result(run, query)
+        if run.end is None:
+            log.error("the handler's process died", how=process.how, query=query.id)
+            raise process.crash
+        return _result(run.end, ctx)
 
     async def warm_up(self) -> None:
         """Start the first process.
@@ -186,7 +183,7 @@ class Pool:
         return process
 
     async def _keep(self, task_status: trio.TaskStatus[WarmProcess]) -> None:
-        process = await open_process(self._path, self._directory)
+        process = await open_process(self._path, self._directory, self._capture)
         task_status.started(process)
         await process.live()
         if process.died_idle:
@@ -228,21 +225,30 @@ class Pool:
             log.warning("a new process of the handler can't be started", error=str(error))
 
 
-def _result(run: Run, query: Query) -> object:
-    match run.end:
-        case {"answer": str(text)}:
-            return text
+def _result(end: Message, ctx: Context) -> object:
+    match end:
+        case {"answer": str(text), "size": int(size)}:
+            if size > MOST_ANSWER:
+                ctx.log(f"the answer has {size} characters, of which the first {MOST_ANSWER} were kept")
+            return _beginning(text)
         case {"wrong": None}:
             return None
         case {"wrong": str(name)}:
             return type(name, (), {})()
         case {"failed": str(reason)}:
-            raise QueryFailed(reason)
+            raise QueryFailed(_beginning(reason))
         case {"later": float(seconds), "reason": str(reason)}:
-            raise RetryLater(seconds, reason)
+            raise RetryLater(seconds, _last(reason))
         case {"raised": str(name), "text": str(text), "traceback": str(lines)}:
-            error: RemoteError = type(name, (RemoteError,), {})(text)
-            error.add_note(f"In the handler's process:\n{lines}")
+            error: RemoteError = type(name, (RemoteError,), {})(_last(text))
+            error.add_note(f"In the handler's process:\n{_last(lines)}")
             raise error
-    log.error("the handler's process died", how=run.how, query=query.id)
-    raise HandlerCrashed(run.how)
+    raise ValueError(f"an end with {', '.join(end)}")
+
+
+def _beginning(text: str) -> str:
+    return text if len(text) < MOST_ANSWER else masks.hide_in_beginning(text)
+
+
+def _last(text: str) -> str:
+    return text if len(text) < MOST_TEXT else masks.hide_in_end(text)

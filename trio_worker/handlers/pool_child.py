@@ -1,7 +1,8 @@
-"""A process of the pool: ``python -m trio_worker.handlers.pool_child path directory SOCKET LIFE``.
+"""A process of the pool: ``python -m trio_worker.handlers.pool_child path directory SOCKET LIFE WHAT LEVEL``.
 
 Started by `trio_worker.handlers.pool_process`. SOCKET and LIFE are descriptors: a socket for messages, and
-the end of a pipe on which nothing is ever sent, and which is closed when the worker is no more.
+the end of a pipe on which nothing is ever sent, and which is closed when the worker is no more. WHAT and
+LEVEL are those of a `Capture`: arguments, since our settings are kept out of this process's environment.
 
 The handler runs in the main thread; another one reads. Nothing is imported here that is not needed: the
 time until the process is ready, and its memory, are the user's.
@@ -10,7 +11,6 @@ time until the process is ready, and its memory, are the user's.
 from __future__ import annotations
 
 import faulthandler
-import fcntl
 import io
 import json
 import os
@@ -26,16 +26,16 @@ from queue import SimpleQueue
 from types import FrameType
 from typing import Any
 
+from trio_worker.capture import Capture
 from trio_worker.context import PlainContext
 from trio_worker.errors import HandlerError, QueryFailed, RetryLater, reason_of, unwrapped
-from trio_worker.handlers.frames import FrameError
+from trio_worker.handlers.frames import MOST_ANSWER, MOST_TEXT
+from trio_worker.handlers.lifeline import end_with
 from trio_worker.handlers.loading import Handler, load_handler
 from trio_worker.handlers.pool_desk import Line, PipeDesk
 from trio_worker.query import Query
 
 __all__ = ["main"]
-
-MOST_TEXT = 100_000  # characters of an exception's text or traceback: of more, the last ones
 
 Message = dict[str, Any]
 
@@ -45,10 +45,12 @@ class Child:
 
     Args:
         line: The way to the worker.
+        capture: What is brought to the query's log.
     """
 
-    def __init__(self, line: Line) -> None:
+    def __init__(self, line: Line, capture: Capture) -> None:
         self._line = line
+        self._capture = capture
         self._desk: PipeDesk | None = None
         self._queries: SimpleQueue[Message | None] = SimpleQueue()
 
@@ -66,8 +68,10 @@ class Child:
             self._line.rest({"refused": shown})
             return
         self._line.rest({"ready": True})
-        while (message := self._queries.get()) is not None:
-            self._answer(handler, message)
+        # After the import, in which a module may set logging up for itself.
+        with self._capture.begin():
+            while (message := self._queries.get()) is not None:
+                self._answer(handler, message)
 
     def _answer(self, handler: Handler, message: Message) -> None:
         run = message["run"]
@@ -79,13 +83,10 @@ class Child:
         ctx = PlainContext(
             desk, attempt=message["attempt"], saved=None if saved is None else json.dumps(saved)
         )
-        end = _end_of(handler, query, ctx)
+        with self._capture.into(ctx.log):
+            end = _end_of(handler, query, ctx)
         desk.close()
-        try:
-            self._line.rest({"run": run, "end": end})
-        except FrameError as error:
-            failed = {"failed": f"the handler's answer is too large: {error}"}
-            self._line.rest({"run": run, "end": failed})
+        self._line.rest({"run": run, "end": end})
 
     def _take(self, message: Message) -> None:
         if "query" in message:
@@ -117,7 +118,7 @@ def _end_of(handler: Handler, query: Query, ctx: PlainContext) -> Message:
 
 def _said(answer: object) -> Message:
     if isinstance(answer, str):
-        return {"answer": answer}
+        return {"answer": answer[:MOST_ANSWER], "size": len(answer)}
     if iscoroutine(answer):
         answer.close()  # somebody forgot to await; no warning beside the worker's own line
     return {"wrong": None if answer is None else type(answer).__name__}
@@ -133,7 +134,7 @@ def _told(error: BaseException) -> Message:
 def _description(error: BaseException) -> Message:
     said = unwrapped(error)
     if isinstance(said, QueryFailed):
-        return {"failed": reason_of(said)}
+        return {"failed": reason_of(said)[:MOST_ANSWER]}
     if isinstance(said, RetryLater):
         if isinstance(said.seconds, bool) or not isinstance(said.seconds, int | float):
             raise ValueError(f"RetryLater: seconds is {said.seconds!r}, expected 0 or more")  # noqa: TRY004
@@ -151,18 +152,6 @@ def _raised(error: BaseException, text: str) -> Message:
 
 
 # --- The process ---------------------------------------------------------------------------------
-
-
-def _end_with(life: int) -> None:
-    """Have the kernel kill this process and what it has started when the other end of a pipe is closed.
-
-    The thread that reads sees that end, too, but can do nothing while C code holds on to the interpreter.
-    Only Linux has this.
-    """
-    if hasattr(fcntl, "F_SETSIG"):
-        fcntl.fcntl(life, fcntl.F_SETOWN, -os.getpid())
-        fcntl.fcntl(life, fcntl.F_SETSIG, signal.SIGKILL)
-        fcntl.fcntl(life, fcntl.F_SETFL, fcntl.fcntl(life, fcntl.F_GETFL) | os.O_ASYNC)
 
 
 def _ignore(_number: int, _frame: FrameType | None) -> None:
@@ -187,14 +176,15 @@ def main() -> None:
     for descriptor in (socket, life):
         os.set_inheritable(descriptor, False)
     line = Line(socket)
-    _end_with(life)
+    # The thread that reads sees the worker's end, too, but can do nothing while C code holds the interpreter.
+    end_with(life, os.getpid())
     os.register_at_fork(after_in_child=partial(_forked, line, life))
     # The worker's to obey: systemd sends it to all processes of a service, and the query may be seen through.
     signal.signal(signal.SIGTERM, _ignore)
     faulthandler.enable()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True)  # killed, it flushes nothing
-    child = Child(line)
+    child = Child(line, Capture(*sys.argv[5:]))  # type: ignore[arg-type]
     threading.Thread(target=child.read, name="trio-worker line", daemon=True).start()
     child.work(path, directory)
 

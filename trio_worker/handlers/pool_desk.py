@@ -6,20 +6,19 @@ import itertools
 import os
 import signal
 import threading
+from collections import deque
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from queue import SimpleQueue
 from typing import Any, NoReturn
 
 from trio_worker import errors
-from trio_worker.handlers.frames import Unpacker, pack
+from trio_worker.handlers.frames import MOST_LOGGED, Unpacker, pack
 from trio_worker.project import Project
 
 __all__ = ["Line", "PipeDesk", "end_at_once"]
 
 CHUNK = 65_536  # bytes
-
-MOST_LOGGED = 65_536  # characters of one call of `ctx.log`; the worker keeps fewer of a line
 
 LONGEST = 1e9  # seconds: more than any limit, and no larger than a float
 
@@ -47,6 +46,9 @@ class Line:
     def __init__(self, socket: int) -> None:
         self._socket = socket
         self._lock = threading.Lock()
+        # Who sends, under the lock. A `__del__` that logs may come in between, in the same thread.
+        self._sender: int | None = None
+        self._interjected: deque[bytes] = deque()
         self.is_cut = False
         self._is_at_work = True  # until `rest` is called: the import comes first
 
@@ -57,13 +59,26 @@ class Line:
             FrameError: As `pack` does; so is TypeError.
             OSError: The handler has closed what is not its own.
         """
-        rest = memoryview(pack(message))
+        data, thread = pack(message), threading.get_ident()
+        if self._sender == thread:
+            self._interjected.append(data)
+            return
         with self._lock:
-            while rest and not self.is_cut:
-                try:
-                    rest = rest[os.write(self._socket, rest) :]
-                except ConnectionError:
-                    end_at_once()  # the worker is no more
+            self._sender = thread
+            try:
+                self._write(data)
+                while self._interjected:
+                    self._write(self._interjected.popleft())
+            finally:
+                self._sender = None
+
+    def _write(self, data: bytes) -> None:
+        rest = memoryview(data)
+        while rest and not self.is_cut:
+            try:
+                rest = rest[os.write(self._socket, rest) :]
+            except ConnectionError:
+                end_at_once()  # the worker is no more
 
     def rest(self, message: Message) -> None:
         """Send the last message of a piece of work. From here on the worker may close the line."""
@@ -121,7 +136,7 @@ class PipeDesk:
 
     def log(self, text: str) -> None:
         """Take one line for the query's log."""
-        self._tell(log=text if len(text) <= MOST_LOGGED else text[:MOST_LOGGED] + "…")
+        self._tell(log=text[:MOST_LOGGED])
 
     def deadline(self) -> datetime:
         """Say when the attempt has to be over, as it was last told."""

@@ -13,9 +13,10 @@ import structlog
 import trio
 
 import trio_worker
+from trio_worker.capture import Capture
 from trio_worker.context import Context
-from trio_worker.errors import HandlerError
-from trio_worker.handlers.child import signal_group, signal_name, until_exit
+from trio_worker.errors import HandlerCrashed, HandlerError
+from trio_worker.handlers.child import crash_of, signal_group, signal_name, until_exit
 from trio_worker.handlers.child_environment import child_environment
 from trio_worker.handlers.frames import Unpacker, pack
 from trio_worker.handlers.pool_run import Message, Run
@@ -33,7 +34,7 @@ LAST_WORDS = 0.5  # seconds in which what a process has sent before its end is r
 SEND_SECONDS = 1.0  # for an answer to its question: a process reads at any time
 
 
-async def open_process(path: str, directory: Path) -> WarmProcess:
+async def open_process(path: str, directory: Path, capture: Capture) -> WarmProcess:
     """Start a process, which then imports its handler. Its `WarmProcess.live` has to be run at once.
 
     It leads a session of its own. What it prints goes to this process's stderr.
@@ -44,12 +45,20 @@ async def open_process(path: str, directory: Path) -> WarmProcess:
     # -P: the user's queue.py must not stand before the standard library's while ours is imported. Where
     # this package itself is found in the working directory only, it could not be imported at all.
     safe = [] if Path(trio_worker.__file__).parents[1] == Path.cwd() else ["-P"]
-    module = "trio_worker.handlers.pool_child"
+    program = [sys.executable, *safe, "-m", "trio_worker.handlers.pool_child"]
     ours, theirs = socket.socketpair()
     life_read, life_write = os.pipe()
     try:
         process = await trio.lowlevel.open_process(
-            [sys.executable, *safe, "-m", module, path, str(directory), str(theirs.fileno()), str(life_read)],
+            [
+                *program,
+                path,
+                str(directory),
+                str(theirs.fileno()),
+                str(life_read),
+                capture.what,
+                capture.level,
+            ],
             env=child_environment(os.environ),
             stdin=subprocess.DEVNULL,
             stdout=2,
@@ -73,7 +82,8 @@ class WarmProcess:
     Attributes:
         queries: How many it was given.
         gone: Set when it has been reaped, and what it had started was killed.
-        how: How it ended, once it is gone.
+        how: How it ended, once it is gone; for the operator.
+        crash: The same for the author of a query that it was to answer.
         died_idle: Whether it has died with nothing to do, and unasked.
     """
 
@@ -81,6 +91,7 @@ class WarmProcess:
         self.queries = 0
         self.gone = trio.Event()
         self.how = ""
+        self.crash = HandlerCrashed("process_died", how="")
         self.died_idle = False
         self._process = process
         self._stream = stream
@@ -171,13 +182,17 @@ class WarmProcess:
             await self._process.wait()
             self._is_reaped = True
         os.close(self._life)
-        self.how = self._why or _how(self._process.returncode)
+        code = self._process.returncode
+        self.how = self._why or _how(code)
+        if self._why is None and code is not None:
+            self.crash = crash_of(code)
+        else:
+            self.crash = HandlerCrashed("process_died", how=self.how)
         if not self._is_reaped:
             log.error("a process of the handler can't be killed; it is left to the system", pid=self.pid)
         self.gone.set()
         self._settled.set()
         if self._run is not None:
-            self._run.how = self.how
             self._run.ended.set()
 
     # --- A query ---------------------------------------------------------------------------------

@@ -10,7 +10,8 @@ import attrs
 import trio
 
 from trio_worker.context import Context
-from trio_worker.handlers.frames import pack
+from trio_worker.handlers.frames import MOST_LOGGED, pack
+from trio_worker.masks import masks
 
 __all__ = ["Message", "Run"]
 
@@ -27,7 +28,6 @@ class Run:
         nursery: Where its questions are answered.
         begun: Whether the handler was called.
         end: What came of it, as `trio_worker.handlers.pool_child` says it; None when the process died.
-        how: How the process died, if it did.
         ended: Set when nothing more comes.
     """
 
@@ -37,7 +37,6 @@ class Run:
     _reply: Callable[[bytes], Awaitable[None]]
     begun: bool = False
     end: Message | None = None
-    how: str = ""
     ended: trio.Event = attrs.field(factory=trio.Event)
 
     def hear(self, message: Message) -> None:
@@ -48,7 +47,7 @@ class Run:
         """
         match message:
             case {"log": str(text)}:
-                self.ctx.log(text)
+                self.ctx.log(text if len(text) < MOST_LOGGED else masks.hide_in_beginning(text) + "…")
             case {"save": str(text)}:
                 self.ctx.save(json.loads(text))
             case {"ask": int(number), "what": str(what)}:

@@ -14,7 +14,7 @@ from werkzeug.routing import BaseConverter
 from trio_worker.testing import rest_framework as drf
 from trio_worker.testing.database import DatabaseLockedError
 from trio_worker.testing.rest_framework import BodyTooLargeError, RefusalError, json_response, say
-from trio_worker.testing.serializers import show_account, show_entry, show_query
+from trio_worker.testing.serializers import show_account, show_entry, show_project, show_query
 from trio_worker.testing.signing import BadTokenError
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ class Api:
             ("patch", "PATCH", "/api/queries/<key:number>/", self.patch),
             ("query_logs", "GET", "/api/queries/<key:number>/logs/", self.query_logs),
             ("logs", "POST", "/api/logs/", self.logs),
-            ("project", "GET", "/api/projects/<int:number>/tokens/", self.project),
+            ("project", "GET", "/api/projects/<key:number>/tokens/", self.project),
         ]
 
     # Around every call.
@@ -270,14 +270,14 @@ class Api:
             entry = self.webbuddy.add_entry(query, values["project"], values["log_data"])
         return json_response(self._show_entry(entry), 201)
 
-    async def project(self, number: int) -> Response:
+    async def project(self, number: str) -> Response:
         """``GET /api/projects/{id}/tokens/``, of newer versions."""
         account = self._account()
-        name = self.webbuddy.projects.get(number)
-        if name is None or not (account.is_service or account.project == number):
+        if not number.isdecimal():
+            raise RefusalError(404, {"detail": say(drf.NOT_FOUND)})
+        if int(number) not in self.webbuddy.projects or not account.sees_project(int(number)):
             raise RefusalError(404, {"detail": "No Project matches the given query."})
-        settings = self.webbuddy.project_settings.get(number, {})
-        return json_response({"id": number, "project_name": name, **settings})
+        return json_response(show_project(self.webbuddy, int(number)))
 
     def _query_fields(self) -> dict[str, drf.Check]:
         return {

@@ -8,12 +8,22 @@ if TYPE_CHECKING:
     from trio_worker.testing.state import Account, LogEntry, StoredQuery
     from trio_worker.testing.webbuddy import WebBuddy
 
-__all__ = ["show_account", "show_entry", "show_query"]
+__all__ = ["show_account", "show_entry", "show_project", "show_query"]
 
 
 def show_account(account: Account) -> dict[str, object]:
     """Show an account to itself."""
     return {"id": account.id, "username": account.username, "project": account.project}
+
+
+_SETTINGS = ("test_it_token", "test_it_project_id", "jira_token", "jira_project_id", "project_context")
+
+
+def show_project(webbuddy: WebBuddy, number: int) -> dict[str, object]:
+    """Show a project's settings, all of them: what is not set is an empty text."""
+    unset = dict.fromkeys(_SETTINGS, "")
+    settings = webbuddy.project_settings.get(number, {})
+    return {"id": number, "project_name": webbuddy.projects[number], **unset, **settings}
 
 
 def show_query(webbuddy: WebBuddy, query: StoredQuery) -> dict[str, object]:

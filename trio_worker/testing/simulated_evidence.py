@@ -13,7 +13,7 @@ from trio_worker.testing.simulated_handler import Start, claim_of
 
 __all__ = ["Act", "Evidence", "Life", "is_same_claim", "life_of"]
 
-MOST_FAILED_LOOKS = 8  # as in `trio_worker.delivery`
+MOST_FAILED_LOOKS = 8  # as in `trio_worker.looks`
 CALL = 30.0  # seconds; the default of WORKER_REQUEST_TIMEOUT
 
 

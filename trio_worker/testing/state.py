@@ -29,7 +29,11 @@ class Account:
 
     def sees(self, query: StoredQuery) -> bool:
         """Tell whether the query exists for this account."""
-        return self.is_service or (self.project is not None and self.project == query.project)
+        return self.sees_project(query.project)
+
+    def sees_project(self, project: int) -> bool:
+        """Tell whether the project exists for this account."""
+        return self.is_service or self.project == project
 
 
 @attrs.frozen

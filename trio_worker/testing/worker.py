@@ -2,36 +2,31 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import attrs
 import httpx
 import trio
-import trio.testing
 
-from trio_worker import clock
-from trio_worker.context import Context
 from trio_worker.errand import Errand
-from trio_worker.handlers.loading import Handler, source_of
+from trio_worker.handlers.loading import Handler
 from trio_worker.journal import Journal, open_journal
-from trio_worker.query import Query
 from trio_worker.runners import Runner, inline, open_thread
 from trio_worker.service import Pushes, run_service
 from trio_worker.settings import Settings
 from trio_worker.state_folder import Address, StateFolder
 from trio_worker.stop import Stop
 from trio_worker.testing.state import StoredQuery
-from trio_worker.testing.webbuddy import WebBuddy, trio_time
+from trio_worker.testing.trial import HandlerFunction, look_at
+from trio_worker.testing.virtual_time import same_time, time_is_virtual, time_of_the_test
+from trio_worker.testing.webbuddy import WebBuddy
 from trio_worker.web import make_app
 from trio_worker.webbuddy import open_webbuddy
 
 __all__ = ["RunningWorker", "open_worker"]
-
-HandlerFunction = Callable[[Query, Context], Awaitable[object]] | Callable[[Query, Context], object]
 
 
 @attrs.define
@@ -71,7 +66,7 @@ class RunningWorker:
 
 @asynccontextmanager
 async def open_worker(
-    handler: HandlerFunction | Handler,
+    handler: HandlerFunction | Handler | str,
     *,
     webbuddy: WebBuddy | None = None,
     state_dir: Path | None = None,
@@ -90,69 +85,49 @@ async def open_worker(
     Leaving the block stops it as a signal would, and waits for that.
 
     Args:
-        handler: The handler, async or plain, or the function that opens one. Virtual time waits
-            neither for threads nor for the network: where a handler is plain, or uses real sockets, use
-            the real clock.
+        handler: The handler, async or plain, or the function that opens one; as a text, what
+            ``WORKER_HANDLER`` may be, such as ``"process:agent:handle"``. Virtual time waits neither for
+            threads or processes nor for the network: where a handler is none that is async, or uses real
+            sockets, use the real clock.
         webbuddy: The WebBuddy to work for; None makes one that keeps the test's time.
         state_dir: Where its journal lies, for tests of what survives a crash; None: in memory.
         errand: What it is to do before it stops by itself, as ``trio-worker once`` does.
         **settings: Attributes of `Settings`, such as ``num_workers=1`` or ``processing_timeout=5``.
 
     Raises:
-        ExceptionGroup: When the service has crashed.
+        HandlerError: That is no handler.
+        ExceptionGroup: When the service has crashed, or what the handler needs can't be opened.
     """
-    webbuddy = _new_webbuddy() if webbuddy is None else webbuddy
+    webbuddy = WebBuddy(now=time_of_the_test()) if webbuddy is None else webbuddy
     values = {"username": "worker", "password": "secret", "handler": "test:handler", "name": "test-worker"}
     chosen = Settings(**(values | {"webbuddy_url": webbuddy.url} | settings))
-    source = handler if isinstance(handler, Handler) else source_of(handler, chosen.handler)
+    found = look_at(handler, most=chosen.num_workers, path=chosen.handler)
     worker = RunningWorker(
         webbuddy,
         chosen,
-        Stop(grace=chosen.shutdown_grace, reserve=chosen.shutdown_reserve, closes=source.opens),
+        Stop(grace=chosen.shutdown_grace, reserve=chosen.shutdown_reserve, closes=found.opens),
         Pushes(),
     )
     folder = None
     if state_dir is not None:
         folder = StateFolder(state_dir, Address(chosen.webbuddy_url, chosen.username))
-    with _same_time():
+    with same_time():
         async with webbuddy.running(), _pushing(worker), trio.open_nursery() as nursery:
-            nursery.start_soon(_run_worker, worker, source, folder, errand)
+            nursery.start_soon(_run_worker, worker, found, folder, errand)
             try:
                 yield worker
             finally:
                 worker.stop.ask()
 
 
-def _time_is_virtual() -> bool:
-    return isinstance(trio.lowlevel.current_clock(), trio.testing.MockClock)
-
-
-@contextmanager
-def _same_time() -> Iterator[None]:
-    """Let the wall clock follow virtual time, unless the test has set one of its own."""
-    if not _time_is_virtual() or clock.source.get() is not time.time:
-        yield
-        return
-    before = clock.source.set(trio_time())
-    try:
-        yield
-    finally:
-        clock.source.reset(before)
-
-
 @asynccontextmanager
 async def _runner() -> AsyncIterator[Runner]:
     """Where the journal waits for the disk: while a thread works, virtual time would jump."""
-    if _time_is_virtual():
+    if time_is_virtual():
         yield inline
     else:
         async with open_thread("trio-worker journal") as thread:
             yield thread
-
-
-def _new_webbuddy() -> WebBuddy:
-    """A WebBuddy whose tokens expire in the test's time, virtual or real."""
-    return WebBuddy(now=trio_time()) if _time_is_virtual() else WebBuddy()
 
 
 @asynccontextmanager

@@ -1,0 +1,1 @@
+"""What the worker costs, and how it compares: ``python -m benchmarks``; see the README here."""

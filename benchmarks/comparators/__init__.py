@@ -1,0 +1,1 @@
+"""What people would write instead of trio-worker. The README beside this folder says what each does."""

@@ -1,0 +1,698 @@
+"""What a handler logs by `logging` and prints comes to its query's log and no other, where asked for."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import gc
+import io
+import logging
+import re
+import sys
+import threading
+import time
+import tracemalloc
+import warnings
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, redirect_stdout
+from typing import Any
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from trio_worker import Context, PlainContext, Query
+from trio_worker.capture import MOST_BEGUN, Capture
+from trio_worker.handlers.asyncio_loop import open_asyncio
+from trio_worker.log_lines import MOST_LINE, SEPARATOR
+from trio_worker.masks import MASK, masks
+from trio_worker.phrases import ENGLISH
+from trio_worker.query_log import QueryLog
+from trio_worker.testing import StoredQuery, open_worker
+
+LIMIT = 30  # seconds, on the slowest machine
+log = logging.getLogger("agent")
+
+
+def said(query: StoredQuery) -> list[str]:
+    """What a handler has said: the lines between ours."""
+    lines = [line for entry in query.logs for line in entry.split(SEPARATOR)]
+    texts = [re.sub(r"^\+[0-9.]+s ", "", line) for line in lines]
+    return [text for text in texts if not text.startswith(("Claimed by", "Started,", "Done after", "Failed"))]
+
+
+async def said_by(act: Callable[[], object], *, capture: str = "print", **settings: Any) -> list[str]:
+    """Call a function in a handler; give what its query's log has of it."""
+
+    async def handle(query: Query, ctx: Context) -> str:
+        act()
+        return "ok"
+
+    with trio.fail_after(LIMIT):
+        async with open_worker(handle, capture=capture, **settings) as worker:
+            query = await worker.ask("x")
+    assert query.status == "done"
+    return said(query)
+
+
+# --- From wherever the handler is ------------------------------------------------------------------------
+
+
+def speak(name: str) -> None:
+    log.info("%s logs", name)
+    print(name, "prints")
+
+
+def told(name: str) -> list[str]:
+    return [f"{name} logs", f"{name} prints"]
+
+
+async def test_an_async_handler_and_its_tasks(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In order with `ctx.log`. Records are the operator's as before; what is printed is not."""
+
+    async def later() -> None:
+        await trio.sleep(1)
+        speak("a task")
+
+    async def handle(query: Query, ctx: Context) -> str:
+        ctx.log("first")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(later)
+            speak("the handler")
+        ctx.log("last")
+        return "ok"
+
+    async with open_worker(handle, capture="print") as worker:
+        query = await worker.ask("x")
+    assert said(query) == ["first", *told("the handler"), *told("a task"), "last"]
+    assert [record.getMessage() for record in caplog.records if record.name == "agent"] == [
+        "the handler logs",
+        "a task logs",
+    ]
+    assert capsys.readouterr() == ("", "")
+
+
+async def test_a_plain_handler_and_threads_of_trios() -> None:
+    """A plain handler is in one; an async one may start some."""
+
+    def plain(query: Query, ctx: PlainContext) -> str:
+        speak("a plain handler")
+        return "ok"
+
+    async def handle(query: Query, ctx: Context) -> str:
+        await trio.to_thread.run_sync(speak, "a thread")
+        return "ok"
+
+    with trio.fail_after(LIMIT):
+        async with open_worker(plain, capture="print") as worker:
+            assert said(await worker.ask("x")) == told("a plain handler")
+        async with open_worker(handle, capture="print") as worker:
+            assert said(await worker.ask("x")) == told("a thread")
+
+
+async def test_asyncio() -> None:
+    """The loop is opened once, and serves many queries; each has its own lines. Its tasks', too."""
+
+    async def answer(text: str) -> str:
+        speak(text)
+        task = asyncio.create_task(later(text))
+        await task
+        await asyncio.to_thread(speak, f"a thread of {text}")
+        return "ok"
+
+    async def later(text: str) -> None:
+        speak(f"a task of {text}")
+
+    @asynccontextmanager
+    async def agent() -> AsyncIterator[Callable[[Query, Context], Awaitable[str]]]:
+        async with open_asyncio() as loop:
+
+            async def handle(query: Query, ctx: Context) -> str:
+                return await loop.run(answer, query.query_text)
+
+            yield handle
+
+    with trio.fail_after(LIMIT):
+        async with open_worker(agent, capture="print") as worker:
+            for name in ("one", "two"):
+                query = await worker.ask(name)
+                assert said(query) == told(name) + told(f"a task of {name}") + told(f"a thread of {name}")
+
+
+async def test_handlers_side_by_side(autojump_clock: MockClock) -> None:
+    """Each line goes to the query whose handler wrote it; a line that one has begun is not the other's."""
+
+    async def handle(query: Query, ctx: Context) -> str:
+        for number in range(5):
+            print(query.query_text, end="")
+            await trio.sleep(1)
+            print("", number)
+            log.info("%s logs %s", query.query_text, number)
+        return "ok"
+
+    async with open_worker(handle, capture="print") as worker:
+        queries = [worker.webbuddy.add_query(name) for name in ("a", "b", "c")]
+        await worker.webbuddy.until(worker.webbuddy.all_ended)
+    for query in queries:
+        name = query.query_text
+        assert said(query) == [line for n in range(5) for line in (f"{name} {n}", f"{name} logs {n}")]
+
+
+async def test_plain_handlers_side_by_side() -> None:
+    """The same with threads."""
+    meeting = threading.Barrier(2)
+
+    def handle(query: Query, ctx: PlainContext) -> str:
+        for number in range(20):
+            meeting.wait(LIMIT)
+            print(query.query_text, "prints", number)
+        return "ok"
+
+    with trio.fail_after(LIMIT):
+        async with open_worker(handle, capture="print") as worker:
+            queries = [worker.webbuddy.add_query(name) for name in ("a", "b")]
+            await worker.webbuddy.until(worker.webbuddy.all_ended)
+    for query in queries:
+        assert said(query) == [f"{query.query_text} prints {n}" for n in range(20)]
+
+
+async def test_threads_of_one_handler() -> None:
+    """`print` writes each of its words by itself: those of two threads do not run into one line."""
+
+    async def handle(query: Query, ctx: Context) -> str:
+        meeting = threading.Barrier(2)
+
+        def work(name: str) -> None:
+            print(name, end=" ")
+            meeting.wait(LIMIT)
+            print("prints")
+
+        async with trio.open_nursery() as nursery:
+            for name in ("a", "b"):
+                nursery.start_soon(trio.to_thread.run_sync, work, name)
+        return "ok"
+
+    with trio.fail_after(LIMIT):
+        async with open_worker(handle, capture="print") as worker:
+            assert sorted(said(await worker.ask("x"))) == ["a prints", "b prints"]
+
+
+async def test_a_thread_of_the_handlers_own(
+    caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It has no context: its lines are the operator's alone, and so is what else runs in the process."""
+
+    def act() -> None:
+        thread = threading.Thread(target=speak, args=("a thread",))
+        thread.start()
+        thread.join()
+
+    assert await said_by(act) == []
+    assert "a thread logs" in caplog.messages
+    assert capsys.readouterr().out == "a thread prints\n"
+
+
+# --- The switch ------------------------------------------------------------------------------------------
+
+
+async def test_off(autojump_clock: MockClock, capsys: pytest.CaptureFixture[str]) -> None:
+    """The default. Nothing is touched."""
+    root = logging.getLogger()
+    seen: list[object] = []
+
+    def act() -> None:
+        seen.extend((sys.stdout, *root.handlers, root.level))
+        speak("the handler")
+
+    before = [sys.stdout, *root.handlers, root.level]
+    assert await said_by(act, capture="off") == []
+    assert seen == before
+    assert capsys.readouterr().out == "the handler prints\n"
+
+
+async def test_logging_alone(autojump_clock: MockClock, capsys: pytest.CaptureFixture[str]) -> None:
+    """`sys.stdout` is not touched."""
+    real, seen = sys.stdout, list[object]()
+    assert await said_by(lambda: (seen.append(sys.stdout), speak("it")), capture="logging") == ["it logs"]
+    assert seen == [real]
+    assert capsys.readouterr().out == "it prints\n"
+
+
+async def test_all_is_as_it_was_afterwards(autojump_clock: MockClock) -> None:
+    """The root logger's handlers and level, and `sys.stdout`."""
+    root = logging.getLogger()
+    before = sys.stdout, root.handlers[:], root.level
+    assert await said_by(lambda: speak("it"), log_level="debug") == told("it")
+    assert (sys.stdout, root.handlers, root.level) == before
+
+
+@pytest.mark.parametrize(
+    ("level", "own", "captured"),
+    [
+        ("info", logging.NOTSET, ["info"]),
+        ("info", logging.DEBUG, ["info"]),
+        ("debug", logging.NOTSET, ["debug", "info"]),
+        ("debug", logging.INFO, ["info"]),
+        ("info", logging.ERROR, []),
+        ("error", logging.DEBUG, []),
+    ],
+)
+async def test_levels(level: str, own: int, captured: list[str], autojump_clock: MockClock) -> None:
+    """Those of `WORKER_LOG_LEVEL`, and of a logger with a level of its own: what passes both."""
+    logger = logging.getLogger("agent.levels")
+    logger.setLevel(own)
+
+    def act() -> None:
+        logger.debug("debug")
+        logger.info("info")
+
+    try:
+        assert await said_by(act, log_level=level) == captured
+    finally:
+        logger.setLevel(logging.NOTSET)
+
+
+async def test_whose_lines_are_not_the_handlers(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The worker's own, the chatter of what it is built on, Python's warnings, what is kept from the root."""
+    quiet = logging.getLogger("agent.quiet")
+    httpx = logging.getLogger("httpx")
+
+    def act() -> None:
+        logging.getLogger("trio_worker.handlers.pool").error("our own")
+        httpx.info("GET http://webbuddy/?secret")
+        httpx.warning("a warning")
+        logging.getLogger("httpxtra").info("another's")
+        logging.captureWarnings(True)
+        warnings.warn("deprecated", FutureWarning, stacklevel=1)
+        quiet.info("kept")
+
+    quiet.propagate, before = False, httpx.level
+    httpx.setLevel(logging.INFO)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("always")
+            assert await said_by(act) == ["WARNING: a warning", "another's"]
+    finally:
+        quiet.propagate = True
+        httpx.setLevel(before)
+        logging.captureWarnings(False)
+    assert {"trio_worker.handlers.pool", "py.warnings"} <= {record.name for record in caplog.records}
+
+
+async def test_two_workers_in_one_process(autojump_clock: MockClock) -> None:
+    """Each takes what its own handlers say, once."""
+
+    async def handle(query: Query, ctx: Context) -> str:
+        speak(query.query_text)
+        return "ok"
+
+    async with (
+        open_worker(handle, capture="print") as one,
+        open_worker(handle, capture="print") as two,
+    ):
+        assert said(await one.ask("one")) == told("one")
+        assert said(await two.ask("two")) == told("two")
+
+
+# --- What the query's author reads -----------------------------------------------------------------------
+
+
+class Unprintable:
+    def __str__(self) -> str:
+        raise RuntimeError("no")
+
+
+def raising(error: BaseException, *notes: str) -> Callable[[], None]:
+    def act() -> None:
+        try:
+            for note in notes:
+                error.add_note(note)
+            raise error
+        except type(error):
+            log.exception("no page")
+
+    return act
+
+
+@pytest.mark.parametrize(
+    ("act", "line"),
+    [
+        (lambda: log.info("as %s as %d", "it", 1), "as it as 1"),
+        (lambda: log.info("more", extra={"page": 2}), "more"),
+        (lambda: log.info({"page": 2}), "{'page': 2}"),
+        (lambda: log.warning("slow"), "WARNING: slow"),
+        (lambda: log.error("down"), "ERROR: down"),
+        (raising(OSError("no route\nto host")), "ERROR: no page: OSError: no route to host"),
+        (raising(KeyError()), "ERROR: no page: KeyError"),
+        (raising(ValueError("x"), "a note", "and another"), "ERROR: no page: ValueError: x"),
+        (raising(ExceptionGroup("of a nursery", [ValueError("x")])), "ERROR: no page: ValueError: x"),
+        (lambda: log.error("none", exc_info=True), "ERROR: none"),
+    ],
+)
+async def test_a_record(act: Callable[[], None], line: str, autojump_clock: MockClock) -> None:
+    """What is said, how bad it is if it is bad, and an exception's last line."""
+    assert await said_by(act) == [line]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [(("%d pages", "five"), "%d pages"), (("page %s", Unprintable()), "page %s")],
+)
+async def test_a_record_that_can_not_be_written(
+    arguments: tuple[Any, ...],
+    line: str,
+    autojump_clock: MockClock,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """It is shown as far as that goes, and nothing is raised into the handler."""
+    # pytest's own handler raises; the operator's, like others, says what is wrong on stderr.
+    monkeypatch.setattr(logging.getLogger(), "handlers", [logging.StreamHandler(sys.stderr)])
+    assert await said_by(lambda: log.info(*arguments)) == [line]
+    assert "Logging error" in capsys.readouterr().err
+    assert await said_by(lambda: log.info(Unprintable())) == []
+
+
+async def test_secrets(autojump_clock: MockClock) -> None:
+    """Masked, also where they are printed in pieces."""
+    masks.know("test", "hunter2-the-secret")
+
+    def act() -> None:
+        log.info("with %s", "hunter2-the-secret")
+        print("hunter2-", end="")
+        print("the-secret")
+        print("hunter2-the-", end="")
+        sys.stdout.write("secret")
+
+    try:
+        assert await said_by(act) == [f"with {MASK}", MASK, MASK]
+    finally:
+        masks.forget("test")
+
+
+# --- print -----------------------------------------------------------------------------------------------
+
+
+async def test_whole_lines(autojump_clock: MockClock) -> None:
+    """What has no end waits for it, or for the handler's. A progress bar's carriage return is one."""
+
+    def act() -> None:
+        print("one", "two", sep="-")
+        print("three", end=" ", flush=True)
+        log.info("between")
+        print()
+        print("\n \n")
+        print("10 %\r20 %\r", end="")
+        sys.stdout.writelines(["a\nb", "c\nd"])
+
+    assert await said_by(act) == ["one-two", "between", "three", "10 %", "20 %", "a", "bc", "d"]
+
+
+async def test_a_line_without_an_end(autojump_clock: MockClock) -> None:
+    """Its beginning is kept, and no more than that."""
+    held: list[int] = []
+
+    def act() -> None:
+        tracemalloc.start()
+        try:
+            for _ in range(200):
+                print("x" * 10_000, end="")
+            held.append(tracemalloc.get_traced_memory()[0])
+        finally:
+            tracemalloc.stop()
+        print()
+        print("next")
+
+    assert await said_by(act) == ["x" * MOST_LINE + "…", "next"]
+    assert held[0] < 4 * MOST_BEGUN
+
+
+async def test_everything_else_of_stdout(
+    autojump_clock: MockClock, capfd: pytest.CaptureFixture[str], tmp_path: Any
+) -> None:
+    """Another file, stderr, bytes, what others ask of it, and who redirects it."""
+    real, found = sys.stdout, io.StringIO()
+
+    def act() -> None:
+        print("to a file", file=found)
+        print("to stderr", file=sys.stderr)
+        with redirect_stdout(found):
+            print("redirected")
+        with pytest.raises(TypeError):
+            sys.stdout.write(b"bytes")  # type: ignore[arg-type]
+        sys.stdout.buffer.write(b"in bytes\n")
+        sys.stdout.flush()
+        assert sys.stdout.isatty() is real.isatty()
+        assert sys.stdout.fileno() == real.fileno()
+        assert (sys.stdout.encoding, sys.stdout.closed) == (real.encoding, False)
+        print("captured")
+
+    assert await said_by(act) == ["captured"]
+    assert found.getvalue() == "to a file\nredirected\n"
+    assert capfd.readouterr() == ("in bytes\n", "to stderr\n")
+
+
+async def test_stdout_as_a_context_manager(autojump_clock: MockClock, monkeypatch: Any) -> None:
+    """``with open(…) if path else sys.stdout as out`` is written now and then: it closes it, as ever."""
+    real = io.StringIO()
+    monkeypatch.setattr(sys, "stdout", real)
+
+    def act() -> None:
+        with sys.stdout as out:
+            print("captured", file=out)
+
+    assert await said_by(act) == ["captured"]
+    assert real.closed
+
+
+async def test_a_process_without_stdout(autojump_clock: MockClock, monkeypatch: Any) -> None:
+    """Then `sys.stdout` is None; it is so again afterwards, and what others print is nothing, as before."""
+    monkeypatch.setattr(sys, "stdout", None)
+
+    async def handle(query: Query, ctx: Context) -> str:
+        print("captured")
+        return "ok"
+
+    async with open_worker(handle, capture="print") as worker:
+        assert said(await worker.ask("x")) == ["captured"]
+        print("the test's")
+    assert sys.stdout is None
+
+
+# --- After the end ---------------------------------------------------------------------------------------
+
+
+async def test_what_outlives_its_query(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A task that a handler has begun elsewhere: what it says later is the operator's alone."""
+    begun = trio.Event()
+    spoken = trio.Event()
+
+    async def later() -> None:
+        await begun.wait()
+        speak("a ghost")
+        spoken.set()
+
+    @asynccontextmanager
+    async def agent() -> AsyncIterator[Callable[[Query, Context], Awaitable[str]]]:
+        async with trio.open_nursery() as nursery:
+
+            async def handle(query: Query, ctx: Context) -> str:
+                if query.query_text == "first":
+                    nursery.start_soon(later)
+                    return "ok"
+                begun.set()
+                await spoken.wait()
+                return "ok"
+
+            yield handle
+            nursery.cancel_scope.cancel()
+
+    async with open_worker(agent, capture="print") as worker:
+        first, second = await worker.ask("first"), await worker.ask("second")
+    assert (said(first), said(second)) == ([], [])
+    assert "a ghost logs" in caplog.messages
+    assert capsys.readouterr().out == "a ghost prints\n"
+
+
+async def test_what_is_kept_of_a_query(autojump_clock: MockClock) -> None:
+    """A connection or a task may live on with the context in which it was made: the query is not kept."""
+    kept: list[contextvars.Context] = []
+
+    async def handle(query: Query, ctx: Context) -> str:
+        kept.append(contextvars.copy_context())
+        return "ok"
+
+    def contexts() -> int:
+        gc.collect()
+        return sum(type(thing) is Context for thing in gc.get_objects())
+
+    before = contexts()
+    async with open_worker(handle, capture="print") as worker:
+        await worker.ask("x")
+        await trio.sleep(1)
+        assert (len(kept), contexts()) == (1, before)
+
+
+async def test_a_handler_that_was_left_behind(autojump_clock: MockClock) -> None:
+    """It may log on; that is dropped, as `ctx.log` is."""
+    spoken: list[str] = []
+
+    async def handle(query: Query, ctx: Context) -> str:
+        try:
+            await trio.sleep_forever()
+        except trio.Cancelled:  # noqa: ASYNC103 - that is the point
+            pass
+        with trio.CancelScope(shield=True):
+            await trio.sleep(60)
+        speak("a ghost")
+        spoken.append("it did")
+        return "ok"
+
+    async with open_worker(handle, capture="print", processing_timeout=1) as worker:
+        query = await worker.ask("x")
+        await trio.sleep(100)
+    assert (query.status, said(query), spoken) == ("failed", [], ["it did"])
+
+
+async def test_a_thread_that_was_left_behind(capsys: pytest.CaptureFixture[str]) -> None:
+    """It goes on printing; to the real stdout, also when the worker has ended, and has put that back."""
+    go_on, done = threading.Event(), threading.Event()
+
+    def handle(query: Query, ctx: PlainContext) -> str:
+        print("begun", end="")
+        stdout = sys.stdout
+        go_on.wait(LIMIT)
+        print("a ghost prints", file=stdout)
+        done.set()
+        return "ok"
+
+    with trio.fail_after(LIMIT):
+        async with open_worker(handle, capture="print", processing_timeout=0.2) as worker:
+            query = await worker.ask("x")
+    go_on.set()
+    assert done.wait(LIMIT)
+    assert (query.status, said(query)) == ("failed", ["begun"])
+    assert capsys.readouterr().out == "a ghost prints\n"
+
+
+# --- From the middle of things ---------------------------------------------------------------------------
+
+
+class Interjecting(trio.abc.Clock):
+    """A clock that logs whenever a query's log asks it for the time, as a `__del__` may at any moment."""
+
+    def __init__(self) -> None:
+        self.say: Callable[[], None] | None = None
+
+    def start_clock(self) -> None:
+        pass
+
+    def current_time(self) -> float:
+        if (say := self.say) is not None:
+            self.say = None
+            say()
+        return time.monotonic()
+
+    def deadline_to_sleep_time(self, deadline: float) -> float:
+        return deadline - time.monotonic()
+
+
+def written_by(act: Callable[[QueryLog, Interjecting], None]) -> list[str]:
+    """Call a function that writes to a log, in a thread that may get stuck; give the lines."""
+    clock = Interjecting()
+    taken: list[str] = []
+
+    async def main() -> None:
+        query_log = QueryLog(ENGLISH, began=trio.current_time())
+        act(query_log, clock)
+        query_log.close("")
+        taken.append(await query_log.next_entry() or "")
+
+    thread = threading.Thread(target=trio.run, args=(main,), kwargs={"clock": clock}, daemon=True)
+    thread.start()
+    thread.join(LIMIT)
+    assert not thread.is_alive(), "it waits for ever"
+    return [line.split("s ", 1)[1] for line in taken[0].split(SEPARATOR)]
+
+
+def test_a_line_in_the_middle_of_a_line() -> None:
+    """What a `__del__` logs comes after the line in whose middle it came; nothing waits for itself."""
+
+    def act(query_log: QueryLog, clock: Interjecting) -> None:
+        clock.say = lambda: query_log.write("second")
+        query_log.write("first")
+        query_log.write("third")
+
+    assert written_by(act) == ["first", "second", "third"]
+
+
+def test_a_record_in_the_middle_of_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While another thread's waits for that line: the two do not wait for each other."""
+    monkeypatch.setattr(logging.getLogger(), "handlers", [logging.NullHandler()])  # nobody else's locks
+    in_the_handler = threading.Event()
+    capture = Capture("logging")
+
+    class Second:
+        def __str__(self) -> str:
+            in_the_handler.set()
+            return "second"
+
+    def act(query_log: QueryLog, clock: Interjecting) -> None:
+        with capture.begin(), capture.into(query_log.write):
+            context = contextvars.copy_context()
+            other = threading.Thread(target=context.run, args=(log.info, "%s", Second()), daemon=True)
+
+            def say() -> None:
+                other.start()
+                assert in_the_handler.wait(LIMIT)
+                log.info("in the middle")
+
+            clock.say = say
+            query_log.write("first")
+            other.join(LIMIT)
+
+    assert written_by(act) == ["first", "in the middle", "second"]
+
+
+@pytest.fixture
+def phoenix() -> Iterator[type]:
+    """Garbage that logs whenever it is collected, and is there again; collected all the time."""
+    before = gc.get_threshold()
+
+    class Phoenix:
+        lives = 1000
+
+        def __init__(self) -> None:
+            self.me = self
+
+        def __del__(self) -> None:
+            if Phoenix.lives:
+                Phoenix.lives -= 1
+                log.info("a __del__ logs")
+                Phoenix()
+
+    yield Phoenix
+    Phoenix.lives = 0
+    gc.set_threshold(*before)
+    gc.collect()
+
+
+async def test_a_collector_that_never_rests(autojump_clock: MockClock, phoenix: type) -> None:
+    """Lines keep their order when `__del__`s log in the middle of them, wherever that is."""
+
+    def act() -> None:
+        phoenix()
+        gc.set_threshold(1)
+        for number in range(100):
+            print("print", number)
+        gc.set_threshold(0)
+
+    lines = await said_by(act)
+    assert "a __del__ logs" in lines
+    assert [line for line in lines if line.startswith("print")] == [f"print {n}" for n in range(100)]

@@ -1,0 +1,240 @@
+"""`WORKER_CAPTURE` in real processes: those of ``process:``, and each way to start a worker."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+import trio
+
+from tests.commands import run_command
+from tests.processes import TOO_LONG, WorkerProcess, start_worker
+from tests.test_capture import said
+from trio_worker.capture import Capture
+from trio_worker.handlers.kinds import find_handler
+from trio_worker.testing import RunningWorker, WebBuddy, open_worker, serve_webbuddy
+
+# --- process: --------------------------------------------------------------------------------------------
+
+SPEAKS = """
+import logging, sys
+log = logging.getLogger("agent")
+def handle(query, ctx):
+    ctx.log("first")
+    log.debug("debugged")
+    log.info("%s logs", query.query_text)
+    log.warning("slow")
+    print(query.query_text, "prints")
+    print("to stderr", file=sys.stderr)
+    print("begun", end="")
+    return "ok"
+"""
+
+
+@asynccontextmanager
+async def open_process_worker(directory: Path, code: str, capture: Capture) -> AsyncIterator[RunningWorker]:
+    (directory / "agent.py").write_text(code, encoding="utf-8")
+    handler = find_handler("process:agent:handle", directory, most=1, capture=capture)
+    with trio.fail_after(TOO_LONG):
+        async with open_worker(handler, num_workers=1) as worker:
+            yield worker
+
+
+async def test_in_a_process(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """The same lines, query by query; warnings and stderr show where they did."""
+    async with open_process_worker(tmp_path, SPEAKS, Capture("print")) as worker:
+        for name in ("one", "two"):
+            query = await worker.ask(name)
+            assert said(query) == ["first", f"{name} logs", "WARNING: slow", f"{name} prints", "begun"]
+    assert capfd.readouterr().err.splitlines() == ["slow", "to stderr"] * 2
+
+
+@pytest.mark.parametrize(
+    ("capture", "lines"),
+    [
+        (Capture("off"), ["first"]),
+        (Capture("logging", "debug"), ["first", "debugged", "x logs", "WARNING: slow"]),
+        (Capture("logging", "error"), ["first"]),
+    ],
+)
+async def test_the_switch_in_a_process(
+    capture: Capture, lines: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """It and the level come there. What is not captured is printed where it was."""
+    async with open_process_worker(tmp_path, SPEAKS, capture) as worker:
+        assert said(await worker.ask("x")) == lines
+    # The process ends in the middle of its last line; it flushes that then.
+    assert capfd.readouterr().err.splitlines() == ["slow", "x prints", "to stderr", "begun"]
+
+
+async def test_a_module_that_sets_logging_up_in_a_process(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """`logging.basicConfig` works as ever, and its handlers show what they showed."""
+    code = "import logging\nlogging.basicConfig(format='own %(message)s', level='DEBUG')\n" + SPEAKS
+    async with open_process_worker(tmp_path, code, Capture("logging")) as worker:
+        assert said(await worker.ask("x")) == ["first", "x logs", "WARNING: slow"]
+    assert [line for line in capfd.readouterr().err.splitlines() if line.startswith("own")] == [
+        "own debugged",
+        "own x logs",
+        "own slow",
+    ]
+
+
+async def test_others_in_a_process(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """A thread of the handler's own, and a fork, are not concerned."""
+    code = """
+import os, threading
+def handle(query, ctx):
+    thread = threading.Thread(target=print, args=("a thread",))
+    thread.start()
+    thread.join()
+    if (child := os.fork()) == 0:
+        print("a fork", flush=True)
+        os._exit(0)
+    os.waitpid(child, 0)
+    print("the handler")
+    return "ok"
+"""
+    async with open_process_worker(tmp_path, code, Capture("print")) as worker:
+        assert said(await worker.ask("x")) == ["the handler"]
+    assert [line for line in capfd.readouterr().err.splitlines() if line.startswith("a ")] == [
+        "a thread",
+        "a fork",
+    ]
+
+
+async def test_a_collector_that_never_rests_in_a_process(tmp_path: Path) -> None:
+    """One that logs in the middle of a message to the worker neither spoils it nor waits for itself."""
+    code = """
+import gc, logging
+log = logging.getLogger("agent")
+class Phoenix:
+    lives = 1000
+    def __init__(self):
+        self.me = self
+    def __del__(self):
+        if Phoenix.lives:
+            Phoenix.lives -= 1
+            log.info("a __del__ logs")
+            Phoenix()
+def handle(query, ctx):
+    Phoenix()
+    before = gc.get_threshold()
+    gc.set_threshold(1)
+    for number in range(100):
+        print("print", number)
+    gc.set_threshold(*before)
+    Phoenix.lives = 0
+    return "ok"
+"""
+    async with open_process_worker(tmp_path, code, Capture("print")) as worker:
+        lines = said(await worker.ask("x"))
+    assert "a __del__ logs" in lines
+    assert [line for line in lines if line.startswith("print")] == [f"print {n}" for n in range(100)]
+
+
+async def test_a_handler_that_has_closed_our_socket(tmp_path: Path) -> None:
+    """`logging` says what is wrong, and raises nothing."""
+    assert logging.raiseExceptions
+    code = """
+import logging, os
+log = logging.getLogger("agent")
+def handle(query, ctx):
+    before = ctx._desk._line._socket
+    ctx._desk._line._socket = os.open("/dev/null", os.O_RDONLY)
+    log.error("this can't be sent")
+    ctx._desk._line._socket = before
+    return "ok"
+"""
+    async with open_process_worker(tmp_path, code, Capture("logging")) as worker:
+        query = await worker.ask("x")
+    assert (query.status, said(query)) == ("done", [])
+
+
+# --- Each way to start a worker --------------------------------------------------------------------------
+
+AGENT = """
+import logging, os
+import structlog
+log = logging.getLogger("agent")
+async def handle(query, ctx):
+    log.info("%s logs", query.query_text)
+    structlog.get_logger("agent").info("fetched", status=200, page="of two words")
+    print(query.query_text, "prints", os.environ["API_KEY"])
+    return "answer"
+def plain(query, ctx):
+    log.info("%s logs", query.query_text)
+    print(query.query_text, "prints", os.environ["API_KEY"])
+    return "answer"
+"""
+SECRET = {"API_KEY": "key-0123456789", "WORKER_MASK": "API_KEY"}
+LINES = ["x logs", "fetched status=200 page=of two words", "x prints [MASKED]"]
+PLAIN_LINES = ["x logs", "x prints [MASKED]"]
+HYPERCORN = ("-m", "hypercorn", "-k", "trio", "-b", "127.0.0.1:0", "trio_worker.asgi:app")
+
+
+def operators(worker: WorkerProcess) -> list[tuple[str, int]]:
+    """What the worker's own log has of the handler's records: what they say, and of which query."""
+    events = [json.loads(line) for line in worker.lines if line.startswith("{")]
+    return [(event["event"], event["query"]) for event in events if event.get("logger") == "agent"]
+
+
+@pytest.mark.parametrize("command", [("-m", "trio_worker", "run"), HYPERCORN], ids=["run", "hypercorn"])
+async def test_a_worker(command: Sequence[str], tmp_path: Path) -> None:
+    """Both ways; the operator's log has the records as well, and stdout has nothing."""
+    webbuddy = WebBuddy()
+    query = webbuddy.add_query("x")
+    async with serve_webbuddy(webbuddy) as url:
+        settings = {"WORKER_CAPTURE": "print", **SECRET}
+        async with start_worker(
+            tmp_path, webbuddy_url=url, command=command, handler=AGENT, **settings
+        ) as worker:
+            with trio.fail_after(TOO_LONG):
+                await webbuddy.until(webbuddy.all_ended)
+            await worker.until(lambda line: '"query done"' in line)
+    assert (query.answer_text, said(query)) == ("answer", LINES)
+    assert operators(worker) == [("x logs", 1), ("fetched", 1)]
+    assert "x prints" not in worker.output
+
+
+async def test_a_worker_with_processes(tmp_path: Path) -> None:
+    """The setting gets there."""
+    webbuddy = WebBuddy()
+    query = webbuddy.add_query("x")
+    settings = {"WORKER_CAPTURE": "print", "WORKER_HANDLER": "process:agent:plain", **SECRET}
+    async with (
+        serve_webbuddy(webbuddy) as url,
+        start_worker(tmp_path, webbuddy_url=url, handler=AGENT, **settings),
+    ):
+        with trio.fail_after(TOO_LONG):
+            await webbuddy.until(webbuddy.all_ended)
+    assert (query.answer_text, said(query)) == ("answer", PLAIN_LINES)
+
+
+@pytest.mark.parametrize("handler", ["agent:handle", "agent:plain", "process:agent:plain"])
+async def test_a_made_up_query(handler: str, tmp_path: Path) -> None:
+    """Its log is on stderr, with what was captured; its answer alone is on stdout."""
+    (tmp_path / "agent.py").write_text(AGENT)
+    settings = {"WORKER_CAPTURE": "print", "WORKER_HANDLER": handler, **SECRET}
+    ended = await run_command(tmp_path, "once", "--query", "x", webbuddy_url="", **settings)
+    assert (ended.code, ended.out) == (0, "answer\n"), ended.err
+    for line in PLAIN_LINES:
+        assert line in ended.err
+
+
+async def test_once(tmp_path: Path) -> None:
+    """The log of the query has all that `run` would bring there, though the command's own says less."""
+    (tmp_path / "agent.py").write_text(AGENT)
+    webbuddy = WebBuddy()
+    query = webbuddy.add_query("x")
+    async with serve_webbuddy(webbuddy) as url:
+        settings = {"WORKER_CAPTURE": "print", "WORKER_HANDLER": "agent:plain", **SECRET}
+        ended = await run_command(tmp_path, "once", webbuddy_url=url, WORKER_USERNAME="worker", **settings)
+    assert (ended.code, ended.out) == (0, ""), ended.err
+    assert "x logs" not in ended.err
+    assert said(query) == PLAIN_LINES
