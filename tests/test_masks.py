@@ -258,6 +258,7 @@ def test_the_variables_that_are_named(tmp_path: Path, monkeypatch: pytest.Monkey
     )
     monkeypatch.setattr("sys.path", ["", *__import__("sys").path])
     launch = Launch.prepare(tmp_path)
+    logging.captureWarnings(False)  # as it was before, for other tests
     assert masks.hide("key-0123456789 abc") == f"{MASK} abc"
     missing, short = [warning for warning in launch.warnings if "WORKER_MASK" in warning]
     assert missing == "WORKER_MASK names MISSING, which is not set"
