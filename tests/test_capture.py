@@ -393,7 +393,7 @@ async def test_secrets(autojump_clock: MockClock) -> None:
     try:
         assert await said_by(act) == [f"with {MASK}", MASK, MASK]
     finally:
-        masks.know("test")
+        masks.forget("test")
 
 
 # --- print -----------------------------------------------------------------------------------------------

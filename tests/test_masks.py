@@ -5,7 +5,11 @@ from __future__ import annotations
 import io
 import json
 import logging
+import random
+import re
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +23,7 @@ from trio_worker.credentials import Credentials
 from trio_worker.execution import MOST_ANSWER
 from trio_worker.handlers.child_output import Lines
 from trio_worker.launch import Launch
-from trio_worker.masks import MASK, Masks, masks
+from trio_worker.masks import KEPT, MASK, Masks, _shapes, masks
 from trio_worker.phrases import ENGLISH
 from trio_worker.plain_text import fit
 from trio_worker.testing import WebBuddy, open_worker, trio_time
@@ -31,7 +35,7 @@ SECRET = "hunter2-the-secret"
 def known() -> Iterator[str]:
     masks.know("test", SECRET)
     yield SECRET
-    masks.know("test")
+    masks.forget("test")
 
 
 # --- What is replaced ------------------------------------------------------------------------------------
@@ -58,12 +62,55 @@ def test_short_ones_are_no_secrets() -> None:
     assert own.hide("short 1234567 12345678") == f"short 1234567 {MASK}"
 
 
-def test_a_new_one_takes_the_place_of_the_old() -> None:
-    """Tokens change every few hours, for years: what is known does not grow."""
+def test_an_old_one_is_masked_for_a_while() -> None:
+    """A handler may hold it. But tokens change every few hours, for years: what is known does not grow."""
     own = Masks()
-    own.know("token", "token-number-1")
-    own.know("token", "token-number-2")
-    assert own.hide("token-number-1 token-number-2") == f"token-number-1 {MASK}"
+    for number in range(KEPT + 2):
+        own.know("token", f"token-number-{number:03}")
+        own.know("token", f"token-number-{number:03}")  # the same again is no new one
+        own.know("token", None)
+    assert own.hide("token-number-000 token-number-001") == f"token-number-000 {MASK}"
+    assert own.hide(f"token-number-{KEPT + 1:03}") == MASK
+    own.forget("token")
+    assert own.hide("token-number-001") == "token-number-001"
+    assert own.longest == 0
+
+
+def test_of_many_each_is_found() -> None:
+    """As one regular expression of all of them would find them, at every place and beside each other."""
+    chance = random.Random(5)  # noqa: S311
+    letters = "ab]^-\\.я\n"
+    for _ in range(300):
+        own = Masks()
+        secrets = {
+            "".join(chance.choices(letters[:-1], k=chance.randint(8, 12)))
+            for _ in range(chance.randint(1, 20))
+        }
+        own.know("a", *secrets)
+        written = sorted((shape for secret in secrets for shape in _shapes(secret)), key=len, reverse=True)
+        pieces = [*secrets, *(secret[:-1] for secret in secrets), "".join(chance.choices(letters, k=20))]
+        text = "".join(chance.choices(pieces, k=12))
+        assert own.hide(text) == re.sub("|".join(map(re.escape, written)), MASK, text)
+
+
+def test_learned_in_one_thread_and_hidden_in_others() -> None:
+    """What is known once is masked from then on, whoever builds the index meanwhile."""
+    own = Masks()
+    stop = threading.Event()
+
+    def hide() -> None:
+        while not stop.is_set():
+            own.hide("nothing")
+
+    with ThreadPoolExecutor(2) as threads:
+        for _ in range(2):
+            threads.submit(hide)
+        try:
+            for number in range(500):
+                own.know(f"project {number}", f"token-number-{number:03}")
+                assert own.hide(f"token-number-{number:03}") == MASK
+        finally:
+            stop.set()
 
 
 @pytest.mark.parametrize("secret", ['quo"te\\back\nline', "пароль-длинный"])
@@ -163,9 +210,7 @@ async def test_tokens_and_a_projects_secrets(autojump_clock: MockClock) -> None:
     async with open_worker(handle) as worker:
         worker.webbuddy.project_settings[1] = {"jira_token": "jira-0123456789"}
         await worker.webbuddy.until(lambda: worker.webbuddy.count("login") == 1)
-        tokens += [
-            secret for secrets in masks._secrets.values() for secret in secrets if secret.count(".") == 2
-        ]
+        tokens += [secret for secret in masks.of("tokens")[-2:] if secret.count(".") == 2]
         query = await worker.ask("x")
     assert query.answer_text == f"{MASK} {MASK}"
 
@@ -213,9 +258,10 @@ def test_the_variables_that_are_named(tmp_path: Path, monkeypatch: pytest.Monkey
     )
     monkeypatch.setattr("sys.path", ["", *__import__("sys").path])
     launch = Launch.prepare(tmp_path)
+    logging.captureWarnings(False)  # as it was before, for other tests
     assert masks.hide("key-0123456789 abc") == f"{MASK} abc"
     missing, short = [warning for warning in launch.warnings if "WORKER_MASK" in warning]
     assert missing == "WORKER_MASK names MISSING, which is not set"
     assert short.startswith("WORKER_MASK names SHORT, whose value is shorter than 8 characters")
     assert "abc" not in short
-    masks.know("API_KEY")
+    masks.forget("API_KEY")

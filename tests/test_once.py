@@ -103,6 +103,72 @@ async def test_a_signal_puts_the_query_back(tmp_path: Path) -> None:
     assert query.statuses == ["queued", "in_progress", "queued"]
 
 
+SPINNING = (
+    "import time\nasync def handle(query, ctx):\n    print('at work', flush=True)\n    time.sleep(1000)\n"
+)
+SWALLOWING = (
+    "import trio\nasync def handle(query, ctx):\n    print('at work', flush=True)\n"
+    "    with trio.CancelScope(shield=True):\n        await trio.sleep_forever()\n"
+)
+
+
+@pytest.mark.parametrize("handler", [SPINNING, SWALLOWING])
+@pytest.mark.parametrize("options", [(), ("--query", "x")])
+async def test_a_signal_ends_what_can_not_be_stopped(
+    tmp_path: Path, options: tuple[str, ...], handler: str
+) -> None:
+    """In about two seconds, as the second does it to `run`: blocked or not, with a WebBuddy or without."""
+    webbuddy = WebBuddy()
+    webbuddy.add_query("long")
+    command = ("-m", "trio_worker", "once", *options)
+    async with (
+        serve_webbuddy(webbuddy) as url,
+        start_worker(tmp_path, webbuddy_url=url, command=command, handler=handler) as worker,
+    ):
+        await worker.until(lambda line: "at work" in line)
+        with trio.fail_after(30):  # and not the minute for reporting
+            worker.process.send_signal(signal.SIGINT)
+            assert await worker.wait() == 1, worker.output
+    assert "leaving by force" in worker.output
+
+
+async def test_a_signal_while_the_result_is_reported(tmp_path: Path) -> None:
+    """WebBuddy does not take it: nobody has to wait for the minute to be over."""
+    webbuddy = WebBuddy()
+    query = webbuddy.add_query("x")
+    webbuddy.fail_next(503, calls=10**6, endpoint="patch")
+    async with (
+        serve_webbuddy(webbuddy) as url,
+        start_worker(
+            tmp_path, webbuddy_url=url, command=("-m", "trio_worker", "once"), handler=ANSWERS
+        ) as worker,
+    ):
+        with trio.fail_after(TOO_LONG):
+            await webbuddy.until(lambda: webbuddy.count("patch") > 1)
+        with trio.fail_after(30):
+            worker.process.send_signal(signal.SIGINT)
+            assert await worker.wait() == 0, worker.output
+    assert query.status == "in_progress"
+
+
+async def test_all_consumers_work_off_the_queue(tmp_path: Path) -> None:
+    """WORKER_PROCESSES is about a service of several; this process is alone."""
+    write(
+        tmp_path,
+        "import trio\ntogether = trio.Event()\nthere = []\n"
+        "async def handle(query, ctx):\n    there.append(1)\n"
+        "    if len(there) == 4:\n        together.set()\n"
+        "    with trio.move_on_after(30):\n        await together.wait()\n        return 'together'\n",
+    )
+    webbuddy = WebBuddy()
+    queries = [webbuddy.add_query(str(number)) for number in range(4)]
+    many = {"NUM_WORKERS": "4", "WORKER_PROCESSES": "4"}
+    async with serve_webbuddy(webbuddy) as url:
+        ended = await run_command(tmp_path, "once", "--drain", webbuddy_url=url, **(USER | many))
+    assert ended.code == 0, ended.err
+    assert [query.answer_text for query in queries] == ["together"] * 4
+
+
 async def test_a_made_up_query(tmp_path: Path) -> None:
     """No settings but the handler's: its answer is all that there is on stdout."""
     write(tmp_path, ANSWERS)

@@ -25,7 +25,8 @@ from trio_worker.handlers.loading import Handler
 from trio_worker.launch import OK, WRONG_SETTINGS, Launch, leave_by_force, mask_variables
 from trio_worker.settings import LogLevel, read_fields
 from trio_worker.stop import Stop
-from trio_worker.testing import StoredQuery, WebBuddy, open_worker
+from trio_worker.testing import RunningWorker, StoredQuery, WebBuddy, open_worker
+from trio_worker.watchdog import watchdog
 
 __all__ = ["run_offline", "run_once"]
 
@@ -51,8 +52,9 @@ def run_once(*, every: bool, verbose: bool) -> int:
     try:
         launch = Launch.prepare(Path.cwd())
         event_log.configure("debug" if verbose else "warning", launch.settings.log_format)
-        if not every:
-            launch = attrs.evolve(launch, settings=attrs.evolve(launch.settings, num_workers=1))
+        # WORKER_PROCESSES is how many share the consumers of a service; this process is alone.
+        settings = launch.settings if every else attrs.evolve(launch.settings, num_workers=1)
+        launch = attrs.evolve(launch, settings=settings, processes=1)
         errand = trio.run(_work, launch, every)
     except SettingsError as error:
         for problem in error.problems:
@@ -69,7 +71,9 @@ def run_once(*, every: bool, verbose: bool) -> int:
 
 
 async def _work(launch: Launch, every: bool) -> Errand:
-    stop, errand = Stop(grace=REPORT_SECONDS, reserve=REPORT_SECONDS), Errand(every)
+    # When all is done it asks for the stop itself; the grace is for reporting then, and for closing.
+    stop = Stop(grace=REPORT_SECONDS, reserve=REPORT_SECONDS, closes=launch.handler.opens)
+    errand = Errand(every)
     async with trio.open_nursery() as nursery:
         await nursery.start(_obey_signals, stop)
         await launch.serve(stop, leave_by_force, errand=errand)
@@ -78,7 +82,9 @@ async def _work(launch: Launch, every: bool) -> Errand:
 
 
 async def _obey_signals(stop: Stop, task_status: trio.TaskStatus[None]) -> None:
+    """The first signal means "now", as the second does to ``run``; also while all is being reported."""
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        stop.notice_signals(signal.SIGTERM, signal.SIGINT, now_from=1)
         task_status.started()
         async for _ in signals:
             stop.hurry()
@@ -123,16 +129,27 @@ def _offline(environ: Mapping[str, str]) -> dict[str, Any]:
 
 
 async def _answer(handler: Handler, text: str, settings: dict[str, Any], interruption: Interruption) -> int:
-    with interruption.scope:
-        async with open_worker(
-            handler, webbuddy=WebBuddy(), num_workers=1, name="once", **settings
-        ) as worker:
-            query = worker.webbuddy.add_query(text)
-            await _show_log(worker.webbuddy, query)
+    async with trio.open_nursery() as nursery:
+        with interruption.scope:
+            async with open_worker(
+                handler, webbuddy=WebBuddy(), num_workers=1, name="once", **settings
+            ) as worker:
+                # Outside of the worker, which is still there when it has to be left by force.
+                nursery.start_soon(_leave_if_abandoned, worker)  # noqa: ASYNC111
+                worker.stop.notice_signals(signal.SIGTERM, signal.SIGINT, now_from=1)
+                with watchdog(handler, forced_end=lambda: worker.stop.forced_end, abandon=leave_by_force):
+                    query = worker.webbuddy.add_query(text)
+                    await _show_log(worker.webbuddy, query)
+        nursery.cancel_scope.cancel()
     if interruption.signal is not None:
         return interruption.exit_code
     click.echo(query.answer_text, err=query.status != "done")
     return OK if query.status == "done" else FAILED
+
+
+async def _leave_if_abandoned(worker: RunningWorker) -> None:
+    await worker.abandoned.wait()
+    leave_by_force()
 
 
 async def _show_log(webbuddy: WebBuddy, query: StoredQuery) -> None:
