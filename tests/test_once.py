@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 from pathlib import Path
 
@@ -22,6 +23,14 @@ FAILS = (
     "async def handle(query, ctx):\n    ctx.log('looking')\n    raise QueryFailed('no such page')\n"
 )
 LONG = "import trio\nasync def handle(query, ctx):\n    ctx.log('at work')\n    await trio.sleep(3600)\n"
+LATER = (
+    "from trio_worker import RetryLater\n"
+    "async def handle(query, ctx):\n    raise RetryLater(3600, 'too many requests')\n"
+)
+SWALLOWS = (
+    "import trio\nasync def handle(query, ctx):\n    ctx.log('at work')\n"
+    "    with trio.CancelScope(shield=True):\n        await trio.sleep(3600)\n"
+)
 USER = {"WORKER_USERNAME": "worker", "WORKER_HANDLER": "agent:handle"}
 
 
@@ -99,37 +108,40 @@ async def test_a_signal_puts_the_query_back(tmp_path: Path) -> None:
         with trio.fail_after(TOO_LONG):
             await webbuddy.until(lambda: any("at work" in entry for entry in query.logs))
         worker.process.send_signal(signal.SIGTERM)
-        assert await worker.wait() == 0, worker.output
+        assert await worker.wait() == 143, worker.output
     assert query.statuses == ["queued", "in_progress", "queued"]
+    assert "1 query was put back" in worker.output
+    assert "worked on" not in worker.output
 
 
-SPINNING = (
-    "import time\nasync def handle(query, ctx):\n    print('at work', flush=True)\n    time.sleep(1000)\n"
-)
-SWALLOWING = (
-    "import trio\nasync def handle(query, ctx):\n    print('at work', flush=True)\n"
-    "    with trio.CancelScope(shield=True):\n        await trio.sleep_forever()\n"
-)
+BLOCKS = "import time\nasync def handle(query, ctx):\n    time.sleep(3600)\n"
 
 
-@pytest.mark.parametrize("handler", [SPINNING, SWALLOWING])
-@pytest.mark.parametrize("options", [(), ("--query", "x")])
-async def test_a_signal_ends_what_can_not_be_stopped(
-    tmp_path: Path, options: tuple[str, ...], handler: str
+@pytest.mark.parametrize("arguments", [("once",), ("once", "--query", "x")])
+async def test_a_signal_while_the_handler_blocks_the_event_loop(
+    arguments: tuple[str, ...], tmp_path: Path
 ) -> None:
-    """In about two seconds, as the second does it to `run`: blocked or not, with a WebBuddy or without."""
+    """It is named while it does, and one signal ends it: nothing in the loop could."""
     webbuddy = WebBuddy()
-    webbuddy.add_query("long")
-    command = ("-m", "trio_worker", "once", *options)
+    webbuddy.add_query("x")
     async with (
         serve_webbuddy(webbuddy) as url,
-        start_worker(tmp_path, webbuddy_url=url, command=command, handler=handler) as worker,
+        start_worker(
+            tmp_path, webbuddy_url=url, command=("-m", "trio_worker", *arguments), handler=BLOCKS
+        ) as worker,
     ):
-        await worker.until(lambda line: "at work" in line)
-        with trio.fail_after(30):  # and not the minute for reporting
-            worker.process.send_signal(signal.SIGINT)
-            assert await worker.wait() == 1, worker.output
-    assert "leaving by force" in worker.output
+        await worker.until(lambda line: "blocks the whole worker" in line)
+        worker.process.send_signal(signal.SIGINT)
+        assert await worker.wait() == 130, worker.output
+
+
+OPENS = (
+    "import contextlib, trio\n"
+    "@contextlib.asynccontextmanager\nasync def handle():\n"
+    "    yield work\n"
+    "    await trio.sleep(0.01)\n    print('closed in order')\n"
+    "async def work(query, ctx):\n    ctx.log('at work')\n    await trio.sleep(3600)\n"
+)
 
 
 async def test_a_signal_while_the_result_is_reported(tmp_path: Path) -> None:
@@ -147,7 +159,7 @@ async def test_a_signal_while_the_result_is_reported(tmp_path: Path) -> None:
             await webbuddy.until(lambda: webbuddy.count("patch") > 1)
         with trio.fail_after(30):
             worker.process.send_signal(signal.SIGINT)
-            assert await worker.wait() == 0, worker.output
+            assert await worker.wait() == 130, worker.output
     assert query.status == "in_progress"
 
 
@@ -167,6 +179,37 @@ async def test_all_consumers_work_off_the_queue(tmp_path: Path) -> None:
         ended = await run_command(tmp_path, "once", "--drain", webbuddy_url=url, **(USER | many))
     assert ended.code == 0, ended.err
     assert [query.answer_text for query in queries] == ["together"] * 4
+
+
+async def test_what_the_handler_opens_has_time_to_close(tmp_path: Path) -> None:
+    """Also when WebBuddy takes no result: that does not use up all the time there is."""
+    webbuddy = WebBuddy()
+    webbuddy.fail_next(503, calls=10**6, endpoint="patch")
+    query = webbuddy.add_query("x")
+    async with (
+        serve_webbuddy(webbuddy) as url,
+        start_worker(
+            tmp_path, webbuddy_url=url, command=("-m", "trio_worker", "once"), handler=OPENS
+        ) as worker,
+    ):
+        with trio.fail_after(TOO_LONG):
+            await webbuddy.until(lambda: any("at work" in entry for entry in query.logs))
+        worker.process.send_signal(signal.SIGTERM)
+        assert await worker.wait() == 143, worker.output
+    assert "closed in order" in worker.output
+    assert "1 query is left in the journal" in worker.output
+
+
+async def test_a_query_that_is_put_aside(tmp_path: Path) -> None:
+    """It is not done, so it is not 0."""
+    write(tmp_path, LATER)
+    webbuddy = WebBuddy()
+    query = webbuddy.add_query("x")
+    async with serve_webbuddy(webbuddy) as url:
+        ended = await run_command(tmp_path, "once", webbuddy_url=url, **USER)
+    assert (ended.code, query.status) == (1, "in_progress"), ended.err
+    assert "1 query is left in the journal" in ended.err
+    assert "worked on" not in ended.err
 
 
 async def test_a_made_up_query(tmp_path: Path) -> None:
@@ -201,6 +244,71 @@ async def test_ctrl_c_in_a_made_up_query(tmp_path: Path) -> None:
         worker.process.send_signal(signal.SIGINT)
         assert await worker.wait() == 130, worker.output
     assert "Traceback" not in worker.output
+    said = [json.loads(line) for line in worker.output.splitlines() if line.startswith("{")]
+    assert [line for line in said if line["logger"] == "trio_worker.delivery"] == []
+
+
+async def test_a_made_up_query_whose_handler_can_not_be_stopped(tmp_path: Path) -> None:
+    """What comes of it is shown; then the process ends, though the handler does not."""
+    write(tmp_path, SWALLOWS)
+    limit = {"WORKER_PROCESSING_TIMEOUT": "1", "WORKER_HANDLER": "agent:handle"}
+    ended = await run_command(tmp_path, "once", "--query", "x", webbuddy_url="", **limit)
+    assert ended.code == 1
+    assert "past its time limit of 1 s and could not be stopped" in ended.err
+    assert "leaving by force" in ended.err
+
+
+async def test_ctrl_c_while_the_handler_of_a_made_up_query_can_not_be_stopped(tmp_path: Path) -> None:
+    """It ends all the same, as after any other Ctrl-C."""
+    async with start_worker(
+        tmp_path,
+        webbuddy_url="http://127.0.0.1:9",
+        command=("-m", "trio_worker", "once", "--query", "x"),
+        handler=SWALLOWS,
+    ) as worker:
+        await worker.until(lambda line: "at work" in line)
+        worker.process.send_signal(signal.SIGINT)
+        assert await worker.wait() == 130, worker.output
+
+
+async def test_a_made_up_query_that_is_to_be_tried_again_later(tmp_path: Path) -> None:
+    """Nobody waits for that here; the exit code is that of a program which says so."""
+    write(tmp_path, LATER)
+    ended = await run_command(
+        tmp_path, "once", "--query", "x", webbuddy_url="", WORKER_HANDLER="agent:handle"
+    )
+    assert (ended.code, ended.out) == (75, ""), ended.err
+    assert "the handler asks to be called again in 3600 s: too many requests" in ended.err
+
+
+@pytest.mark.parametrize("where", ["WORKER_PASSWORD", "WORKER_PASSWORD_FILE"])
+async def test_the_workers_password_in_a_made_up_query(where: str, tmp_path: Path) -> None:
+    """It is not needed; where it is set, it does not show."""
+    write(tmp_path, "async def handle(query, ctx):\n    return 'it is correct horse'\n")
+    (tmp_path / "password").write_text("correct horse\n")
+    values = {"WORKER_PASSWORD": "correct horse", "WORKER_PASSWORD_FILE": str(tmp_path / "password")}
+    environ = {"WORKER_PASSWORD": "", "WORKER_HANDLER": "agent:handle"} | {where: values[where]}
+    ended = await run_command(tmp_path, "once", "--query", "x", webbuddy_url="", **environ)
+    assert (ended.code, ended.out) == (0, "it is [MASKED]\n"), ended.err
+
+
+async def test_a_password_file_that_a_made_up_query_can_not_read(tmp_path: Path) -> None:
+    """That is said, and it goes on."""
+    write(tmp_path, ANSWERS)
+    file = {"WORKER_PASSWORD": "", "WORKER_PASSWORD_FILE": "no-such-file", "WORKER_HANDLER": "agent:handle"}
+    ended = await run_command(tmp_path, "once", "--query", "x", webbuddy_url="", **file)
+    assert (ended.code, ended.out) == (0, "answer to x\n"), ended.err
+    assert "WORKER_PASSWORD_FILE is 'no-such-file'" in ended.err
+
+
+async def test_the_format_of_a_made_up_querys_log(tmp_path: Path) -> None:
+    """As for the worker."""
+    write(tmp_path, FAILS)
+    environ = {"WORKER_HANDLER": "agent:handle", "WORKER_LOG_FORMAT": "pretty"}
+    ended = await run_command(tmp_path, "once", "--query", "x", webbuddy_url="", **environ)
+    assert ended.code == 1
+    assert '"event"' not in ended.err
+    assert "query failed" in ended.err
 
 
 async def test_secrets_in_a_made_up_query(tmp_path: Path) -> None:
@@ -263,6 +371,7 @@ async def test_a_result_that_webbuddy_does_not_take_is_kept(
     webbuddy = WebBuddy(now=trio_time())
     query = webbuddy.add_query("x", push=False)
     webbuddy.fail_next(503, calls=10**6, endpoint="patch")
+    waiting: list[int] = []
     for _ in range(2):
         errand = Errand(every=False)
         async with open_worker(
@@ -275,5 +384,7 @@ async def test_a_result_that_webbuddy_does_not_take_is_kept(
         ) as worker:
             with trio.fail_after(10):
                 await worker.ended.wait()
+        waiting.append(errand.waiting)
         webbuddy.faults.clear()
     assert query.statuses == ["queued", "in_progress", "done"]
+    assert waiting == [1, 0]

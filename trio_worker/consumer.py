@@ -8,6 +8,7 @@ import trio
 
 from trio_worker.delivery import Delivery
 from trio_worker.desk import HeldDesk
+from trio_worker.errand import Errand
 from trio_worker.errors import JournalIllError, WebBuddyError
 from trio_worker.execution import Execution
 from trio_worker.held import Held
@@ -42,6 +43,7 @@ class Consumer:
         time_limit: Seconds for one query, for the query's log.
         most_retries: How often a handler may put one query aside.
         stop: The stop.
+        errand: Told how each query ended; None: there is none.
     """
 
     wakeups: Wakeups
@@ -55,6 +57,7 @@ class Consumer:
     time_limit: float
     most_retries: int
     stop: Stop
+    errand: Errand | None = None
 
     async def run(self) -> None:
         """Work on queries, one at a time, until the intake is closed."""
@@ -132,18 +135,20 @@ class Consumer:
         held.after_crash = False
 
     def _conclude(self, held: Held, delivery: Delivery, ending: Ending, seconds: float) -> None:
-        if isinstance(ending, Revoked):
-            log.warning("query is no longer ours; its handler was stopped", reason=ending.reason)
-            delivery.drop()
-            return
         if isinstance(ending, Postponed):
-            outcome = self._postponed(held, ending)
-            if outcome is None:
-                return
-            ending = outcome
-        delivery.end(ending, self._last_line(ending, seconds))
+            ending = self._postponed(held, ending)
+        if self.errand is not None:
+            self.errand.ended(ending)
+        match ending:
+            case Postponed():
+                pass  # its delivery goes on
+            case Revoked(reason):
+                log.warning("query is no longer ours; its handler was stopped", reason=reason)
+                delivery.drop()
+            case _:
+                delivery.end(ending, self._last_line(ending, seconds))
 
-    def _postponed(self, held: Held, wish: Postponed) -> Outcome | None:
+    def _postponed(self, held: Held, wish: Postponed) -> Postponed | Outcome:
         """Put a query aside; an outcome when that can't be."""
         if self.stop.asked.is_set():
             return Released(self.phrases.stopping)
@@ -155,7 +160,7 @@ class Consumer:
         held.log.write(line.rstrip(": "))
         held.postpone(wish.seconds)
         self.recovery.add(held)
-        return None
+        return wish
 
     def _last_line(self, outcome: Outcome, seconds: float) -> str:
         took = round(seconds, 3)

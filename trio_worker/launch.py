@@ -268,13 +268,16 @@ def _leaves(error: BaseException) -> Iterator[BaseException]:
         yield error
 
 
-def leave_by_force() -> None:
+def leave_by_force(code: int = BUG) -> None:
     """End the process: a handler swallows its cancellation, and Trio waits for it for ever.
 
     Programs go with it, which would live on; the pool's processes end by themselves then.
+
+    Args:
+        code: The exit code.
     """
     log.error("a handler could not be stopped within the grace; leaving by force")
     kill_children()
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(BUG)
+    os._exit(code)

@@ -197,6 +197,7 @@ async def run_service(
                 time_limit=settings.processing_timeout,
                 most_retries=settings.max_retries,
                 stop=stop,
+                errand=errand,
             )
             lost_claims = LostClaims(
                 webbuddy=webbuddy,
@@ -229,6 +230,8 @@ async def run_service(
                     consumer_nursery.start_soon(consumer.run)
             if errand is not None:
                 stop.ask()
+        if errand is not None:
+            errand.waiting = sum(entry.dead is None for entry in journal.entries.values())
 
 
 @asynccontextmanager

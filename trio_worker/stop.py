@@ -40,6 +40,9 @@ class Stop:
         grace: Seconds from the stop signal to the exit.
         reserve: The last seconds of them, for putting back, reporting and closing.
         closes: Whether the handler has something to close; if not, `closed` is `end`.
+
+    Attributes:
+        signal: The first one that `notice_signals` has noticed; None: none has come.
     """
 
     def __init__(self, *, grace: float, reserve: float, closes: bool = False) -> None:
@@ -53,8 +56,9 @@ class Stop:
         self.end = math.inf
         self.closed = math.inf
         self.forced_end = math.inf
+        self.signal: int | None = None
 
-    def notice_signals(self, *numbers: signal.Signals, now_from: int | None) -> None:
+    def notice_signals(self, *numbers: int, now_from: int | None) -> None:
         """Note when a signal comes, also while the event loop stands still and can't obey it.
 
         Brings `forced_end` forward, on `time.monotonic`: when the process has to be ended although a
@@ -74,6 +78,7 @@ class Stop:
             def notice(number: int, frame: FrameType | None, receive: Any = receive) -> None:
                 nonlocal count
                 count += 1
+                self.signal = self.signal or number
                 self._force_within(self.grace if now_from is None or count < now_from else HURRY)
                 receive(number, frame)
 

@@ -109,18 +109,21 @@ def once(drain: bool, query: str | None, verbose: bool) -> None:
     """Work on the next query, and exit: for cron, or to try a handler.
 
     With --query its log goes to stderr and its answer to stdout. Exit codes: 0 done, or nothing is
-    queued; 1 WebBuddy can't be asked, or the query of --query failed; 2 wrong settings, 3 log-in refused, 4
-    a journal that can't be used, 130 Ctrl-C in the middle of --query.
+    queued; 1 WebBuddy can't be asked, something is left in the journal, or the query of --query failed; 2
+    wrong settings, 3 log-in refused, 4 a journal that can't be used, 75 the query of --query is to be tried
+    again later (RetryLater), 130 Ctrl-C.
     """
     if drain and query is not None:
         raise click.UsageError("--drain and --query exclude each other")
     if query is not None and not query.strip():
         raise click.UsageError("--query: expected a text that is not blank")
     _leave_when_asked()
-    from trio_worker.cli.once import run_offline, run_once
-
     if query is not None:
+        from trio_worker.cli.offline import run_offline
+
         raise SystemExit(run_offline(query, verbose=verbose))
+    from trio_worker.cli.once import run_once
+
     raise SystemExit(run_once(every=drain, verbose=verbose))
 
 

@@ -13,7 +13,7 @@ import trio
 from trio_worker.cli.check_report import WRONG_SETTINGS
 from trio_worker.errors import SettingsError
 
-__all__ = ["Interruption", "complain", "run_command"]
+__all__ = ["Interruption", "after_signal", "complain", "run_command"]
 
 SIGNALLED = 128  # plus the signal's number, as shells count: 130 for Ctrl-C
 NOBODY_READS = SIGNALLED + signal.SIGPIPE
@@ -25,21 +25,28 @@ class Interruption:
     Attributes:
         scope: For the command to enter, once, around what a signal cuts short. What stands outside of it
             is the command's clean-up, which a signal does not disturb.
+        signals: Those that do.
         signal: The signal that came, or None.
     """
 
     def __init__(self) -> None:
+        self.signals = _signals()
         self.scope = trio.CancelScope()
         self.signal: int | None = None
 
     @property
     def exit_code(self) -> int:
         """What to end with after a signal."""
-        return SIGNALLED + (self.signal or 0)
+        return after_signal(self.signal or 0)
+
+
+def after_signal(number: int) -> int:
+    """Give the exit code of what a signal has ended."""
+    return SIGNALLED + number
 
 
 async def _obey_signals(interruption: Interruption, task_status: trio.TaskStatus[None]) -> None:
-    with trio.open_signal_receiver(*_signals()) as signals:
+    with trio.open_signal_receiver(*interruption.signals) as signals:
         task_status.started()
         async for number in signals:
             interruption.signal = interruption.signal or number

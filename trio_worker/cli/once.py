@@ -1,42 +1,29 @@
-"""``trio-worker once``: one query, or all that there are, and out. For cron, and for trying a handler."""
+"""``trio-worker once``: one query of WebBuddy's, or all that there are, and out. For cron."""
 
 from __future__ import annotations
 
 import signal
-from collections.abc import Mapping
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import attrs
 import click
 import trio
 
 from trio_worker import event_log
-from trio_worker.capture import Capture
 from trio_worker.cli.crash import after_crash
-from trio_worker.cli.ending import Interruption, complain, run_command
+from trio_worker.cli.ending import after_signal, complain
 from trio_worker.cli.outbox_table import counted
-from trio_worker.cli.settings_here import read_here
 from trio_worker.errand import REPORT_SECONDS, Errand
 from trio_worker.errors import SettingsError
-from trio_worker.handlers.kinds import find_handler
-from trio_worker.handlers.loading import Handler
-from trio_worker.launch import OK, WRONG_SETTINGS, Launch, leave_by_force, mask_variables
-from trio_worker.settings import LogLevel, read_fields
+from trio_worker.launch import OK, WRONG_SETTINGS, Launch, leave_by_force
+from trio_worker.query import Done, Failed, Released, Revoked
 from trio_worker.stop import Stop
-from trio_worker.testing import RunningWorker, StoredQuery, WebBuddy, open_worker
-from trio_worker.watchdog import watchdog
 
-__all__ = ["run_offline", "run_once"]
+__all__ = ["run_once"]
 
-NOT_REACHED = FAILED = 1
-ENDED = ("done", "failed")
-
-_OFFLINE = (
-    *("handler", "processing_timeout", "max_processing_time", "max_retries", "language"),
-    *("mask", "capture", "log_level"),
-)
+NOT_ALL_DONE = 1
 
 
 def run_once(*, every: bool, verbose: bool) -> int:
@@ -47,7 +34,8 @@ def run_once(*, every: bool, verbose: bool) -> int:
         verbose: Log each step.
 
     Returns:
-        The exit code: 0 also when there was nothing to do; 1 when WebBuddy could not be asked.
+        The exit code: 0 also when there was nothing to do; 1 when WebBuddy could not be asked, or when
+        something is left in the journal; 128 and a signal's number after that.
     """
     try:
         launch = Launch.prepare(Path.cwd())
@@ -55,30 +43,27 @@ def run_once(*, every: bool, verbose: bool) -> int:
         # WORKER_PROCESSES is how many share the consumers of a service; this process is alone.
         settings = launch.settings if every else attrs.evolve(launch.settings, num_workers=1)
         launch = attrs.evolve(launch, settings=settings, processes=1)
-        errand = trio.run(_work, launch, every)
+        stop = Stop(grace=REPORT_SECONDS, reserve=REPORT_SECONDS, closes=launch.handler.opens)
+        errand = Errand(every)
+        trio.run(_work, launch, stop, errand)
     except SettingsError as error:
         for problem in error.problems:
             complain(problem)
         return WRONG_SETTINGS
     except BaseExceptionGroup as group:
         return after_crash(group)
-    if errand.failure is not None:
-        complain(errand.failure)
-        return NOT_REACHED
-    done = counted(errand.taken, "query was", "queries were") + " worked on"
-    click.echo(done if errand.taken else "no query is queued", err=True)
-    return OK
+    return _tell(errand, stop.signal)
 
 
-async def _work(launch: Launch, every: bool) -> Errand:
-    # When all is done it asks for the stop itself; the grace is for reporting then, and for closing.
-    stop = Stop(grace=REPORT_SECONDS, reserve=REPORT_SECONDS, closes=launch.handler.opens)
-    errand = Errand(every)
+async def _work(launch: Launch, stop: Stop, errand: Errand) -> None:
+    def leave() -> None:
+        # From the watchdog's thread as well.
+        leave_by_force(NOT_ALL_DONE if stop.signal is None else after_signal(stop.signal))
+
     async with trio.open_nursery() as nursery:
         await nursery.start(_obey_signals, stop)
-        await launch.serve(stop, leave_by_force, errand=errand)
+        await launch.serve(stop, leave, errand=errand)
         nursery.cancel_scope.cancel()
-    return errand
 
 
 async def _obey_signals(stop: Stop, task_status: trio.TaskStatus[None]) -> None:
@@ -90,73 +75,29 @@ async def _obey_signals(stop: Stop, task_status: trio.TaskStatus[None]) -> None:
             stop.hurry()
 
 
-# --- Without a WebBuddy -----------------------------------------------------------------------------
+def _tell(errand: Errand, signalled: int | None) -> int:
+    """Say what has become of the queries, and give the exit code."""
+    for sentence in _sentences(errand):
+        click.echo(sentence, err=True)
+    if errand.failure is not None:
+        complain(errand.failure)
+    elif not errand.taken and signalled is None:
+        click.echo("no query is queued", err=True)
+    if errand.waiting:
+        left = counted(errand.waiting, "query is", "queries are")
+        complain(
+            f"{left} left in the journal, for the next start to go on with: trio-worker outbox shows why"
+        )
+    if signalled is not None:
+        return after_signal(signalled)
+    return NOT_ALL_DONE if errand.failure is not None or errand.waiting else OK
 
 
-def run_offline(text: str, *, verbose: bool) -> int:
-    """Work on a query that is made up, with a WebBuddy in this process.
-
-    Its log goes to stderr as it comes, its answer to stdout.
-
-    Args:
-        text: What the query says.
-        verbose: Log each step of the worker.
-
-    Returns:
-        The exit code: 0 when it is done, 1 when it has failed, 128 and a signal's number after that.
-    """
-    level: LogLevel = "debug" if verbose else "warning"
-    try:
-        event_log.configure(level, "auto")
-        settings = read_here(_offline)
-        capture = Capture(settings["capture"], settings["log_level"])
-        handler = find_handler(settings.pop("handler"), Path.cwd(), most=1, capture=capture)
-    except SettingsError as error:
-        for problem in error.problems:
-            complain(problem)
-        return WRONG_SETTINGS
-    try:
-        return run_command(partial(_answer, handler, text, settings))
-    except BaseExceptionGroup as group:
-        return after_crash(group)
-
-
-def _offline(environ: Mapping[str, str]) -> dict[str, Any]:
-    settings = read_fields(environ, *_OFFLINE)
-    for warning in mask_variables(settings.pop("mask"), environ):
-        complain(warning)
-    return settings
-
-
-async def _answer(handler: Handler, text: str, settings: dict[str, Any], interruption: Interruption) -> int:
-    async with trio.open_nursery() as nursery:
-        with interruption.scope:
-            async with open_worker(
-                handler, webbuddy=WebBuddy(), num_workers=1, name="once", **settings
-            ) as worker:
-                # Outside of the worker, which is still there when it has to be left by force.
-                nursery.start_soon(_leave_if_abandoned, worker)  # noqa: ASYNC111
-                worker.stop.notice_signals(signal.SIGTERM, signal.SIGINT, now_from=1)
-                with watchdog(handler, forced_end=lambda: worker.stop.forced_end, abandon=leave_by_force):
-                    query = worker.webbuddy.add_query(text)
-                    await _show_log(worker.webbuddy, query)
-        nursery.cancel_scope.cancel()
-    if interruption.signal is not None:
-        return interruption.exit_code
-    click.echo(query.answer_text, err=query.status != "done")
-    return OK if query.status == "done" else FAILED
-
-
-async def _leave_if_abandoned(worker: RunningWorker) -> None:
-    await worker.abandoned.wait()
-    leave_by_force()
-
-
-async def _show_log(webbuddy: WebBuddy, query: StoredQuery) -> None:
-    """Print its log as it comes, until it has ended."""
-    shown = 0
-    while query.status not in ENDED:
-        await webbuddy.until(lambda: len(query.entries) > shown or query.status in ENDED)  # noqa: B023
-        for entry in query.entries[shown:]:
-            click.echo(entry.text, err=True)
-        shown = len(query.entries)
+def _sentences(errand: Errand) -> Iterator[str]:
+    query = partial(counted, one="query was", many="queries were")
+    if worked_on := errand.endings[Done] + errand.endings[Failed]:
+        yield f"{query(worked_on)} worked on"
+    if errand.endings[Released]:
+        yield f"{query(errand.endings[Released])} put back"
+    if errand.endings[Revoked]:
+        yield f"{query(errand.endings[Revoked])} taken by somebody else"

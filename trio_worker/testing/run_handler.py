@@ -89,8 +89,8 @@ class RunHandler:
     ) -> HandlerResult:
         """Do the same in the test's own Trio: in an ``async def test_…``, in virtual time if it has that.
 
-        Cancelled, it cancels the handler, and waits for its end. One that still runs 10 s after its time limit
-        ends the whole test, with `HandlerRemains`.
+        Cancelled, it cancels the handler, and waits for its end. One that still runs 10 s after its time
+        limit ends the whole test, with `HandlerRemains`.
         """
         try:
             return await try_handler(handler, query_text, **options)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -24,6 +24,7 @@ from trio_worker.testing.state import StoredQuery
 from trio_worker.testing.trial import HandlerFunction, look_at
 from trio_worker.testing.virtual_time import same_time, time_is_virtual, time_of_the_test
 from trio_worker.testing.webbuddy import WebBuddy
+from trio_worker.watchdog import watchdog
 from trio_worker.web import make_app
 from trio_worker.webbuddy import open_webbuddy
 
@@ -87,6 +88,7 @@ async def open_worker(
     webbuddy: WebBuddy | None = None,
     state_dir: Path | None = None,
     errand: Errand | None = None,
+    abandon: Callable[[], None] | None = None,
     **settings: Any,
 ) -> AsyncIterator[RunningWorker]:
     """Run the whole worker with this handler, without sockets. Works in virtual time.
@@ -108,6 +110,8 @@ async def open_worker(
         webbuddy: The WebBuddy to work for; None makes one that keeps the test's time.
         state_dir: Where its journal lies, for tests of what survives a crash; None: in memory.
         errand: What it is to do before it stops by itself, as ``trio-worker once`` does.
+        abandon: Ends this process when a handler can't be stopped; then also when one blocks the event loop
+            beyond the stop, from the thread of a watchdog. None: `RunningWorker.abandoned` is set instead.
         **settings: Attributes of `Settings`, such as ``num_workers=1`` or ``processing_timeout=5``.
 
     Raises:
@@ -130,7 +134,7 @@ async def open_worker(
         folder = StateFolder(state_dir, Address(chosen.webbuddy_url, chosen.username))
     with same_time():
         async with webbuddy.running(), _pushing(worker), trio.open_nursery() as nursery:
-            nursery.start_soon(_run_worker, worker, found, folder, errand)
+            nursery.start_soon(_run_worker, worker, found, folder, errand, abandon)
             try:
                 yield worker
             finally:
@@ -165,11 +169,21 @@ async def _pushing(worker: RunningWorker) -> AsyncIterator[None]:
         worker.webbuddy.push_url, worker.webbuddy.push_transport = before
 
 
+@contextmanager
+def _watched(stop: Stop, handler: Handler, abandon: Callable[[], None] | None) -> Iterator[None]:
+    if abandon is None:
+        yield
+    else:
+        with watchdog(handler, forced_end=lambda: stop.forced_end, abandon=abandon):
+            yield
+
+
 async def _run_worker(
     worker: RunningWorker,
     handler: Handler,
     folder: StateFolder | None,
     errand: Errand | None,
+    abandon: Callable[[], None] | None,
 ) -> None:
     settings = worker.settings
     async with (
@@ -182,15 +196,16 @@ async def _run_worker(
             transport=worker.webbuddy.transport(),
         ) as client,
     ):
-        await run_service(
-            settings,
-            handler=handler,
-            webbuddy=client,
-            journal=worker.journal,
-            pushes=worker.pushes,
-            stop=worker.stop,
-            consumers=settings.num_workers,
-            abandon=worker.abandoned.set,
-            errand=errand,
-        )
+        with _watched(worker.stop, handler, abandon):
+            await run_service(
+                settings,
+                handler=handler,
+                webbuddy=client,
+                journal=worker.journal,
+                pushes=worker.pushes,
+                stop=worker.stop,
+                consumers=settings.num_workers,
+                abandon=abandon or worker.abandoned.set,
+                errand=errand,
+            )
     worker.ended.set()
