@@ -135,20 +135,32 @@ async def test_a_signal_while_the_handler_blocks_the_event_loop(
         assert await worker.wait() == 130, worker.output
 
 
+OPENS = (
+    "import contextlib, trio\n"
+    "@contextlib.asynccontextmanager\nasync def handle():\n"
+    "    yield work\n"
+    "    await trio.sleep(0.01)\n    print('closed in order')\n"
+    "async def work(query, ctx):\n    ctx.log('at work')\n    await trio.sleep(3600)\n"
+)
+
+
 async def test_what_the_handler_opens_has_time_to_close(tmp_path: Path) -> None:
-    """Within the time for the reports: it is not given up at once."""
-    handler = (
-        "import contextlib, trio\nfrom trio_worker.handlers import echo\n"
-        "@contextlib.asynccontextmanager\nasync def handle():\n"
-        "    yield echo\n"
-        "    await trio.sleep(0.5)\n    print('closed')\n"
-    )
+    """Also when WebBuddy takes no result: that does not use up all the time there is."""
     webbuddy = WebBuddy()
+    webbuddy.fail_next(503, calls=10**6, endpoint="patch")
     query = webbuddy.add_query("x")
-    write(tmp_path, handler)
-    async with serve_webbuddy(webbuddy) as url:
-        ended = await run_command(tmp_path, "once", webbuddy_url=url, **USER)
-    assert (ended.code, ended.out, query.status) == (0, "closed\n", "done"), ended.err
+    async with (
+        serve_webbuddy(webbuddy) as url,
+        start_worker(
+            tmp_path, webbuddy_url=url, command=("-m", "trio_worker", "once"), handler=OPENS
+        ) as worker,
+    ):
+        with trio.fail_after(TOO_LONG):
+            await webbuddy.until(lambda: any("at work" in entry for entry in query.logs))
+        worker.process.send_signal(signal.SIGTERM)
+        assert await worker.wait() == 143, worker.output
+    assert "closed in order" in worker.output
+    assert "1 query is left in the journal" in worker.output
 
 
 async def test_a_query_that_is_put_aside(tmp_path: Path) -> None:

@@ -32,9 +32,7 @@ TRY_LATER = 75
 
 ENDED = ("done", "failed")
 ACCOUNT = "once"
-CLOSE_SECONDS = (
-    6.0  # until the end of the process; a third of them, for what is left behind and has to go by force
-)
+CLOSE_SECONDS = 6.0  # for what the handler has opened; then a handler that can't be stopped goes by force
 
 _FIELDS = (
     *("handler", "processing_timeout", "max_processing_time", "max_retries", "language"),
