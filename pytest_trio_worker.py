@@ -7,17 +7,14 @@ all that it needs. So it needs nothing but pytest before a fixture is used.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Iterator
 from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
 
 if TYPE_CHECKING:
-    from trio_worker.testing import RunHandler, RunningWorker, WebBuddy
-
-    OpenWorker = Callable[..., AbstractAsyncContextManager[RunningWorker]]
+    from trio_worker.testing import OpenWorker, RunHandler, WebBuddy
 
 __all__ = ["open_worker", "run_handler", "webbuddy"]
 

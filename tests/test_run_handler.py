@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 import sys
@@ -17,9 +18,8 @@ import trio
 from trio.testing import MockClock
 
 from trio_worker import Context, PlainContext, Project, Query, QueryFailed, RetryLater
-from trio_worker.errors import HandlerError
 from trio_worker.masks import MASK, masks
-from trio_worker.testing import RunHandler, WebBuddy
+from trio_worker.testing import HandlerError, OpenWorker, RunHandler, WebBuddy
 from trio_worker.testing.blocking import COMPUTES, WAITS, LoopBlocked
 from trio_worker.testing.trial import try_handler
 
@@ -170,8 +170,52 @@ def test_the_query_and_its_project(run_handler: RunHandler) -> None:
     assert (query.id, query.project, query.user_name, query.status) == (77, 5, "ann", "in_progress")
     assert query.query_started is not None
     assert masks.hide(TOKEN) == TOKEN
-    with pytest.raises(TypeError, match="no_such_field"):
-        run_handler(handle, no_such_field=1)  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "said"),
+    [
+        ({"user_nam": "ann"}, TypeError, r"^run_handler has no option user_nam; did you mean user_name\?$"),
+        ({"xyz": 1}, TypeError, "^run_handler has no option xyz$"),
+        ({"query_text": "x", "handler": 1}, TypeError, "multiple values"),
+        ({"capture": "all"}, ValueError, "^capture is 'all', expected 'off', 'logging', 'print'$"),
+    ],
+)
+def test_no_such_option(
+    options: dict[str, Any], error: type[Exception], said: str, run_handler: RunHandler
+) -> None:
+    """Said in the author's words, with the nearest name."""
+    with pytest.raises(error, match=said):
+        run_handler(shouts, **options)
+
+
+def speaks(query: Query, ctx: PlainContext) -> str:
+    logging.getLogger("agent").info("logged")
+    print("printed")
+    return "ok"
+
+
+@pytest.mark.parametrize("handler", [speaks, "process:tests.test_run_handler:speaks"])
+def test_capture(handler: Any, run_handler: RunHandler) -> None:
+    """As by WORKER_CAPTURE, here and in a process of the pool."""
+    assert run_handler(handler).logs == []
+    assert run_handler(handler, capture="logging").logs == ["logged"]
+    assert run_handler(handler, capture="print").logs == ["logged", "printed"]
+
+
+async def swallows_for_ever(query: Query, ctx: Context) -> str:
+    while True:
+        try:
+            await trio.sleep(1)
+        except trio.Cancelled:  # noqa: ASYNC103 - that is the point
+            pass
+
+
+def test_a_handler_that_does_not_end(run_handler: RunHandler) -> None:
+    """The test fails and is over, though virtual time stands still; the next one has a Trio that works."""
+    with pytest.raises(Failed, match=r"swallows its cancellation: 10 s .*test_run_handler\.py:\d+"):
+        run_handler(swallows_for_ever, virtual_time=True)
+    assert run_handler(shouts, "page").answer_text == "PAGE"
 
 
 def test_no_project(run_handler: RunHandler) -> None:
@@ -403,7 +447,7 @@ def test_a_busy_machine_is_no_block(busy: None, run_handler: RunHandler) -> None
 # --- The whole worker ----------------------------------------------------------------------------
 
 
-async def test_open_worker(open_worker: Any, webbuddy: WebBuddy, autojump_clock: MockClock) -> None:
+async def test_open_worker(open_worker: OpenWorker, webbuddy: WebBuddy, autojump_clock: MockClock) -> None:
     """For this test's WebBuddy, in virtual time."""
     webbuddy.access_lifetime = 60
     before = webbuddy.now()
@@ -414,7 +458,9 @@ async def test_open_worker(open_worker: Any, webbuddy: WebBuddy, autojump_clock:
     assert webbuddy.now() - before >= 3600
 
 
-async def test_open_worker_with_a_path(open_worker: Any) -> None:
+async def test_open_worker_with_a_path(open_worker: OpenWorker) -> None:
     """What WORKER_HANDLER may be."""
-    async with open_worker("process:tests.test_run_handler:sleeps", num_workers=1) as worker:
-        assert (await worker.ask("x")).answer_text == "slept"
+    async with open_worker("process:tests.test_run_handler:speaks", num_workers=1, capture="print") as worker:
+        query = await worker.ask("x")
+    assert query.answer_text == "ok"
+    assert "printed" in " ".join(query.logs)

@@ -24,10 +24,10 @@ class Project:
         id: Its number.
         name: Its name.
         context: What people have written about it, for agents.
-        test_it_token: A secret, which its ``repr`` does not show; so is ``jira_token``.
-        test_it_project_id: …
-        jira_token: …
-        jira_project_id: …
+        test_it_token: A secret, which its ``repr`` does not show.
+        test_it_project_id: Its number at Test IT.
+        jira_token: A secret, too.
+        jira_project_id: Its key or number at Jira.
     """
 
     id: int

@@ -11,7 +11,9 @@ import trio.testing
 
 from trio_worker.handlers.loading import Handler
 from trio_worker.testing.blocking import LoopBlocked
-from trio_worker.testing.trial import HandlerFunction, HandlerResult, TrialOptions, try_handler
+from trio_worker.testing.giving_up import HandlerRemains
+from trio_worker.testing.trial import HandlerFunction, HandlerResult, try_handler
+from trio_worker.testing.trial_options import TrialOptions
 
 __all__ = ["RunHandler"]
 
@@ -49,7 +51,8 @@ class RunHandler:
         for 0.3 s, or computes for 1 s. It fails then, in the middle of that, with the file and the line. A
         machine that is busy makes no difference on Linux; elsewhere it is 2 s of anything.
 
-        A handler that swallows its cancellation for ever can't be left behind by Trio in a test: it hangs.
+        It fails, too, when the handler swallows its cancellation and still runs 10 s after its time limit, by
+        the real clock: Trio can't end beside it, and is given up.
 
         Args:
             handler: A function; or what ``WORKER_HANDLER`` may be, such as ``"process:agent:handle"``, found
@@ -57,7 +60,8 @@ class RunHandler:
             query_text: What the query's author has written.
             virtual_time: Whether waiting takes no time: only for async handlers that use neither threads nor
                 processes nor the network.
-            **options: `TrialOptions`: fields of the query, ``attempt``, ``saved``, limits, the project.
+            **options: `TrialOptions`: fields of the query, ``attempt``, ``saved``, limits, the project,
+                ``capture``.
 
         Returns:
             How it ended, its log lines, what it has saved.
@@ -66,15 +70,15 @@ class RunHandler:
             HandlerError: That is no handler, or what it needs can't be opened.
             RuntimeError: This is an async test: use `here`.
             TypeError: There is no such option.
-            ValueError: Virtual time does not wait for a handler of this kind.
+            ValueError: Virtual time does not wait for a handler of this kind; there is no such ``capture``.
         """
         if trio.lowlevel.in_trio_run():
             raise RuntimeError("in an async test, write: await run_handler.here(…)")
         run = partial(try_handler, handler, query_text, **options)
         try:
             return trio.run(run, clock=trio.testing.MockClock(autojump_threshold=0) if virtual_time else None)
-        except LoopBlocked as blocked:
-            text = str(blocked)
+        except (LoopBlocked, HandlerRemains) as problem:
+            text = str(problem)
         return self._fail(text)
 
     async def here(
@@ -85,7 +89,8 @@ class RunHandler:
     ) -> HandlerResult:
         """Do the same in the test's own Trio: in an ``async def test_…``, in virtual time if it has that.
 
-        Cancelled, it cancels the handler, and waits for its end.
+        Cancelled, it cancels the handler, and waits for its end. One that still runs 10 s after its time
+        limit ends the whole test, with `HandlerRemains`.
         """
         try:
             return await try_handler(handler, query_text, **options)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable, Mapping
-from datetime import datetime
+from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any, Literal, TypedDict, Unpack
+from typing import Any, Literal, Unpack
 
 import attrs
 import trio
 
 from trio_worker import clock
+from trio_worker.capture import OFF, Capture
 from trio_worker.context import Context
 from trio_worker.desk import HeldDesk
 from trio_worker.errors import unwrapped
@@ -28,11 +28,11 @@ from trio_worker.query_log import Fresh, QueryLog
 from trio_worker.setting_kinds import COMMAND, PROCESS
 from trio_worker.stop import Stop
 from trio_worker.testing.blocking import LoopBlocked, watch_for_blocks
+from trio_worker.testing.giving_up import CLOSE_SECONDS, give_up
+from trio_worker.testing.trial_options import TrialOptions, capture_of, check_names
 from trio_worker.testing.virtual_time import same_time, time_is_virtual
 
-__all__ = ["HandlerFunction", "HandlerResult", "TrialOptions", "look_at", "try_handler"]
-
-CLOSE_SECONDS = 5.0  # for what the handler has opened: as a worker has it at its end
+__all__ = ["HandlerFunction", "HandlerResult", "look_at", "try_handler"]
 
 HandlerFunction = Callable[[Query, Context], Awaitable[object]] | Callable[[Query, Any], object]
 
@@ -45,8 +45,9 @@ class HandlerResult:
         status: What WebBuddy shows then: ``"done"``, ``"failed"``, or ``"in_progress"`` after `RetryLater`.
         answer_text: What the query's author reads: the answer, or why there is none.
         kind: How it ended, in a word: ``"answered"``; ``"said_so"`` (by `QueryFailed`), ``"error"`` (anything
-            else was raised), ``"timeout"``, ``"left_behind"`` (it went on after that), ``"bad_answer"``; of a
-            program ``"exit_status"``, of a program or process ``"crashed"``; ``"retry_later"``.
+            else was raised), ``"timeout"``, ``"left_behind"`` (it went on after that), ``"bad_answer"``,
+            ``"retry_later"``; of a program ``"exit_status"`` (another than 0 and 75); of a program or a
+            process ``"process_died"``, ``"process_killed"`` (by SIGKILL) and ``"not_started"``.
         retry_seconds: After how many seconds it is called again, after `RetryLater`; else None.
         logs: The lines that it has written by `ctx.log`, as the query's author reads them.
         saved: What the next attempt finds in `ctx.saved`.
@@ -60,56 +61,16 @@ class HandlerResult:
     saved: Any = None
 
 
-class TrialOptions(TypedDict, total=False):
-    """What may be said of an attempt, beside the text of the query.
-
-    Attributes:
-        attempt: Its number; 1 is the first.
-        saved: What an earlier one has saved, for `ctx.saved`: `HandlerResult.saved`, or anything in JSON.
-        project_settings: What `ctx.project` gives; None: there are none.
-        processing_timeout: Seconds that it may take; 300, as in the worker.
-        max_processing_time: Seconds up to which `ctx.extend` goes; 3600.
-        id: A field of the query; so are the rest (see `trio_worker.Query`). Not given, each is what a claim
-            may well give.
-        project: …
-        project_name: …
-        user: …
-        user_name: …
-        status: …
-        query_created: …
-        query_started: …
-        query_finished: …
-        answer_text: …
-        logs_count: …
-        extra: …
-    """
-
-    attempt: int
-    saved: object
-    project_settings: Project | None
-    processing_timeout: float
-    max_processing_time: float
-    id: int
-    project: int | None
-    project_name: str | None
-    user: int | None
-    user_name: str | None
-    status: str | None
-    query_created: datetime | None
-    query_started: datetime | None
-    query_finished: datetime | None
-    answer_text: str | None
-    logs_count: int | None
-    extra: Mapping[str, Any]
-
-
-def look_at(handler: HandlerFunction | Handler | str, *, most: int, path: str | None = None) -> Handler:
+def look_at(
+    handler: HandlerFunction | Handler | str, *, most: int, path: str | None = None, capture: Capture = OFF
+) -> Handler:
     """Look at a handler as the worker does when it starts.
 
     Args:
         handler: A function, or what stands in ``WORKER_HANDLER``.
         most: How many queries it is called for at once, at most.
         path: How to name a function in logs and errors; None: by its own name.
+        capture: What is captured in processes.
 
     Raises:
         HandlerError: It is none.
@@ -117,7 +78,7 @@ def look_at(handler: HandlerFunction | Handler | str, *, most: int, path: str | 
     if isinstance(handler, Handler):
         return handler
     if isinstance(handler, str):
-        return find_handler(handler, Path.cwd(), most=most)
+        return find_handler(handler, Path.cwd(), most=most, capture=capture)
     name = getattr(handler, "__qualname__", type(handler).__qualname__)
     return source_of(handler, path or f"{handler.__module__}:{name}")
 
@@ -133,11 +94,14 @@ async def try_handler(
         LoopBlocked: It blocks the event loop.
         HandlerError: It is no handler, or what it needs can't be opened.
         TypeError: There is no such option.
-        ValueError: It needs threads or processes, for which virtual time does not wait.
+        ValueError: There is no such ``capture``. Or it needs threads or processes, and virtual time does not
+            wait for those.
     """
-    trial = _Trial(look_at(handler, most=1), query_text, **options)
+    check_names(options)
+    capture = capture_of(options)
+    trial = _Trial(look_at(handler, most=1, capture=capture), query_text, capture, **options)
     try:
-        with same_time():
+        with same_time(), capture.begin():
             # In a task of its own: what it starts can be told from what the test has started.
             async with trio.open_nursery() as nursery:  # noqa: ASYNC112
                 nursery.start_soon(trial.run)
@@ -190,6 +154,8 @@ class _Trial:
         self,
         handler: Handler,
         query_text: str,
+        capture: Capture,
+        /,
         *,
         attempt: int = 1,
         saved: object = None,
@@ -202,6 +168,7 @@ class _Trial:
         self._lines = _Lines()
         self.log = QueryLog(ENGLISH, began=trio.current_time(), sink=self._lines)
         self._handler = handler
+        self._capture = capture
         self._attempt = attempt
         self._saved = None if saved is None else json.dumps(saved, ensure_ascii=False, allow_nan=False)
         self._project = project_settings
@@ -234,10 +201,12 @@ class _Trial:
         async with open_handler(self._handler, directory=Path.cwd(), stop=_nobody_stops()) as opened:
             assert opened is not None  # nobody asks for a stop
             _check_time(opened)
-            async with trio.open_nursery() as nursery:
-                self._ending = await self._attempt_in(nursery, opened)
+            async with trio.open_nursery() as beside:
+                async with trio.open_nursery() as nursery:
+                    self._ending = await self._attempt_in(nursery, beside, opened)
+                beside.cancel_scope.cancel()
 
-    async def _attempt_in(self, nursery: trio.Nursery, handler: Handler) -> Ending:
+    async def _attempt_in(self, nursery: trio.Nursery, beside: trio.Nursery, handler: Handler) -> Ending:
         execution = Execution(
             handler=handler,
             nursery=nursery,
@@ -246,8 +215,10 @@ class _Trial:
             phrases=ENGLISH,
             worker="test-worker",
             left_behind=LeftBehind(),
+            capture=self._capture,
         )
         deadline = execution.deadline()
+        beside.start_soon(give_up, handler, deadline)
         desk = HeldDesk(self, deadline, self)
         ctx = execution.context(desk, attempt=self._attempt, saved=self._saved)
         try:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import attrs
 import httpx
 import trio
 
+from trio_worker.capture import Capture
 from trio_worker.errand import Errand
 from trio_worker.handlers.loading import Handler
 from trio_worker.journal import Journal, open_journal
@@ -26,7 +27,7 @@ from trio_worker.testing.webbuddy import WebBuddy
 from trio_worker.web import make_app
 from trio_worker.webbuddy import open_webbuddy
 
-__all__ = ["RunningWorker", "open_worker"]
+__all__ = ["OpenWorker", "RunningWorker", "open_worker"]
 
 
 @attrs.define
@@ -62,6 +63,21 @@ class RunningWorker:
         query = self.webbuddy.add_query(text, project=project, push=push)
         await self.webbuddy.until(lambda: query.status in ("done", "failed"))
         return query
+
+
+class OpenWorker(Protocol):
+    """What the pytest fixture `open_worker` gives: the function of that name, for the test's own WebBuddy."""
+
+    def __call__(
+        self,
+        handler: HandlerFunction | Handler | str,
+        *,
+        state_dir: Path | None = None,
+        errand: Errand | None = None,
+        **settings: Any,
+    ) -> AbstractAsyncContextManager[RunningWorker]:
+        """Run the whole worker; see `trio_worker.testing.open_worker`."""
+        ...
 
 
 @asynccontextmanager
@@ -101,7 +117,8 @@ async def open_worker(
     webbuddy = WebBuddy(now=time_of_the_test()) if webbuddy is None else webbuddy
     values = {"username": "worker", "password": "secret", "handler": "test:handler", "name": "test-worker"}
     chosen = Settings(**(values | {"webbuddy_url": webbuddy.url} | settings))
-    found = look_at(handler, most=chosen.num_workers, path=chosen.handler)
+    capture = Capture(chosen.capture, chosen.log_level)
+    found = look_at(handler, most=chosen.num_workers, path=chosen.handler, capture=capture)
     worker = RunningWorker(
         webbuddy,
         chosen,
