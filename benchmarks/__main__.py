@@ -13,6 +13,7 @@ from pathlib import Path
 
 from benchmarks import cores
 from benchmarks.calls import calls
+from benchmarks.concurrent import concurrent
 from benchmarks.figures import FULL, QUICK, Amounts, Figure, table
 from benchmarks.growth import growth
 from benchmarks.idle import idle
@@ -36,6 +37,7 @@ FIGURES: dict[str, Callable[[Amounts], list[Figure]]] = {
     "growth": growth,
     "idle": idle,
     "lines": lines,
+    "concurrent": concurrent,
     "processes": processes,
     "startup": startup,
 }

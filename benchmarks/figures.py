@@ -50,6 +50,7 @@ class Amounts:
         lines: That one handler logs.
         starts: How often something is started.
         short: Short queries, whose calls are counted.
+        at_work: Queries that run at once.
     """
 
     rounds: int
@@ -70,6 +71,7 @@ class Amounts:
     lines: int
     starts: int
     short: int
+    at_work: int
 
 
 FULL = Amounts(
@@ -91,6 +93,7 @@ FULL = Amounts(
     lines=1000,
     starts=7,
     short=500,
+    at_work=1000,
 )
 
 QUICK = Amounts(
@@ -112,6 +115,7 @@ QUICK = Amounts(
     lines=100,
     starts=1,
     short=20,
+    at_work=10,
 )
 """To see that everything can be measured. The values mean nothing."""
 
