@@ -264,3 +264,18 @@ async def test_only_a_probe_that_went_wrong_makes_the_patience_longer(autojump_c
     assert await refused(turns, 1) == 32
     turns.overlapped()
     assert good(turns, 64) == 2
+
+
+async def test_nobody_overtakes_who_waits_already(autojump_clock: object, nursery: trio.Nursery) -> None:
+    """When a call begins to hang there is room for one more: for the one that came first."""
+    turns = Turns()
+    turns.overlapped()
+    done, log = trio.Event(), list[str]()
+    nursery.start_soon(hold, turns, done, log, "hangs")
+    await trio.sleep(1)
+    nursery.start_soon(hold, turns, done, log, "first")
+    await trio.sleep(1.5)  # it looks up at 3 s
+    nursery.start_soon(hold, turns, done, log, "second")
+    await trio.sleep(1)
+    assert log == ["hangs", "first"]
+    done.set()
