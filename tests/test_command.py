@@ -6,14 +6,16 @@ The programs are real. Most are a few lines for `sh`; what they wait for, they w
 from __future__ import annotations
 
 import errno
+import fcntl
 import gc
 import json
 import os
 import signal
 import sys
 import tracemalloc
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import attrs
@@ -24,9 +26,8 @@ from structlog.typing import EventDict
 
 from trio_worker.context import Context
 from trio_worker.errors import HandlerCrashed, HandlerError, RetryLater
-from trio_worker.handlers import child
-from trio_worker.handlers.child import LAST, LINGER
-from trio_worker.handlers.child_output import MOST_TAIL, Beginning
+from trio_worker.handlers.child import LAST, LINGER, run_child
+from trio_worker.handlers.child_output import MOST_TAIL, Beginning, Lines
 from trio_worker.handlers.command import MOST_STDOUT, RETRY_SECONDS, Command, parse_command
 from trio_worker.handlers.kinds import find_handler
 from trio_worker.handlers.loading import handler_of
@@ -104,6 +105,21 @@ class Home:
     async def run(self, text: str, *, saved: str | None = None, query: Query = QUERY) -> str:
         with trio.fail_after(TOO_LONG):
             return await self.command(text)(query, Context(self.desk, attempt=2, saved=saved))
+
+    async def run_child(self, text: str, **seconds: float) -> None:
+        """Run a program as a command does, but with other times."""
+        lines = Lines(self.desk.log)
+        await run_child(
+            [self.program(text)],
+            directory=self.path,
+            environ=os.environ,
+            stdin=b"",
+            stdout=lambda _data: None,
+            stderr=lines.add,
+            ctx=Context(self.desk),
+            patience=trio.CancelScope(),
+            **{"grace": 5.0, **seconds},
+        )
 
     def go(self) -> None:
         """Let a program go on that reads from `go`, or will."""
@@ -374,6 +390,33 @@ async def test_no_room_for_a_process(home: Home, monkeypatch: pytest.MonkeyPatch
         await command(QUERY, Context(home.desk))
 
 
+async def test_no_room_for_its_pipes(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same: without these it can't be started."""
+
+    def full() -> tuple[int, int]:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    command = home.command("true")
+    monkeypatch.setattr(os, "pipe", full)
+    with pytest.raises(RetryLater, match="can't be started: Too many open files"):
+        await command(QUERY, Context(home.desk))
+
+
+async def test_what_goes_wrong_later(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a program that did start nobody says that it did not."""
+    close, closed = trio.aclose_forcefully, []
+
+    async def ill(stream: trio.abc.AsyncResource) -> None:
+        await close(stream)
+        closed.append(stream)
+        if len(closed) == 3:
+            raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(trio, "aclose_forcefully", ill)
+    with pytest.raises(OSError, match="Input/output error"):
+        await home.run("true")
+
+
 async def test_being_replaced(home: Home) -> None:
     """The same for a program that is just being written anew."""
     command = home.command("true")
@@ -561,10 +604,9 @@ async def test_a_grandchild_in_the_background(home: Home) -> None:
     await until(lambda: not is_alive(int(home.desk.lines[0])))
 
 
-async def test_the_rest_in_the_pipes(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_rest_in_the_pipes(home: Home) -> None:
     """What was written counts, though the event loop was held up until nobody was waited for any more."""
-    monkeypatch.setattr(child, "LINGER", 0.0)
-    await home.run("seq 10000 >&2")
+    await home.run_child("seq 10000 >&2", linger=0.0)
     assert home.desk.lines == [str(number) for number in range(1, 10_001)]
 
 
@@ -622,10 +664,15 @@ class Cancelling:
 
     async def run(self, text: str, *, grace: float, lines: int = 1) -> None:
         """Cancel it when so many lines have come; the first is the number of the program."""
+        command = self.home.command(text, grace=grace)
+        await self.cancel(partial(command, QUERY, Context(self.home.desk)), lines)
+
+    async def cancel(self, run: Callable[[], Awaitable[object]], lines: int = 1) -> None:
+        """The same for something that runs a program in other ways."""
         with trio.fail_after(TOO_LONG):
             async with trio.open_nursery() as nursery:
                 scope = trio.CancelScope()
-                nursery.start_soon(self._call, self.home.command(text, grace=grace), scope)
+                nursery.start_soon(self._call, run, scope)
                 self.group = int(await self.home.desk.line(0))
                 await self.home.desk.line(lines - 1)
                 self.began = trio.current_time()
@@ -633,10 +680,10 @@ class Cancelling:
         assert scope.cancelled_caught
         assert self.reraised
 
-    async def _call(self, command: Command, scope: trio.CancelScope) -> None:
+    async def _call(self, run: Callable[[], Awaitable[object]], scope: trio.CancelScope) -> None:
         with scope:
             try:
-                await command(QUERY, Context(self.home.desk))
+                await run()
             except BaseException as error:
                 self.reraised = only_cancelled(error)
                 raise
@@ -778,9 +825,9 @@ async def test_the_system_does_not_let_go(
     kill = os.killpg
     with monkeypatch.context() as patch:
         patch.setattr(os, "killpg", lambda _group, _number: None)
-        patch.setattr(child, "end_with", lambda _held, _group: None)
-        patch.setattr(child, "LAST", 0.2)
-        await cancelling.run("echo $$ >&2; exec sleep 1000", grace=0.2)
+        patch.delattr(fcntl, "F_SETSIG")  # nor does the kernel kill it
+        run = partial(cancelling.home.run_child, "echo $$ >&2; exec sleep 1000", grace=0.2, last=0.2)
+        await cancelling.cancel(run)
     assert 0.4 <= cancelling.seconds < 2
     kill(cancelling.group, signal.SIGKILL)
     await until(lambda: not members(cancelling.group))

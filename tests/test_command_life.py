@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import platform
 import signal
 import sys
 from pathlib import Path
@@ -100,6 +102,50 @@ async def test_it_does_not_outlive_a_worker_that_is_killed(tmp_path: Path) -> No
             worker.process.terminate()
             await worker.wait()
     assert (query.status, query.answer_text) == ("done", 'saved: "how far it has come"')
+
+
+REFUSED = """
+import ctypes, os, platform, runpy, struct
+number, arch = {"x86_64": (72, 0xC000003E), "aarch64": (25, 0xC00000B7)}[platform.machine()]
+def step(code, value, yes=0, no=0): return struct.pack("HBBI", code, yes, no, value)
+steps = [
+    step(0x20, 4), step(0x15, arch, 0, 5),  # of this architecture,
+    step(0x20, 0), step(0x15, number, 0, 3),  # fcntl
+    step(0x20, 24), step(0x15, 10, 0, 1),  # with F_SETSIG:
+    step(0x06, 0x00050000 | 22),  # EINVAL
+    step(0x06, 0x7FFF0000),
+]
+steps = ctypes.create_string_buffer(b"".join(steps))
+class Program(ctypes.Structure): _fields_ = [("length", ctypes.c_ushort), ("steps", ctypes.c_void_p)]
+program = Program(8, ctypes.addressof(steps))
+libc = ctypes.CDLL(None)
+assert libc.prctl(38, 1, 0, 0, 0) == libc.prctl(22, 2, ctypes.byref(program)) == 0
+runpy.run_module("trio_worker", run_name="__main__", alter_sys=True)
+"""
+
+
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "aarch64"), reason="calls the system by number")
+@pytest.mark.parametrize("handler", ["command:./agent", "process:agent:handle"])
+async def test_where_the_system_does_not_see_to_that(tmp_path: Path, handler: str) -> None:
+    """A sandbox that refuses it: one warning, and all else works."""
+    (tmp_path / "agent").write_text("#!/bin/sh\ncat\n")
+    (tmp_path / "agent").chmod(0o755)
+    webbuddy = WebBuddy()
+    async with serve_webbuddy(webbuddy) as url:
+        for _ in range(2):
+            webbuddy.add_query("x", push=False)
+        command, plain = ("-c", REFUSED, "run"), "def handle(query, ctx): return 'answer'"
+        async with start_worker(
+            tmp_path, webbuddy_url=url, command=command, handler=plain, WORKER_HANDLER=handler
+        ) as worker:
+            with trio.fail_after(TOO_LONG):
+                await webbuddy.until(webbuddy.all_ended)
+            worker.process.terminate()
+            assert await worker.wait() == 0
+    assert {query.status for query in webbuddy.queries.values()} == {"done"}
+    (warning,) = [json.loads(line) for line in worker.lines if '"level": "warning"' in line]
+    assert "would outlive a kill -9" in warning["event"]
+    assert warning["reason"] == "Invalid argument"
 
 
 def journals(folder: Path) -> list[bytes]:

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
@@ -16,14 +17,16 @@ import attrs
 import structlog
 import trio
 
+from trio_worker.context import Context
 from trio_worker.errors import HandlerCrashed
-from trio_worker.handlers.control import CONTROL, Control
+from trio_worker.handlers.control import CONTROL, Control, open_control
 from trio_worker.handlers.lifeline import end_with, open_lifeline
 from trio_worker.handlers.session import signal_session
 
 __all__ = [
     "LAST",
     "LINGER",
+    "NotStarted",
     "crash_of",
     "kill_children",
     "run_child",
@@ -33,11 +36,8 @@ __all__ = [
 
 log = structlog.get_logger(__name__)
 
-LINGER = 1.0
-"""Seconds after a program's exit in which others may still write to what was its stdout or stderr."""
-
+LINGER = 1.0  # seconds; see `run_child`
 LAST = 1.0
-"""Seconds after SIGKILL for what is in the pipes, and for the system to give the process back."""
 
 _sessions: dict[int, None] = {}
 """Of programs that run: by the numbers of their leaders, none of which is reaped yet."""
@@ -49,6 +49,18 @@ _CHUNK = 65_536  # bytes, a whole pipe
 _CHUNK_OF_LINES = 8_192
 
 
+class NotStarted(Exception):
+    """A program can't be started.
+
+    Attributes:
+        reason: What the system says.
+    """
+
+    def __init__(self, reason: OSError) -> None:
+        super().__init__(str(reason))
+        self.reason = reason
+
+
 async def run_child(
     words: Sequence[str],
     *,
@@ -57,19 +69,21 @@ async def run_child(
     stdin: bytes,
     stdout: Sink,
     stderr: Sink,
-    control: Control,
+    ctx: Context,
     grace: float,
     patience: trio.CancelScope,
+    linger: float = LINGER,
+    last: float = LAST,
 ) -> int:
     """Run a program to its end, and end whatever is left of its session then.
 
     It need not read its input, nor write anything, nor keep its pipes open: what counts is its exit.
-    Others that hold its pipes have `LINGER` seconds more, and are killed. Who has left the session (setsid)
+    Others that hold its pipes have ``linger`` seconds more, and are killed. Who has left the session (setsid)
     is not; it loses the other end of its pipes.
 
     Cancelled, it sends SIGTERM to the session and goes on reading for ``grace`` seconds, or until the program
     has exited and nobody holds its pipes; then SIGKILL. Nothing of the session is left when the cancellation
-    goes on, ``grace`` + `LAST` seconds later at most. When this process is killed, the program's process
+    goes on, ``grace`` + ``last`` seconds later at most. When this process is killed, the program's process
     group ends with it, but on macOS.
 
     Args:
@@ -79,32 +93,29 @@ async def run_child(
         stdin: What it may read; then comes the end of the file.
         stdout: Given what it writes there, as it comes. Must not raise.
         stderr: The same.
-        control: Given what it writes into the pipe that its environment names.
+        ctx: Fulfils what it writes into the pipe that its environment names.
         grace: Seconds from SIGTERM to SIGKILL.
         patience: A scope that nobody is in; cancelled, it ends the grace.
+        linger: Seconds after its exit in which others may still write to what was its stdout or stderr.
+        last: Seconds after SIGKILL for what is in the pipes, and for the system to give the process back.
 
     Returns:
         Its exit status; the number of a signal that killed it, negative.
 
     Raises:
-        OSError: It can't be started.
+        NotStarted: It can't be started.
     """
-    with open_lifeline() as held:
-        process = await trio.lowlevel.open_process(
-            words,
-            cwd=directory,
-            env={**environ, CONTROL: control.path},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            pass_fds=(control.theirs, held),
-            start_new_session=True,
-        )
+    with ExitStack() as pipes:
+        try:
+            control, held = pipes.enter_context(open_control(ctx)), pipes.enter_context(open_lifeline())
+            process = await _start(words, directory, environ, control, held)
+        except OSError as error:
+            raise NotStarted(error) from error
         child = _Child(process, stdout, stderr, control)
         _sessions[process.pid] = None
         try:
             end_with(held, process.pid)
-            await child.attend(LINGER, partial(child.feed, stdin))
+            await child.attend(linger, partial(child.feed, stdin))
         except BaseException:
             signal_session(process.pid, signal.SIGTERM)
             patience.shield = True
@@ -113,15 +124,30 @@ async def run_child(
                 await child.attend(math.inf)  # noqa: ASYNC102 - patience is a shield, and has a deadline
             raise
         finally:
-            with trio.move_on_after(LAST, shield=True):
-                await child.end()
+            with trio.move_on_after(last, shield=True):
+                await child.end(last / 2)
             child.is_reaped()
-            with trio.move_on_after(LAST, shield=True):
+            with trio.move_on_after(last, shield=True):
                 await child.close()
             if (status := process.returncode) is None:
                 # The kernel holds it, for a disk or a driver. Once it lets go, the next start reaps it.
                 log.error("a program is still there after SIGKILL", program=words[0], pid=process.pid)
     return -signal.SIGKILL if status is None else status
+
+
+async def _start(
+    words: Sequence[str], directory: Path, environ: Mapping[str, str], control: Control, held: int
+) -> trio.Process:
+    return await trio.lowlevel.open_process(
+        words,
+        cwd=directory,
+        env={**environ, CONTROL: control.path},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        pass_fds=(control.theirs, held),
+        start_new_session=True,
+    )
 
 
 def kill_children() -> None:
@@ -190,11 +216,11 @@ class _Child:
             except trio.BrokenResourceError:
                 pass  # it does not care to read it
 
-    async def end(self) -> None:
-        """Kill the session, read what is left in the pipes, and reap the process."""
+    async def end(self, linger: float) -> None:
+        """Kill the session, read what is left in the pipes for ``linger`` seconds, and reap the process."""
         signal_session(self._process.pid, signal.SIGKILL)
         if not all(pipe.at_end for pipe in self._pipes):
-            await self.attend(LAST / 2)
+            await self.attend(linger)
         self._control.last_words()
         self.is_reaped()
         await self._process.wait()

@@ -27,10 +27,9 @@ import trio
 
 from trio_worker.context import Context
 from trio_worker.errors import HandlerCrashed, HandlerError, RetryLater
-from trio_worker.handlers.child import crash_of, run_child
+from trio_worker.handlers.child import NotStarted, crash_of, run_child
 from trio_worker.handlers.child_environment import child_environment
 from trio_worker.handlers.child_output import Beginning, Lines
-from trio_worker.handlers.control import open_control
 from trio_worker.handlers.loading import did_you_mean
 from trio_worker.masks import masks
 from trio_worker.query import Query
@@ -97,20 +96,19 @@ class Command:
         lines = Lines(ctx.log)
         patience = self._running[ctx] = trio.CancelScope()
         try:
-            with open_control(ctx) as control:
-                status = await run_child(
-                    self.words,
-                    directory=self.directory,
-                    environ=_environment(os.environ, query, ctx),
-                    stdin=_json(query.to_json()) + b"\n",
-                    stdout=answer.add,
-                    stderr=lines.add,
-                    control=control,
-                    grace=self.grace,
-                    patience=patience,
-                )
-        except OSError as error:
-            raise self._not_started(error, query) from error
+            status = await run_child(
+                self.words,
+                directory=self.directory,
+                environ=_environment(os.environ, query, ctx),
+                stdin=_json(query.to_json()) + b"\n",
+                stdout=answer.add,
+                stderr=lines.add,
+                ctx=ctx,
+                grace=self.grace,
+                patience=patience,
+            )
+        except NotStarted as error:
+            raise self._not_started(error.reason, query) from error
         finally:
             del self._running[ctx]
             lines.end()

@@ -13,7 +13,13 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import structlog
+
 __all__ = ["end_with", "open_lifeline"]
+
+log = structlog.get_logger(__name__)
+
+_has_warned = False
 
 
 @contextmanager
@@ -35,13 +41,28 @@ def open_lifeline() -> Iterator[int]:
 def end_with(held: int, group: int) -> None:
     """Have the kernel kill a process group once the other end of a lifeline is closed.
 
-    Only Linux has this; elsewhere it does nothing.
+    Only Linux has this; elsewhere it does nothing. Where a sandbox refuses it, that is one warning in the
+    life of this process, and all else works.
 
     Args:
         held: The end of the lifeline that is held by those who are to end.
         group: The number of the group, whose leader is not reaped yet.
     """
-    if hasattr(fcntl, "F_SETSIG"):
+    if not hasattr(fcntl, "F_SETSIG"):
+        return
+    try:
         fcntl.fcntl(held, fcntl.F_SETOWN, -group)
         fcntl.fcntl(held, fcntl.F_SETSIG, signal.SIGKILL)
         fcntl.fcntl(held, fcntl.F_SETFL, fcntl.fcntl(held, fcntl.F_GETFL) | os.O_ASYNC)
+    except OSError as error:
+        _warn_once(error)
+
+
+def _warn_once(error: OSError) -> None:
+    global _has_warned
+    if not _has_warned:
+        _has_warned = True
+        log.warning(
+            "what this worker starts would outlive a kill -9 of it: the system refuses to see to that",
+            reason=error.strerror,
+        )

@@ -30,7 +30,6 @@ from trio_worker.capture import Capture
 from trio_worker.context import PlainContext
 from trio_worker.errors import HandlerError, QueryFailed, RetryLater, reason_of, unwrapped
 from trio_worker.handlers.frames import MOST_ANSWER, MOST_TEXT
-from trio_worker.handlers.lifeline import end_with
 from trio_worker.handlers.loading import Handler, load_handler
 from trio_worker.handlers.pool_desk import Line, PipeDesk
 from trio_worker.query import Query
@@ -176,8 +175,6 @@ def main() -> None:
     for descriptor in (socket, life):
         os.set_inheritable(descriptor, False)
     line = Line(socket)
-    # The thread that reads sees the worker's end, too, but can do nothing while C code holds the interpreter.
-    end_with(life, os.getpid())
     os.register_at_fork(after_in_child=partial(_forked, line, life))
     # The worker's to obey: systemd sends it to all processes of a service, and the query may be seen through.
     signal.signal(signal.SIGTERM, _ignore)

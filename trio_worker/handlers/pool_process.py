@@ -19,6 +19,7 @@ from trio_worker.errors import HandlerCrashed, HandlerError
 from trio_worker.handlers.child import crash_of, signal_name, until_exit
 from trio_worker.handlers.child_environment import child_environment
 from trio_worker.handlers.frames import Unpacker, pack
+from trio_worker.handlers.lifeline import end_with
 from trio_worker.handlers.pool_run import Message, Run
 from trio_worker.handlers.session import signal_session
 from trio_worker.query import Query
@@ -66,6 +67,8 @@ async def open_process(path: str, directory: Path, capture: Capture) -> WarmProc
             pass_fds=(theirs.fileno(), life_read),
             start_new_session=True,
         )
+        # Its thread that reads sees our end, too, but can do nothing while C code holds the interpreter.
+        end_with(life_read, process.pid)
     except BaseException:
         ours.close()
         os.close(life_write)

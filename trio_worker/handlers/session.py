@@ -38,7 +38,7 @@ def _signal_other_groups(leader: int, number: signal.Signals) -> None:
     signalled = set[int]()
     for _ in range(_LOOKS):
         new = 0
-        for name in os.listdir("/proc"):
+        for name in _numbers():
             if name.isdecimal() and (pid := int(name)) not in signalled and _is_astray(pid, leader):
                 # Numbers are given out in turn: in this microsecond it does not become another's.
                 _send(pid, number)
@@ -46,6 +46,13 @@ def _signal_other_groups(leader: int, number: signal.Signals) -> None:
                 new += 1
         if not new:
             return
+
+
+def _numbers() -> list[str]:
+    try:
+        return os.listdir("/proc")
+    except OSError:
+        return []  # it is not mounted, or no more files can be open
 
 
 def _is_astray(pid: int, leader: int) -> bool:
