@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import trio
+from structlog.typing import EventDict
 
 from tests.commands import run_command
 from tests.processes import TOO_LONG, WorkerProcess, start_worker
@@ -138,22 +139,36 @@ def handle(query, ctx):
     assert [line for line in lines if line.startswith("print")] == [f"print {n}" for n in range(100)]
 
 
-async def test_a_handler_that_has_closed_our_socket(tmp_path: Path) -> None:
-    """`logging` says what is wrong, and raises nothing."""
-    assert logging.raiseExceptions
-    code = """
-import logging, os
+CLOSES = """
+import logging, os, pathlib
 log = logging.getLogger("agent")
 def handle(query, ctx):
-    before = ctx._desk._line._socket
-    ctx._desk._line._socket = os.open("/dev/null", os.O_RDONLY)
+    files = {n: os.path.realpath(f"/proc/self/fd/{n}") for n in map(int, os.listdir("/proc/self/fd"))}
+    (socket,) = [n for n, name in files.items() if "socket:" in name]
+    os.close(socket)
+    database = os.open("database", os.O_RDWR | os.O_CREAT)
+    os.dup2(database, socket)
     log.error("this can't be sent")
-    ctx._desk._line._socket = before
+    if (fork := os.fork()) == 0:
+        os._exit(os.write(socket, b"the fork's own") - 14)
+    assert os.waitstatus_to_exitcode(os.waitpid(fork, 0)[1]) == 0
+    pathlib.Path("reached").touch()
     return "ok"
 """
-    async with open_process_worker(tmp_path, code, Capture("logging")) as worker:
+
+
+async def test_a_handler_that_has_closed_our_socket(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, events: list[EventDict]
+) -> None:
+    """`logging` says what is wrong, and raises nothing; what has got the socket's number is left alone."""
+    assert logging.raiseExceptions
+    monkeypatch.chdir(tmp_path)
+    async with open_process_worker(tmp_path, CLOSES, Capture("logging")) as worker:
         query = await worker.ask("x")
-    assert (query.status, said(query)) == ("done", [])
+    assert (tmp_path / "reached").exists()
+    assert (tmp_path / "database").read_bytes() == b"the fork's own"
+    assert (query.status, said(query)) == ("failed", [])
+    assert [event["how"] for event in events if "process died" in event["event"]] == ["exit status 1"]
 
 
 # --- Each way to start a worker --------------------------------------------------------------------------

@@ -25,11 +25,16 @@ def test_our_secrets_are_left_out() -> None:
 
 
 def test_our_password_is_left_out_whatever_its_name() -> None:
-    """MY_PASS, from which the operator has set WORKER_PASSWORD; so is what holds a token of ours."""
-    others = {"HOME": "/root", "DSN": "db://u:hunter2-hunter2@host", "USER": "short"}
-    secrets = {"MY_PASS": "hunter2-hunter2", "FROM_A_FILE": "hunter2-hunter2\n"}
+    """MY_PASS, from which the operator has set WORKER_PASSWORD; a URL with it; a header with a token."""
+    others = {"HOME": "/root", "HINT": "hunter2", "USER": "short"}
+    secrets = {
+        "MY_PASS": "hunter2-hunter2",
+        "FROM_A_FILE": "hunter2-hunter2\n",
+        "DSN": "db://u:hunter2-hunter2@host",
+    }
     assert child_environment(others | secrets | {"WORKER_PASSWORD": "hunter2-hunter2"}) == others
     assert child_environment({"USER": "short", "WORKER_PASSWORD": "short"}) == {"USER": "short"}
+    assert child_environment({"USER": "short", "WORKER_PASSWORD": ""}) == {"USER": "short"}
     assert child_environment(others | secrets) == others | secrets
     masks.know("password", "hunter2-hunter2")  # read from `.env`, or from a file
     masks.know("tokens", "eyJhbGciOi", None)

@@ -15,7 +15,7 @@ import pytest
 
 from trio_worker.errors import HandlerError
 from trio_worker.handlers import echo
-from trio_worker.handlers.loading import Handler, load_handler
+from trio_worker.handlers.loading import PATIENCE, Handler, load_handler
 from trio_worker.query import Query
 
 numbers = itertools.count(1)
@@ -347,6 +347,12 @@ def test_method_of_a_class_lacks_its_instance(home: Home) -> None:
 def test_signature_that_does_not_tell(home: Home) -> None:
     """A C function without a signature is given the benefit of the doubt."""
     assert home.load("h", "h = max").is_async is False
+
+
+def test_an_object_with_a_patience_of_its_own(home: Home) -> None:
+    """Whatever that means to its author, it is not our time limit."""
+    source = "class Agent:\n    patience = 3600\n    async def __call__(self, query, ctx): ...\nh = Agent()"
+    assert home.load("h", source).patience == PATIENCE
 
 
 # --- echo ----------------------------------------------------------------------------------------

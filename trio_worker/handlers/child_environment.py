@@ -12,8 +12,8 @@ __all__ = ["child_environment"]
 # The operator's other secrets (an API key) are the handler's own business. Of ours, all goes by its prefix,
 # so that a misspelt WORKER_PASSWROD does not slip through. But for two that hold no secret and that a handler
 # may want: where its query is from (a URL with a password in it is refused at the start), and which language
-# its author reads. Under any other name goes what holds our own password or token: MY_PASS, of which the
-# operator has made WORKER_PASSWORD.
+# its author reads. Under any other name goes what our own password or token is in: MY_PASS, of which the
+# operator has made WORKER_PASSWORD; a URL or a header with it.
 _OUR_PREFIXES = ("WORKER_", "WEBBUDDY_")
 _OURS = {variable.name for variable in VARIABLES}
 _PASSED_ON = {"WEBBUDDY_URL", "WORKER_LANGUAGE"}
@@ -26,13 +26,15 @@ def child_environment(environ: Mapping[str, str]) -> dict[str, str]:
         environ: Such as `os.environ`.
 
     Returns:
-        All of it but our settings, and but what holds our password or a token of ours.
+        All of it but our settings and what begins like them, and but each value in which our password stands,
+        if that has `SHORTEST` characters or more, or a token of ours.
     """
     # As for `masks`, what is short is no secret: it may be the name of the user, or "1".
-    passwords = {*masks.of("password"), *_long_enough(environ.get("WORKER_PASSWORD", ""))}
+    password = environ.get("WORKER_PASSWORD", "")
+    secrets = {*masks.of("password"), *masks.of("tokens"), *_long_enough(password)}
 
     def is_secret(value: str) -> bool:
-        return value.strip() in passwords or any(token in value for token in masks.of("tokens"))
+        return any(secret in value for secret in secrets)
 
     return {name: value for name, value in environ.items() if not _is_ours(name) and not is_secret(value)}
 

@@ -30,7 +30,7 @@ from trio_worker.errors import HandlerCrashed, HandlerError, RetryLater
 from trio_worker.handlers.child import NotStarted, crash_of, run_child
 from trio_worker.handlers.child_environment import child_environment
 from trio_worker.handlers.child_output import Beginning, Lines
-from trio_worker.handlers.loading import did_you_mean
+from trio_worker.handlers.loading import OwnHandler, did_you_mean
 from trio_worker.masks import masks
 from trio_worker.query import Query
 from trio_worker.setting_kinds import COMMAND
@@ -55,7 +55,7 @@ _FOR_NOW = {errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ETXTBS
 
 
 @attrs.frozen
-class Command:
+class Command(OwnHandler):
     """A program, called for each query anew.
 
     Attributes:

@@ -8,6 +8,7 @@ import importlib
 import inspect
 import sys
 import traceback
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import ModuleType
@@ -20,6 +21,7 @@ from trio_worker.setting_kinds import split_handler_path
 
 __all__ = [
     "Handler",
+    "OwnHandler",
     "closed_error",
     "did_you_mean",
     "handler_of",
@@ -58,6 +60,20 @@ class Handler:
     patience: float = PATIENCE
     kill: Callable[[Any], None] | None = None
     opens: bool = False
+
+
+class OwnHandler(ABC):
+    """A callable object of ours, which knows how long it takes to end.
+
+    Not any object that has such an attribute: in the user's it may mean something else.
+    """
+
+    __slots__ = ()
+
+    @property
+    @abstractmethod
+    def patience(self) -> float:
+        """Seconds that cancelling a call may take."""
 
 
 def load_handler(path: str, directory: Path) -> Handler:
@@ -110,7 +126,8 @@ def handler_of(function: Any, path: str) -> Handler:
         HandlerError: When it can't be a handler.
     """
     _check(function, path)
-    return Handler(path, function, _is_async(function), *_place(function), patience=_patience(function))
+    patience = function.patience if isinstance(function, OwnHandler) else PATIENCE
+    return Handler(path, function, _is_async(function), *_place(function), patience=patience)
 
 
 def opening_error(path: str, error: BaseException, directory: Path) -> HandlerError:
@@ -316,12 +333,6 @@ def _layers(function: object) -> Iterable[object]:
 def _is_async(function: object) -> bool:
     # iscoroutinefunction also honours inspect.markcoroutinefunction, which wrappers use from 3.12 on.
     return any(map(inspect.iscoroutinefunction, _layers(function)))
-
-
-def _patience(function: object) -> float:
-    """What it says of itself; our own callable objects do."""
-    patience = getattr(function, "patience", PATIENCE)
-    return float(patience) if isinstance(patience, int | float) else PATIENCE
 
 
 def _place(function: Callable[..., Any]) -> tuple[str | None, int | None]:

@@ -20,6 +20,7 @@ from trio_worker.capture import OFF, Capture
 from trio_worker.context import Context
 from trio_worker.errors import HandlerCrashed, HandlerError, QueryFailed, RetryLater
 from trio_worker.handlers.frames import MOST_ANSWER, MOST_TEXT
+from trio_worker.handlers.loading import OwnHandler
 from trio_worker.handlers.pool_process import KILL_SECONDS, WarmProcess, open_process
 from trio_worker.handlers.pool_run import Message
 from trio_worker.masks import masks
@@ -84,7 +85,7 @@ async def open_pool(
         raise problem
 
 
-class Pool:
+class Pool(OwnHandler):
     """Calls a handler in processes. Made by `open_pool`.
 
     Attributes:
@@ -204,7 +205,11 @@ class Pool:
         self._places.release()
 
     async def _replace(self, process: WarmProcess) -> None:
-        """Holding the place of a process that ends: start the next one, so that no query waits for that."""
+        """Holding the place of a process that ends: start the next one.
+
+        Not before: the memory of two handlers may be more than there is. So a query that comes meanwhile
+        waits here, within its time limit, where no other process is free.
+        """
         try:
             await process.gone.wait()
             await self._warm()

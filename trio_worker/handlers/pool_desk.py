@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import os
 import signal
@@ -45,6 +46,7 @@ class Line:
 
     def __init__(self, socket: int) -> None:
         self._socket = socket
+        self._identity = _identity(socket)
         self._lock = threading.Lock()
         # Who sends, under the lock. A `__del__` that logs may come in between, in the same thread.
         self._sender: int | None = None
@@ -75,6 +77,7 @@ class Line:
     def _write(self, data: bytes) -> None:
         rest = memoryview(data)
         while rest and not self.is_cut:
+            self._check()
             try:
                 rest = rest[os.write(self._socket, rest) :]
             except ConnectionError:
@@ -103,14 +106,26 @@ class Line:
         if self._is_at_work:
             end_at_once()
 
+    def _check(self) -> None:
+        # A handler that closes all descriptors and then opens a file may have given it our number: what is
+        # meant for the worker must not be written into somebody's database.
+        if _identity(self._socket) != self._identity:
+            raise OSError(errno.EBADF, "the handler has closed our socket")
+
     def cut(self) -> None:
         """In a fork of this process: what that sent would run into what this one sends."""
         self.is_cut = True
         self._lock = threading.Lock()  # nobody is left there to release the old one
         try:
+            self._check()
             os.close(self._socket)
         except OSError:
             pass
+
+
+def _identity(descriptor: int) -> tuple[int, int]:
+    found = os.fstat(descriptor)
+    return found.st_dev, found.st_ino
 
 
 class PipeDesk:
