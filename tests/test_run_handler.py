@@ -203,21 +203,6 @@ def test_capture(handler: Any, run_handler: RunHandler) -> None:
     assert run_handler(handler, capture="print").logs == ["logged", "printed"]
 
 
-async def swallows_for_ever(query: Query, ctx: Context) -> str:
-    while True:
-        try:
-            await trio.sleep(1)
-        except trio.Cancelled:  # noqa: ASYNC103 - that is the point
-            pass
-
-
-def test_a_handler_that_does_not_end(run_handler: RunHandler) -> None:
-    """The test fails and is over, though virtual time stands still; the next one has a Trio that works."""
-    with pytest.raises(Failed, match=r"swallows its cancellation: 10 s .*test_run_handler\.py:\d+"):
-        run_handler(swallows_for_ever, virtual_time=True)
-    assert run_handler(shouts, "page").answer_text == "PAGE"
-
-
 def test_no_project(run_handler: RunHandler) -> None:
     """As at a WebBuddy that has no such call."""
 

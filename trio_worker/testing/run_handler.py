@@ -11,7 +11,6 @@ import trio.testing
 
 from trio_worker.handlers.loading import Handler
 from trio_worker.testing.blocking import LoopBlocked
-from trio_worker.testing.giving_up import HandlerRemains
 from trio_worker.testing.trial import HandlerFunction, HandlerResult, try_handler
 from trio_worker.testing.trial_options import TrialOptions
 
@@ -51,8 +50,8 @@ class RunHandler:
         for 0.3 s, or computes for 1 s. It fails then, in the middle of that, with the file and the line. A
         machine that is busy makes no difference on Linux; elsewhere it is 2 s of anything.
 
-        It fails, too, when the handler swallows its cancellation and still runs 10 s after its time limit, by
-        the real clock: Trio can't end beside it, and is given up.
+        One that swallows its cancellation for ever hangs its test, since Trio waits for each of its tasks: a
+        worker leaves it behind, a test can't. pytest-timeout ends it.
 
         Args:
             handler: A function; or what ``WORKER_HANDLER`` may be, such as ``"process:agent:handle"``, found
@@ -77,8 +76,8 @@ class RunHandler:
         run = partial(try_handler, handler, query_text, **options)
         try:
             return trio.run(run, clock=trio.testing.MockClock(autojump_threshold=0) if virtual_time else None)
-        except (LoopBlocked, HandlerRemains) as problem:
-            text = str(problem)
+        except LoopBlocked as blocked:
+            text = str(blocked)
         return self._fail(text)
 
     async def here(
@@ -89,8 +88,7 @@ class RunHandler:
     ) -> HandlerResult:
         """Do the same in the test's own Trio: in an ``async def test_…``, in virtual time if it has that.
 
-        Cancelled, it cancels the handler, and waits for its end. One that still runs 10 s after its time
-        limit ends the whole test, with `HandlerRemains`.
+        Cancelled, it cancels the handler, and waits for its end.
         """
         try:
             return await try_handler(handler, query_text, **options)

@@ -28,7 +28,6 @@ from trio_worker.query_log import Fresh, QueryLog
 from trio_worker.setting_kinds import COMMAND, PROCESS
 from trio_worker.stop import Stop
 from trio_worker.testing.blocking import LoopBlocked, watch_for_blocks
-from trio_worker.testing.giving_up import CLOSE_SECONDS, give_up
 from trio_worker.testing.trial_options import TrialOptions, capture_of, check_names
 from trio_worker.testing.virtual_time import same_time, time_is_virtual
 
@@ -201,12 +200,10 @@ class _Trial:
         async with open_handler(self._handler, directory=Path.cwd(), stop=_nobody_stops()) as opened:
             assert opened is not None  # nobody asks for a stop
             _check_time(opened)
-            async with trio.open_nursery() as beside:
-                async with trio.open_nursery() as nursery:
-                    self._ending = await self._attempt_in(nursery, beside, opened)
-                beside.cancel_scope.cancel()
+            async with trio.open_nursery() as nursery:
+                self._ending = await self._attempt_in(nursery, opened)
 
-    async def _attempt_in(self, nursery: trio.Nursery, beside: trio.Nursery, handler: Handler) -> Ending:
+    async def _attempt_in(self, nursery: trio.Nursery, handler: Handler) -> Ending:
         execution = Execution(
             handler=handler,
             nursery=nursery,
@@ -218,7 +215,6 @@ class _Trial:
             capture=self._capture,
         )
         deadline = execution.deadline()
-        beside.start_soon(give_up, handler, deadline)
         desk = HeldDesk(self, deadline, self)
         ctx = execution.context(desk, attempt=self._attempt, saved=self._saved)
         try:
@@ -251,6 +247,9 @@ class _Trial:
                     saved=saved,
                 )
         raise AssertionError(f"nobody stops a trial, but it ended as {self._ending!r}")
+
+
+CLOSE_SECONDS = 5.0  # for what the handler has opened: as a worker has it at its end
 
 
 def _nobody_stops() -> Stop:
