@@ -39,7 +39,7 @@ def test_our_password_is_left_out_whatever_its_name() -> None:
         assert child_environment(asked | secrets | {"HEADER": "Bearer eyJhbGciOi"}) == asked
     finally:
         for name in ("password", "tokens", "API_KEY"):
-            masks.know(name)
+            masks.forget(name)
 
 
 def test_what_is_given_stays_as_it_is() -> None:
