@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import copy
 import gc
 import io
 import logging
@@ -24,7 +25,7 @@ import trio
 from trio.testing import MockClock
 
 from trio_worker import Context, PlainContext, Query
-from trio_worker.capture import MOST_BEGUN
+from trio_worker.capture import MOST_BEGUN, Capture
 from trio_worker.handlers.asyncio_loop import open_asyncio
 from trio_worker.log_lines import HALF, MOST_LINE, SEPARATOR
 from trio_worker.masks import MASK, masks
@@ -483,6 +484,68 @@ async def test_a_process_without_stdout(autojump_clock: MockClock, monkeypatch: 
         assert said(await worker.ask("x")) == ["captured"]
         print("the test's")
     assert sys.stdout is None
+
+
+async def test_a_handler_of_loggings_on_stdout(autojump_clock: MockClock, capfd: Any) -> None:
+    """A library may set one up when it is first used, in a handler. Each record is in the log once."""
+    library = logging.getLogger("agent.library")
+    handlers: list[logging.Handler] = []
+
+    def act() -> None:
+        handlers.append(logging.StreamHandler(sys.stdout))
+        library.addHandler(handlers[0])
+        library.warning("it logs")
+        print("it prints")
+
+    try:
+        assert await said_by(act) == ["WARNING: it logs", "it prints"]
+    finally:
+        library.removeHandler(handlers[0])
+    assert capfd.readouterr().out == "it logs\n"
+
+
+async def test_what_is_no_text(autojump_clock: MockClock) -> None:
+    """It is refused, as ever; a line that was begun is not lost."""
+
+    def act() -> None:
+        print("begun", end=" ")
+        with pytest.raises(TypeError):
+            sys.stdout.write(b"bytes")  # type: ignore[arg-type]
+        print("ended")
+
+    assert await said_by(act) == ["begun ended"]
+
+
+async def test_a_copy_of_stdout(autojump_clock: MockClock) -> None:
+    """Is one."""
+    assert await said_by(lambda: print("copied", file=copy.copy(sys.stdout))) == ["copied"]
+
+
+@pytest.mark.parametrize("order", [("a", "b"), ("b", "a")], ids="".join)
+@pytest.mark.parametrize("real", ["none", "some"])
+def test_captures_end_in_any_order(order: tuple[str, str], real: str, monkeypatch: Any) -> None:
+    """Of several workers in one process. The last one leaves all as the first one found it."""
+    stdout = io.StringIO() if real == "some" else None
+    root = logging.getLogger()
+    monkeypatch.setattr(sys, "stdout", stdout)
+    monkeypatch.setattr(root, "handlers", [])
+    monkeypatch.setattr(root, "level", logging.WARNING)
+    captures = {"a": Capture("print", "debug"), "b": Capture("print", "info")}
+    blocks = {name: capture.begin() for name, capture in captures.items()}
+    lines: list[object] = []
+    for name in ("a", "b"):
+        blocks[name].__enter__()
+    kept = sys.stdout
+    blocks[order[0]].__exit__(None, None, None)
+    with captures[order[1]].into(lines.append):
+        speak("the other")
+    assert lines == told("the other")
+    assert root.level == logging.getLevelNamesMapping()[captures[order[1]].level.upper()]
+    assert logging.lastResort in root.handlers
+    blocks[order[1]].__exit__(None, None, None)
+    assert (sys.stdout, root.handlers, root.level) == (stdout, [], logging.WARNING)
+    print("a ghost prints", file=kept)
+    assert stdout is None or stdout.getvalue() == "a ghost prints\n"
 
 
 # --- After the end ---------------------------------------------------------------------------------------

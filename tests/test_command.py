@@ -543,6 +543,19 @@ def test_no_byte_more() -> None:
     assert (beginning.end(), beginning.size) == ("1234567123", 35)
 
 
+def test_a_byte_at_a_time() -> None:
+    """A program may write without a buffer: what is kept is no larger for that."""
+    tracemalloc.start()
+    try:
+        beginning = Beginning(MOST_STDOUT)
+        for _ in range(200_000):
+            beginning.add(b"ab")
+        assert tracemalloc.get_traced_memory()[1] < 5 * 400_000
+    finally:
+        tracemalloc.stop()
+    assert beginning.end() == "ab" * 200_000
+
+
 async def test_binary_stdout(home: Home) -> None:
     """Whatever it is, it becomes a text."""
     answer = await home.run("head -c 4000000 /dev/urandom")

@@ -207,6 +207,11 @@ def test_lines_arrive_whatever_the_pieces(size: int) -> None:
         (b'{"extend": 1' + b"0" * 5000 + b"}", "Exceeds the limit"),
         (b'{"save": Infinity}', "Out of range float values"),
         (b'{"save": "' + b"x" * MOST_SAVED + b'"}', "ctx.save: 65538 bytes of JSON, expected 65536 at most"),
+        # Half a letter is six bytes in the environment of a program, where a variable may have 128 KiB.
+        (
+            b'{"save": "' + b"\\ud83d" * 20_000 + b'"}',
+            "ctx.save: 120002 bytes of JSON, expected 65536 at most",
+        ),
         (b"[" * 200_000, "recursion"),
         (b"x" * 1_000_000, "it has more than 262144 bytes"),
     ],

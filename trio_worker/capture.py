@@ -11,11 +11,11 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
-from functools import partial
+from functools import cache, partial
 from threading import get_ident
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, TextIO
 
 import attrs
@@ -142,23 +142,48 @@ def _here(capture: Capture) -> _Destination | None:
 
 @contextmanager
 def _logged(capture: Capture) -> Iterator[None]:
-    root = logging.getLogger()
     ours = _Records(capture)
-    handlers: list[logging.Handler] = [ours]
-    if not root.handlers and logging.lastResort is not None:
-        # In a process of the pool. Warnings are shown on stderr only where nobody has a handler.
-        handlers.append(logging.lastResort)
-    before = root.level
-    for handler in handlers:
-        root.addHandler(handler)
-    # The operator's log may show less (`trio-worker once`); its handler sees to that.
-    root.setLevel(min(before, ours.level))
+    _root.listen(ours)
     try:
         yield
     finally:
-        root.setLevel(before)
-        for handler in handlers:
-            root.removeHandler(handler)
+        _root.leave(ours)
+
+
+class _Root:
+    """The root logger, to which those of several workers listen. They may end in any order."""
+
+    def __init__(self) -> None:
+        self._listening: list[_Records] = []
+        self._level = logging.NOTSET  # before the first
+        self._last_resort: logging.Handler | None = None
+
+    def listen(self, ours: _Records) -> None:
+        root = logging.getLogger()
+        if not self._listening:
+            self._level = root.level
+            # In a process of the pool. Warnings are shown on stderr only where nobody has a handler.
+            self._last_resort = None if root.handlers else logging.lastResort
+            if self._last_resort is not None:
+                root.addHandler(self._last_resort)
+        self._listening.append(ours)
+        root.addHandler(ours)
+        self._set_level()
+
+    def leave(self, ours: _Records) -> None:
+        root = logging.getLogger()
+        self._listening.remove(ours)
+        root.removeHandler(ours)
+        self._set_level()
+        if not self._listening and self._last_resort is not None:
+            root.removeHandler(self._last_resort)
+
+    def _set_level(self) -> None:
+        # The operator's log may show less (`trio-worker once`); its handler sees to that.
+        logging.getLogger().setLevel(min([self._level, *(ours.level for ours in self._listening)]))
+
+
+_root = _Root()
 
 
 class _Records(logging.Handler):
@@ -241,31 +266,40 @@ def _last_line(error: BaseException) -> str:
 
 @contextmanager
 def _printed(capture: Capture) -> Iterator[None]:
-    before = sys.stdout
-    # None: the process was started without one.
-    with nullcontext(before) if before is not None else open(os.devnull, "w") as real:
-        ours = _Stdout(capture, real)
-        sys.stdout = ours
-        try:
-            yield
-        finally:
-            if sys.stdout is ours:  # else somebody else has redirected it, and puts it back
-                sys.stdout = before
+    ours = _Stdout(capture, sys.stdout)
+    sys.stdout = ours
+    try:
+        yield
+    finally:
+        ours.is_over = True
+        # Another worker's may be there, and has ours as its real one; or somebody else's, who puts back ours.
+        while isinstance(sys.stdout, _Stdout) and sys.stdout.is_over:
+            sys.stdout = sys.stdout.before
+
+
+@cache
+def _nowhere() -> TextIO:
+    return open(
+        os.devnull, "w"
+    )  # never closed: a thread that was left behind may print for as long as it likes
 
 
 class _Stdout:
     """`sys.stdout`, but for what is printed by a handler.
 
-    Whoever keeps it beyond the lifetime of the capture has the real one.
+    Whoever keeps it beyond the lifetime of the capture has the real one; where there is none, one that
+    takes everything.
     """
 
-    def __init__(self, capture: Capture, real: TextIO) -> None:
+    def __init__(self, capture: Capture, before: TextIO | None) -> None:
+        self.before: Any = before  # None: the process was started without one
+        self.is_over = False
         self._capture = capture
-        self._real = real
+        self._real = before if before is not None else _nowhere()
 
     def write(self, text: str) -> int:
         destination = _here(self._capture)
-        if destination is None:
+        if destination is None or not isinstance(text, str) or _is_in_logging():
             return self._real.write(text)
         destination.write(text)
         return len(text)
@@ -275,6 +309,8 @@ class _Stdout:
             self.write(line)
 
     def __getattr__(self, name: str) -> Any:
+        if name == "_real":
+            raise AttributeError(name)  # of a copy that is being made; it would be looked for here for ever
         return getattr(self._real, name)  # buffer, encoding, isatty, fileno, flush, …
 
     def __enter__(self) -> _Stdout:
@@ -285,3 +321,15 @@ class _Stdout:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._real.__exit__(kind, error, trace)
+
+
+def _is_in_logging() -> bool:
+    """Whether we are called by one of logging's handlers, which a library may have set up with our stdout.
+
+    Its record is in the query's log by itself. And it has a lock, for which a `__del__` may wait that has
+    come in the middle of what we would have to wait for.
+    """
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and frame.f_globals is not logging.__dict__:
+        frame = frame.f_back
+    return frame is not None

@@ -111,7 +111,7 @@ class BaseContext:
             ValueError: It is too much.
         """
         text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-        size = len(text.encode("utf-8", "replace"))
+        size = len(text.encode("utf-8", "backslashreplace"))  # as it comes to a program
         if size > MOST_SAVED:
             raise ValueError(f"ctx.save: {size} bytes of JSON, expected {MOST_SAVED} at most")
         self._saved = text

@@ -7,40 +7,37 @@ writes it, and what has to be passed along can be forgotten.
 from __future__ import annotations
 
 import json
-import re
-import threading
-from collections import deque
+import sys
 from collections.abc import Iterable
 
-import attrs
-
-__all__ = ["KEPT", "MASK", "SHORTEST", "Masks", "masks"]
+__all__ = ["MASK", "SHORTEST", "Masks", "masks"]
 
 MASK = "[MASKED]"
 
 SHORTEST = len(MASK)
 """Characters below which a secret is not masked: it would be found in ordinary words."""
 
-KEPT = 16
-"""How many that were replaced are still masked, of each name: a handler may hold one for long."""
+
+MOST_PASSING = 4_000
+"""Secrets that come and go of which the last are known: two thousand projects, or years of tokens."""
+
+_WIDTH = 8  # bytes, at which a text is looked through
+_FINDABLE = 2 * _WIDTH - 1  # bytes, in which there are so many in a row that begin at a multiple of that
 
 
 class Masks:
-    """Replaces secrets by `MASK`. All of it may be called from any thread."""
+    """Replaces secrets by `MASK`. `hide` may be called from any thread, the rest on one thread only."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        # By name: each time's secrets, each with the ways in which it may be written.
-        self._known: dict[str, deque[dict[str, set[str]]]] = {}
-        self._found_by: _Index | None = None
-
-    @property
-    def longest(self) -> int:
-        """Characters of the longest secret, as it may be written; 0 without any."""
-        return self._index().longest
+        self._secrets: dict[str, tuple[str, ...]] = {}
+        self._passing: dict[str, None] = {}  # the longest known first
+        self._shapes: dict[str, int] = {}  # how many secrets look like it
+        # Of what is short, all; of the rest, by eight bytes of its end (many a token begins as others do).
+        self._short: dict[str, None] = {}
+        self._by_bytes: dict[int, tuple[str, ...]] = {}
 
     def know(self, name: str, *secrets: str | None) -> list[str]:
-        """Learn secrets. Those known under the same name before count as old ones, of which `KEPT` are kept.
+        """Learn secrets. Those known under the same name before become passing ones.
 
         Args:
             name: Of what they are: a password that is replaced has the name of the one before.
@@ -49,29 +46,36 @@ class Masks:
         Returns:
             Those that are too short to be masked.
         """
-        given = [line for secret in secrets if secret for line in _lines(secret)]
-        written = {line: _shapes(line) for line in given if len(line) >= SHORTEST}
-        with self._lock:
-            known = self._known.setdefault(name, deque(maxlen=1 + KEPT))
-            if written and (not known or known[-1] != written):
-                known.append(written)
-                self._found_by = None
-        return [line for line in given if len(line) < SHORTEST]
+        long_enough, too_short = _sorted(secrets)
+        before = self._secrets.get(name, ())
+        if before != long_enough:
+            self._secrets[name] = long_enough
+            for secret in long_enough:
+                self._add(secret)
+            # Not forgotten yet: a handler that was given them may still be at work.
+            self._pass(before)
+            for secret in before:
+                self._drop(secret)
+        return too_short
+
+    def know_passing(self, *secrets: str) -> None:
+        """Learn secrets that come and go, as those of projects do: the last `MOST_PASSING` are known."""
+        self._pass(_sorted(secrets)[0])
 
     def forget(self, name: str) -> None:
-        """Let go of all that is known under a name: they are no secrets any more."""
-        with self._lock:
-            self._known.pop(name, None)
-            self._found_by = None
+        """Forget what is known under a name, at once."""
+        for secret in self._secrets.pop(name, ()):
+            self._drop(secret)
 
     def hide(self, text: str) -> str:
         """Give the text without the secrets in it."""
-        return self._index().hide(text)
+        for secret in self._found_in(text):
+            text = text.replace(secret, MASK)
+        return text
 
     def of(self, name: str) -> tuple[str, ...]:
-        """Give what is known under a name, old ones too, of those that are long enough."""
-        with self._lock:
-            return tuple(secret for written in self._known.get(name, ()) for secret in written)
+        """Give what is known under a name, of those that are long enough."""
+        return self._secrets.get(name, ())
 
     def hide_in_beginning(self, text: str) -> str:
         """The same for the beginning of a longer text: without its end, where half a secret may stand."""
@@ -82,73 +86,100 @@ class Masks:
         """The same for the end of a longer text: without its beginning."""
         return self.hide(text)[self._cut :]
 
+    def before_the_end(self, text: str) -> int:
+        """Say where a text that goes on may be cut: where no secret is cut in two, be it begun only.
+
+        It is as far behind as that allows; 0 for a text that is no longer than a secret.
+        """
+        cut = whole = max(0, len(text) - self._cut)
+        found = self._found_in(text)
+        while across := [at for secret in found if (at := _across(text, secret, cut)) >= 0]:
+            cut = min(across)
+        if cut or not whole:
+            return cut
+        # Nothing but secrets that overlap, as "aaaaaaaa" does with itself: behind one, wherever that is.
+        return max(at + len(secret) for secret in found if (at := _across(text, secret, whole)) >= 0)
+
+    @property
+    def longest(self) -> int:
+        """Characters of the longest secret that is known."""
+        return max(map(len, list(self._shapes)), default=0)
+
     @property
     def _cut(self) -> int:
         return max(0, self.longest - 1)
 
-    def _index(self) -> _Index:
-        found_by = self._found_by
-        if found_by is None:
-            # When it is asked for: a start learns many at once.
-            with self._lock:
-                found_by = self._found_by = _Index.of(
-                    shape
-                    for known in self._known.values()
-                    for written in known
-                    for shapes in written.values()
-                    for shape in shapes
-                )
-        return found_by
+    def _found_in(self, text: str) -> list[str]:
+        """List what stands in a text: the longest first, for of two that begin alike the whole one is to go.
 
+        In the time of one pass through the text, however many are known; a regular expression, or one look
+        for each, would take seconds for a large answer where there are a thousand projects.
+        """
+        near = list(self._short)
+        if self._by_bytes and len(text) >= _WIDTH:
+            data = text.encode("utf-8", "surrogatepass")
+            numbers = memoryview(data)[: len(data) // _WIDTH * _WIDTH].cast("Q")
+            for number in set(filter(self._by_bytes.__contains__, numbers)):
+                near += self._by_bytes.get(number, ())
+        return sorted({shape for shape in near if shape in text}, key=lambda shape: (-len(shape), shape))
 
-@attrs.frozen
-class _Index:
-    """Finds secrets by their first characters.
+    def _pass(self, secrets: Iterable[str]) -> None:
+        for secret in secrets:
+            if secret in self._passing:
+                del self._passing[secret]
+            else:
+                self._add(secret)
+            self._passing[secret] = None
+        while len(self._passing) > MOST_PASSING:
+            oldest = next(iter(self._passing))
+            del self._passing[oldest]
+            self._drop(oldest)
 
-    One regular expression of all secrets takes 0.2 ms for a line when there are a thousand, and 85 ms to be
-    made. This one says only where one may begin, from the characters that any has at each place.
-
-    Attributes:
-        maybe: Matches the first `SHORTEST` characters of each secret, and few others.
-        by_head: The secrets, by those characters; the longest first: of two that begin alike the whole
-            one is to go.
-        longest: Characters of the longest one.
-    """
-
-    maybe: re.Pattern[str] | None
-    by_head: dict[str, list[str]]
-    longest: int
-
-    @classmethod
-    def of(cls, secrets: Iterable[str]) -> _Index:
-        by_head: dict[str, list[str]] = {}
-        for secret in sorted(set(secrets), key=len, reverse=True):
-            by_head.setdefault(secret[:SHORTEST], []).append(secret)
-        places = [sorted(set(place)) for place in zip(*by_head, strict=True)]
-        classes = "".join(f"[{''.join(map(re.escape, place))}]" for place in places)
-        longest = max((len(alike[0]) for alike in by_head.values()), default=0)
-        return cls(re.compile(classes) if by_head else None, by_head, longest)
-
-    def hide(self, text: str) -> str:
-        if self.maybe is None:
-            return text
-        parts: list[str] = []
-        done = 0
-        match = self.maybe.search(text)
-        while match is not None:
-            at = match.start()
-            secret = self._secret(text, match[0], at)
-            if secret is None:
-                match = self.maybe.search(text, at + 1)
+    def _add(self, secret: str) -> None:
+        for shape in _shapes(secret):
+            self._shapes[shape] = self._shapes.get(shape, 0) + 1
+            if self._shapes[shape] > 1:
                 continue
-            parts += text[done:at], MASK
-            done = at + len(secret)
-            match = self.maybe.search(text, done)
-        return "".join([*parts, text[done:]]) if parts else text
+            if not (numbers := _numbers(shape)):
+                self._short[shape] = None
+            for number in numbers:
+                self._by_bytes[number] = (*self._by_bytes.get(number, ()), shape)
 
-    def _secret(self, text: str, head: str, at: int) -> str | None:
-        alike = self.by_head.get(head, ())
-        return next((secret for secret in alike if text.startswith(secret, at)), None)
+    def _drop(self, secret: str) -> None:
+        for shape in _shapes(secret):
+            self._shapes[shape] -= 1
+            if self._shapes[shape]:
+                continue
+            del self._shapes[shape]
+            self._short.pop(shape, None)
+            for number in _numbers(shape):
+                others = tuple(other for other in self._by_bytes[number] if other != shape)
+                if others:
+                    self._by_bytes[number] = others
+                else:
+                    del self._by_bytes[number]
+
+
+def _sorted(secrets: Iterable[str | None]) -> tuple[tuple[str, ...], list[str]]:
+    """Give those that are long enough, and those that are not."""
+    given = [line for secret in secrets if secret for line in _lines(secret)]
+    return (
+        tuple(secret for secret in given if len(secret) >= SHORTEST),
+        [secret for secret in given if len(secret) < SHORTEST],
+    )
+
+
+def _across(text: str, secret: str, cut: int) -> int:
+    """Say where a secret begins that a cut would divide; -1: none."""
+    return text.find(secret, max(0, cut - len(secret) + 1), cut + len(secret) - 1)
+
+
+def _numbers(shape: str) -> set[int]:
+    """Of the last bytes each eight in a row, as numbers: at whichever place it stands, one is looked at."""
+    data = shape.encode("utf-8", "surrogatepass")[-_FINDABLE:]
+    if len(data) < _FINDABLE:
+        return set()
+    return {int.from_bytes(data[at : at + _WIDTH], sys.byteorder) for at in range(_WIDTH)}
 
 
 def _lines(secret: str) -> list[str]:

@@ -75,6 +75,6 @@ class Projects:
         if len(self._known) >= MOST_KNOWN:
             self._known = {key: known for key, known in self._known.items() if known.until > now}
         if project is not None:
-            masks.know(f"project {number}", *project.secrets)
+            masks.know_passing(*project.secrets)
         known = self._known[number] = _Known(project, now + GOOD_FOR)
         return known

@@ -15,6 +15,9 @@ MOST_TAIL = 2_000
 """Characters of the last lines that are kept for the reason of a failure."""
 
 
+_BLOCK = 16_384  # bytes
+
+
 def _decoder() -> codecs.IncrementalDecoder:
     return codecs.getincrementaldecoder("utf-8")("replace")
 
@@ -33,6 +36,8 @@ class Beginning:
         self._most = most
         # Decoded as it comes: 3 MiB of binary at once would hold the event loop for a tenth of a second.
         self._decoder = _decoder()
+        # But not byte by byte: a text of one letter takes fifty bytes.
+        self._block = bytearray()
         self._parts: list[str] = []
         self.size = 0
 
@@ -41,11 +46,18 @@ class Beginning:
         room = max(0, self._most - self.size)
         self.size += len(data)
         if room:
-            self._parts.append(self._decoder.decode(data[:room]))
+            self._block += data[:room]
+        if len(self._block) >= _BLOCK:
+            self._decode_block(final=False)
 
     def end(self) -> str:
         """Give the text."""
-        return "".join([*self._parts, self._decoder.decode(b"", True)])
+        self._decode_block(final=True)
+        return "".join(self._parts)
+
+    def _decode_block(self, *, final: bool) -> None:
+        self._parts.append(self._decoder.decode(self._block, final))
+        self._block.clear()
 
 
 class Lines:
@@ -61,7 +73,8 @@ class Lines:
     def __init__(self, write: Callable[[str], None]) -> None:
         self._write = write
         self._decoder = _decoder()
-        self._rest = ""
+        self._begun = ""  # of a line, without secrets: less than a part of it
+        self._rest = ""  # of it, as it came
         self._tail: deque[str] = deque()
         self._tail_size = 0
 
@@ -87,13 +100,17 @@ class Lines:
     def _add_text(self, text: str) -> None:
         *lines, self._rest = (self._rest + text).replace("\r", "\n").split("\n")
         for line in lines:
-            self._add_line(masks.hide(line))
+            self._add_line(self._begun + masks.hide(line))
+            self._begun = ""
         # Whole parts of a long line do not wait for its end, which may never come. But its last characters
-        # do: a secret that is cut in two would show.
-        self._rest = masks.hide(self._rest)
-        whole = max(0, len(self._rest) - masks.longest) // MOST_LINE * MOST_LINE
-        self._add_line(self._rest[:whole])
-        self._rest = self._rest[whole:]
+        # do, as they are: what is a secret by now may be the beginning of a longer one.
+        if len(self._rest) > MOST_LINE and len(self._rest) > MOST_LINE + masks.longest:
+            cut = masks.before_the_end(self._rest)
+            begun = self._begun + masks.hide(self._rest[:cut])
+            self._rest = self._rest[cut:]
+            whole = len(begun) // MOST_LINE * MOST_LINE
+            self._add_line(begun[:whole])
+            self._begun = begun[whole:]
 
     def _add_line(self, line: str) -> None:
         for start in range(0, len(line), MOST_LINE):

@@ -188,7 +188,7 @@ class _Trial:
 
     def forget_secrets(self) -> None:
         """Those of the next test are others."""
-        masks.know(self._secrets)
+        masks.forget(self._secrets)
 
     @property
     def _secrets(self) -> str:
