@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 
+from trio_worker.phrases import ENGLISH
 from trio_worker.testing.invariants import problems_of
 from trio_worker.testing.simulated_evidence import Act, Evidence, Life
 from trio_worker.testing.simulated_handler import Ledger, Plan, Start
@@ -158,6 +159,19 @@ def test_an_older_run_of_the_same_claim(case: Case) -> None:
     case.log(11, [*ENTRIES, "<2.1>", "<2.2>", "Done after 1.0 s"])
     case.change(12, "done", "worker", "answer of run 1")
     assert "wrong: it is done with 'answer of run 1'" in case.problems()
+
+
+@pytest.mark.parametrize(("late", "is_wrong"), [(BLIND - 1, False), (BLIND + 1, True)])
+def test_a_failure_after_a_crash_is_that_of_the_claim_that_died(
+    case: Case, late: float, is_wrong: bool
+) -> None:
+    """Not of the latest, of which nobody had heard: put back by a person, and handed out in a lost answer."""
+    case.evidence.deaths.append(10)
+    case.change(100, "queued", "member")
+    case.change(101, "in_progress", "worker")
+    case.look(99)
+    case.change(100 + late, "failed", "worker", ENGLISH.crashed_once)
+    assert ("wrong: " in case.problems()) is is_wrong
 
 
 def test_a_line_too_often(case: Case) -> None:

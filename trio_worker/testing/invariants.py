@@ -7,9 +7,8 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from trio_worker.journal_file import Contents, Entry
-from trio_worker.phrases import ENGLISH
 from trio_worker.query_log import SEPARATOR
-from trio_worker.testing.simulated_claims import Claim, Claims, Deed, is_ours
+from trio_worker.testing.simulated_claims import Claim, Claims, Deed, is_of_a_crash, is_ours
 from trio_worker.testing.simulated_evidence import CALL, Evidence, Life, is_same_claim, life_of
 from trio_worker.testing.simulated_handler import Ledger, Plan, Start, claim_of
 from trio_worker.testing.state import StoredQuery
@@ -91,7 +90,7 @@ def problems_of(
     plan, starts = ledger.plans[query.query_text], ledger.starts[query.query_text]
     claims = Claims.of(query, starts, evidence, lives or {})
     for claim in claims.all:
-        yield from _starts(claim, evidence)
+        yield from _starts(claims, claim)
     if evidence.deleted:
         return
     if query.status not in ("done", "failed"):
@@ -109,17 +108,13 @@ def problems_of(
         yield from _log(claims, decider, plan, log_first=log_first)
 
 
-def _starts(claim: Claim, evidence: Evidence) -> Iterator[str]:
-    deaths, settled = _deaths(claim, evidence), _settled(claim, evidence)
+def _starts(claims: Claims, claim: Claim) -> Iterator[str]:
+    deaths, settled = claims.deaths(claim), _settled(claim, claims.evidence)
     most = 1 + deaths + sum(start.postponed for start in claim.starts)
     if len(claim.starts) > most:
         yield f"its handler was started {len(claim.starts)} times, at most {most} were expected"
     if settled is not None and len(claim.starts) > settled:
         yield "its handler was started again although its outcome was on disk"
-
-
-def _deaths(claim: Claim, evidence: Evidence) -> int:
-    return sum(is_same_claim(died, claim.at) for died in evidence.deaths)
 
 
 def _settled(claim: Claim, evidence: Evidence) -> int | None:
@@ -176,15 +171,10 @@ def _answer(claims: Claims, claim: Claim, deed: Deed) -> Iterator[str]:
     status, answer, run = deed.change.status, deed.act.answer or "", claim.last_said
     if run is not None and run.has_said(status, answer):
         return
-    if _deaths(claim, claims.evidence) and _is_of_a_crash(answer):
+    if claims.deaths(claim) and is_of_a_crash(answer):
         return
     said = [start.said for start in claim.starts]
     yield f"wrong: it is {status} with {answer!r}, its handler has said {said}"
-
-
-def _is_of_a_crash(answer: str) -> bool:
-    """Whether it was not run again after a crash. Its handler may have ended in the very last moment."""
-    return answer.startswith((ENGLISH.crashed_once, ENGLISH.crashed.partition("{")[0]))
 
 
 def _stray(claims: Claims, deed: Deed) -> Iterator[str]:
@@ -272,7 +262,7 @@ def _log(claims: Claims, claim: Claim, plan: Plan, *, log_first: bool) -> Iterat
     missing = [text for start in claim.starts for text in _due(claims, start) if text not in lines]
     if missing:
         yield f"its log lacks {missing}"
-    if run is not None and not _is_of_a_crash(query.answer_text):
+    if run is not None and not is_of_a_crash(query.answer_text):
         yield from _log_of_decider(lines, plan, run, alone=_is_alone(claims))
     if log_first and _is_alone(claims) and query.entries and query.entries[-1].at > query.history[-1].at:
         yield f"its result came before {query.entries[-1].text!r}"

@@ -8,11 +8,12 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import attrs
 
+from trio_worker.phrases import ENGLISH
 from trio_worker.testing.simulated_evidence import Act, Evidence, Life, is_same_claim, life_of
 from trio_worker.testing.simulated_handler import Start
 from trio_worker.testing.state import Change, LogEntry, StoredQuery
 
-__all__ = ["Claim", "Claims", "Deed", "is_ours"]
+__all__ = ["Claim", "Claims", "Deed", "is_of_a_crash", "is_ours"]
 
 OURS = "worker"  # the names of all our accounts begin so
 
@@ -131,6 +132,10 @@ class Claims:
             claim.lost_at = next((change.at for place, change in after if place not in own), math.inf)
         return claims
 
+    def deaths(self, claim: Claim) -> int:
+        """Count the processes that died with a claim."""
+        return sum(is_same_claim(died, claim.at) for died in self.evidence.deaths)
+
     def life(self, number: int) -> Life:
         """What is known of a process."""
         return self.lives.get(number) or Life()
@@ -163,8 +168,8 @@ class Claims:
     def _owner(self, deed: Deed) -> Claim | None:
         """Find the claim by which a process has done something.
 
-        An answer tells which run it is of. Of two runs whose answers are the same, and for a query that
-        is put back, it is the latest claim that the process can have held.
+        An answer tells which run it is of, and that there was a death, with which claim. Of two whose answers
+        are the same, and for a query that is put back, it is the latest claim that the process can have held.
         """
         holdable = [
             claim for claim in self._holdable(deed.act.life, deed.change.at) if claim.place < deed.place
@@ -174,6 +179,8 @@ class Claims:
             return self._latest([claim for claim in holdable if not claim.has_result])
         if deed.act.answer is None:
             return self._latest(holdable)
+        if is_of_a_crash(deed.act.answer):
+            return self._latest([claim for claim in holdable if self.deaths(claim)]) or self._latest(holdable)
         before = [claim for claim in self.all if claim.place < deed.place]
         of_a_run = [claim for claim in before if claim.run_of(deed) is not None]
         held = [claim for claim in holdable if claim in of_a_run]
@@ -192,6 +199,11 @@ class Claims:
     @staticmethod
     def _latest(claims: Sequence[Claim]) -> Claim | None:
         return claims[-1] if claims else None
+
+
+def is_of_a_crash(answer: str) -> bool:
+    """Whether it was not run again after a crash. Its handler may have ended in the very last moment."""
+    return answer.startswith((ENGLISH.crashed_once, ENGLISH.crashed.partition("{")[0]))
 
 
 def is_ours(change: Change) -> bool:
