@@ -299,8 +299,10 @@ def _check_arguments(function: Callable[..., Any], path: str) -> None:
     try:
         signature.bind(object(), object())
     except TypeError as error:
+        # "too many" is what is said of our call, where the function takes too few.
+        missing = f": {error}" if "missing" in str(error) else ""
         raise _error(
-            path, f"that is {_name(function)}{signature}; expected two arguments, (query, ctx): {error}"
+            path, f"that is {_name(function)}{signature}; expected two arguments, (query, ctx){missing}"
         ) from None
 
 
