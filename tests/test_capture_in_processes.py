@@ -46,12 +46,12 @@ async def open_process_worker(directory: Path, code: str, capture: Capture) -> A
 
 
 async def test_in_a_process(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """The same lines, query by query; warnings and stderr show where they did."""
+    """The same lines, query by query; stderr shows where it did, and what is logged is not printed."""
     async with open_process_worker(tmp_path, SPEAKS, Capture("print")) as worker:
         for name in ("one", "two"):
             query = await worker.ask(name)
             assert said(query) == ["first", f"{name} logs", "WARNING: slow", f"{name} prints", "begun"]
-    assert capfd.readouterr().err.splitlines() == ["slow", "to stderr"] * 2
+    assert capfd.readouterr().err.splitlines() == ["to stderr"] * 2
 
 
 @pytest.mark.parametrize(
@@ -65,18 +65,19 @@ async def test_in_a_process(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -
 async def test_the_switch_in_a_process(
     capture: Capture, lines: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """It and the level come there. What is not captured is printed where it was."""
+    """It and the level come there. What is printed and not captured shows where it was."""
     async with open_process_worker(tmp_path, SPEAKS, capture) as worker:
         assert said(await worker.ask("x")) == lines
     # The process ends in the middle of its last line; it flushes that then.
-    assert capfd.readouterr().err.splitlines() == ["slow", "x prints", "to stderr", "begun"]
+    assert capfd.readouterr().err.splitlines() == ["x prints", "to stderr", "begun"]
 
 
 async def test_a_module_that_sets_logging_up_in_a_process(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """`logging.basicConfig` works as ever, and its handlers show what they showed."""
-    code = "import logging\nlogging.basicConfig(format='own %(message)s', level='DEBUG')\n" + SPEAKS
+    """Its handlers show what they showed, and take nothing away from the worker's log."""
+    code = "import logging\nlogging.basicConfig(format='own %(message)s', level=10, force=True)\n" + SPEAKS
+    caplog.set_level("DEBUG")
     async with open_process_worker(tmp_path, code, Capture("logging")) as worker:
         assert said(await worker.ask("x")) == ["first", "x logs", "WARNING: slow"]
     assert [line for line in capfd.readouterr().err.splitlines() if line.startswith("own")] == [
@@ -84,6 +85,7 @@ async def test_a_module_that_sets_logging_up_in_a_process(
         "own x logs",
         "own slow",
     ]
+    assert [record.message for record in caplog.records if record.name == "agent"] == ["x logs", "slow"]
 
 
 async def test_others_in_a_process(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -171,6 +173,108 @@ async def test_a_handler_that_has_closed_our_socket(
     assert [event["how"] for event in events if "process died" in event["event"]] == ["exit status 1"]
 
 
+# --- The worker's log of what a process logs ---------------------------------------------------------------
+
+LOGS = """
+import logging, os, signal, threading
+log = logging.getLogger("agent")
+log.info("imported")
+def handle(query, ctx):
+    log.debug("too little")
+    log.info("%s logs", query.query_text)
+    log.warning("with %s", os.environ["API_KEY"])
+    try:
+        raise ValueError(os.environ["API_KEY"])
+    except ValueError:
+        log.exception("broken")
+    thread = threading.Thread(target=log.info, args=("a thread's",))
+    thread.start()
+    thread.join()
+    if query.query_text == "dies":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return "answer"
+"""
+
+
+@pytest.mark.parametrize(
+    ("capture", "lines"),
+    [
+        ("off", []),
+        ("logging", ["x logs", "WARNING: with [MASKED]", "ERROR: broken: ValueError: [MASKED]"]),
+    ],
+)
+async def test_the_log_of_a_worker_with_processes(capture: str, lines: list[str], tmp_path: Path) -> None:
+    """What is logged there is in the worker's log as if it had been here: level, masks, the query's id.
+
+    In that of the query once, if at all.
+    """
+    webbuddy = WebBuddy()
+    query = webbuddy.add_query("x")
+    settings = {"WORKER_CAPTURE": capture, "WORKER_HANDLER": "process:agent:handle", **SECRET}
+    async with (
+        serve_webbuddy(webbuddy) as url,
+        start_worker(tmp_path, webbuddy_url=url, handler=LOGS, **settings) as worker,
+    ):
+        await worker.until(lambda line: '"query done"' in line)
+        with trio.fail_after(TOO_LONG):
+            await webbuddy.until(webbuddy.all_ended)
+    assert said(query) == lines
+    logged = [json.loads(line) for line in worker.lines if '"agent"' in line]
+    assert [(event["level"], event["event"], event.get("query")) for event in logged] == [
+        ("info", "imported", None),
+        ("info", "x logs", 1),
+        ("warning", "with [MASKED]", 1),
+        ("error", "broken", 1),
+        ("info", "a thread's", None),
+    ]
+    (text,) = [event["exception"] for event in logged if "exception" in event]
+    assert text.startswith("Traceback")
+    assert text.endswith("\nValueError: [MASKED]")
+
+
+async def test_the_log_of_a_process_that_dies(tmp_path: Path) -> None:
+    """Its last words arrive. What another one logs that is started for its sake is not of its query."""
+    webbuddy = WebBuddy()
+    webbuddy.add_query("dies")
+    settings = {"WORKER_HANDLER": "process:agent:handle", "NUM_WORKERS": "1", **SECRET}
+    async with (
+        serve_webbuddy(webbuddy) as url,
+        start_worker(tmp_path, webbuddy_url=url, handler=LOGS, **settings) as worker,
+    ):
+        await worker.until(lambda line: '"broken"' in line)
+        await worker.until(lambda line: '"query failed"' in line)
+        webbuddy.add_query("x")
+        await worker.until(lambda line: '"query done"' in line)
+    logged = [event for event in operators(worker) if event[0] != "with [MASKED]"]
+    assert logged == [
+        *[("imported", None), ("dies logs", 1), ("broken", 1), ("a thread's", None)],
+        *[("imported", None), ("x logs", 2), ("broken", 2), ("a thread's", None)],
+    ]
+
+
+async def test_records_that_the_worker_does_not_wait_for(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Those of a fork, and of the end of a process, show on stderr as if there were no worker."""
+    code = """
+import atexit, logging, os
+log = logging.getLogger("agent")
+def handle(query, ctx):
+    atexit.register(log.warning, "at exit")
+    atexit.register(log.info, "not a warning")
+    if (fork := os.fork()) == 0:
+        log.warning("a fork")
+        os._exit(0)
+    os.waitpid(fork, 0)
+    log.warning("the handler")
+    return "ok"
+"""
+    async with open_process_worker(tmp_path, code, Capture()) as worker:
+        await worker.ask("x")
+    assert capfd.readouterr().err.splitlines() == ["a fork", "at exit"]
+    assert [record.message for record in caplog.records if record.name == "agent"] == ["the handler"]
+
+
 # --- Each way to start a worker --------------------------------------------------------------------------
 
 AGENT = """
@@ -193,10 +297,10 @@ PLAIN_LINES = ["x logs", "x prints [MASKED]"]
 HYPERCORN = ("-m", "hypercorn", "-k", "trio", "-b", "127.0.0.1:0", "trio_worker.asgi:app")
 
 
-def operators(worker: WorkerProcess) -> list[tuple[str, int]]:
+def operators(worker: WorkerProcess) -> list[tuple[str, int | None]]:
     """What the worker's own log has of the handler's records: what they say, and of which query."""
     events = [json.loads(line) for line in worker.lines if line.startswith("{")]
-    return [(event["event"], event["query"]) for event in events if event.get("logger") == "agent"]
+    return [(event["event"], event.get("query")) for event in events if event.get("logger") == "agent"]
 
 
 @pytest.mark.parametrize("command", [("-m", "trio_worker", "run"), HYPERCORN], ids=["run", "hypercorn"])

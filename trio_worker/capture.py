@@ -12,7 +12,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from contextvars import ContextVar
+from contextvars import Context, ContextVar, copy_context
 from functools import cache, partial
 from threading import get_ident
 from types import FrameType, TracebackType
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     # A process of the pool imports this module, and has no use for the settings.
     from trio_worker.settings import CaptureMode, LogLevel
 
-__all__ = ["MOST_BEGUN", "OFF", "Capture"]
+__all__ = ["MOST_BEGUN", "OFF", "Capture", "uncaptured"]
 
 MOST_BEGUN = 16_384
 """Characters of a printed line that are kept while it has no end; the log takes fewer of a line."""
@@ -129,6 +129,13 @@ _destination: ContextVar[_Destination | None] = ContextVar("trio_worker: query's
 os.register_at_fork(after_in_child=partial(_destination.set, None))
 
 
+def uncaptured() -> Context:
+    """Copy this context, for what has come to the query's log another way."""
+    context = copy_context()
+    context.run(_destination.set, None)
+    return context
+
+
 def _here(capture: Capture) -> _Destination | None:
     """Give the log of the query that this is for, if any."""
     destination = _destination.get()
@@ -162,7 +169,7 @@ class _Root:
         root = logging.getLogger()
         if not self._listening:
             self._level = root.level
-            # In a process of the pool. Warnings are shown on stderr only where nobody has a handler.
+            # In a test by hand. Warnings are shown on stderr only where nobody has a handler.
             self._last_resort = None if root.handlers else logging.lastResort
             if self._last_resort is not None:
                 root.addHandler(self._last_resort)

@@ -3,6 +3,7 @@
 Started by `trio_worker.handlers.pool_process`. SOCKET and LIFE are descriptors: a socket for messages, and
 the end of a pipe on which nothing is ever sent, and which is closed when the worker is no more. WHAT and
 LEVEL are those of a `Capture`: arguments, since our settings are kept out of this process's environment.
+From LEVEL on, what is logged here goes to the worker's log as well.
 
 The handler runs in the main thread; another one reads. Nothing is imported here that is not needed: the
 time until the process is ready, and its memory, are the user's.
@@ -32,6 +33,7 @@ from trio_worker.errors import HandlerError, QueryFailed, RetryLater, reason_of,
 from trio_worker.handlers.frames import MOST_ANSWER, MOST_TEXT
 from trio_worker.handlers.loading import Handler, load_handler
 from trio_worker.handlers.pool_desk import Line, PipeDesk
+from trio_worker.handlers.pool_records import Records
 from trio_worker.query import Query
 
 __all__ = ["main"]
@@ -50,6 +52,7 @@ class Child:
     def __init__(self, line: Line, capture: Capture) -> None:
         self._line = line
         self._capture = capture
+        self._records = Records(line, capture.level)
         self._desk: PipeDesk | None = None
         self._queries: SimpleQueue[Message | None] = SimpleQueue()
 
@@ -60,6 +63,7 @@ class Child:
 
     def work(self, path: str, directory: Path) -> None:
         """Import the handler, and call it for each query."""
+        self._records.listen()
         try:
             handler = _load(path, directory)
         except HandlerError as error:
@@ -68,6 +72,7 @@ class Child:
             return
         self._line.rest({"ready": True})
         # After the import, in which a module may set logging up for itself.
+        self._records.listen()
         with self._capture.begin():
             while (message := self._queries.get()) is not None:
                 self._answer(handler, message)
@@ -82,7 +87,7 @@ class Child:
         ctx = PlainContext(
             desk, attempt=message["attempt"], saved=None if saved is None else json.dumps(saved)
         )
-        with self._capture.into(ctx.log):
+        with self._records.of(run), self._capture.into(ctx.log):
             end = _end_of(handler, query, ctx)
         desk.close()
         self._line.rest({"run": run, "end": end})

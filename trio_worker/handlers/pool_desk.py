@@ -42,6 +42,7 @@ class Line:
 
     Attributes:
         is_cut: Whether this is a fork of the process whose line it was.
+        is_at_work: Whether the worker is sure to read.
     """
 
     def __init__(self, socket: int) -> None:
@@ -52,7 +53,7 @@ class Line:
         self._sender: int | None = None
         self._interjected: deque[bytes] = deque()
         self.is_cut = False
-        self._is_at_work = True  # until `rest` is called: the import comes first
+        self.is_at_work = True  # until `rest` is called: the import comes first
 
     def send(self, message: Message) -> None:
         """Send a message. From any thread; waits while the worker does not read.
@@ -85,7 +86,7 @@ class Line:
 
     def rest(self, message: Message) -> None:
         """Send the last message of a piece of work. From here on the worker may close the line."""
-        self._is_at_work = False
+        self.is_at_work = False
         self.send(message)
 
     def read(self, take: Callable[[dict[str, Any]], None]) -> None:
@@ -98,12 +99,12 @@ class Line:
         try:
             while data := os.read(self._socket, CHUNK):
                 for message in unpacker.feed(data):
-                    self._is_at_work = self._is_at_work or "query" in message
+                    self.is_at_work = self.is_at_work or "query" in message
                     take(message)
         except BaseException:
             end_at_once()  # the handler has closed the socket, or reads from it
             raise
-        if self._is_at_work:
+        if self.is_at_work:
             end_at_once()
 
     def _check(self) -> None:

@@ -20,7 +20,7 @@ from trio_worker.handlers.child import crash_of, signal_name, until_exit
 from trio_worker.handlers.child_environment import child_environment
 from trio_worker.handlers.frames import Unpacker, pack
 from trio_worker.handlers.lifeline import end_with
-from trio_worker.handlers.pool_run import Message, Run
+from trio_worker.handlers.pool_run import Message, Run, log_record
 from trio_worker.handlers.session import signal_session
 from trio_worker.query import Query
 
@@ -39,7 +39,8 @@ SEND_SECONDS = 1.0  # for an answer to its question: a process reads at any time
 async def open_process(path: str, directory: Path, capture: Capture) -> WarmProcess:
     """Start a process, which then imports its handler. Its `WarmProcess.live` has to be run at once.
 
-    It leads a session of its own. What it prints goes to this process's stderr.
+    It leads a session of its own. What it prints goes to this process's stderr; what
+    it logs, to this process's `logging`.
 
     Raises:
         OSError: There can be none.
@@ -271,6 +272,8 @@ class WarmProcess:
             case {"refused": [*problems]}:
                 self._refused = [str(problem) for problem in problems]
                 self._settled.set()
+            case {"record": dict(record), "run": number}:
+                log_record(record, run if run is not None and run.number == number else None)
             case {"run": int(number)} if run is None or run.number != number:
                 pass  # of a thread that has outlived its query
             case _ if run is not None:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Awaitable, Callable
+from contextvars import Context as Variables
 from typing import Any
 
 import attrs
 import trio
 
+from trio_worker.capture import uncaptured
 from trio_worker.context import Context
-from trio_worker.handlers.frames import MOST_LOGGED, pack
+from trio_worker.handlers.frames import MOST_LOGGED, MOST_TEXT, pack
 from trio_worker.masks import masks
 
-__all__ = ["Message", "Run"]
+__all__ = ["Message", "Run", "log_record"]
 
 Message = dict[str, Any]
 
@@ -29,6 +32,8 @@ class Run:
         begun: Whether the handler was called.
         end: What came of it, as `trio_worker.handlers.pool_child` says it; None when the process died.
         ended: Set when nothing more comes.
+        variables: In which what it logs is logged: with the query's id, and not brought to the query's log,
+            for its process has done that.
     """
 
     number: int
@@ -38,6 +43,7 @@ class Run:
     begun: bool = False
     end: Message | None = None
     ended: trio.Event = attrs.field(factory=trio.Event)
+    variables: Variables = attrs.field(factory=uncaptured)
 
     def hear(self, message: Message) -> None:
         """Take a message of the process.
@@ -76,3 +82,25 @@ class Run:
             project = await self.ctx.project()
             return None if project is None else attrs.asdict(project)
         raise ValueError(f"no such question: {what}")
+
+
+def log_record(record: Message, run: Run | None) -> None:
+    """Log what was logged in a process, as if it had been here.
+
+    Args:
+        record: As `trio_worker.handlers.pool_records` describes it.
+        run: Of which query; None: of none.
+
+    Raises:
+        KeyError: It is no record; so is TypeError.
+    """
+    text, lines = record["text"], record["traceback"]
+    if len(text) >= MOST_LOGGED:
+        text = masks.hide_in_beginning(text) + "…"
+    if len(lines) >= MOST_TEXT:
+        lines = masks.hide_in_end(lines)
+    # Where the worker's own log has an exception's text.
+    extra = {"exception": lines} if lines else None
+    # Not in this task's context: a process is started by the query that needs one, and lives on.
+    variables = Variables() if run is None else run.variables
+    variables.run(logging.getLogger(record["logger"]).log, record["level"], text, extra=extra)
