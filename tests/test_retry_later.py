@@ -10,6 +10,7 @@ import trio
 from structlog.typing import EventDict
 from trio.testing import MockClock
 
+from tests.journals import Disk
 from trio_worker import Context, Query, RetryLater, clock
 from trio_worker.testing import WebBuddy, open_worker, trio_time
 
@@ -218,3 +219,28 @@ async def test_so_many_put_aside_take_nothing_new(autojump_clock: MockClock, eve
         assert sum("put aside is due" in event["event"] for event in events) == 1
         with trio.fail_after(3 * 86_400):
             await worker.webbuddy.until(worker.webbuddy.all_ended, within=4 * 86_400)
+
+
+async def test_an_attempt_is_on_disk_before_its_handler_starts(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    """Else a handler that kills its worker at once would never be counted."""
+    begun: list[float] = []
+
+    async def handle(query: Query, ctx: Context) -> str:
+        begun.append(trio.current_time())
+        if ctx.attempt == 1:
+            raise RetryLater(10, "later")
+        return "ok"
+
+    webbuddy, disk = WebBuddy(now=trio_time()), Disk()
+    async with open_worker(handle, webbuddy=webbuddy, state_dir=tmp_path) as worker:
+        query = webbuddy.add_query("x")
+        await trio.sleep(5)
+        assert worker.journal is not None
+        worker.journal._writer._runner, disk.stuck = disk, True
+        await trio.sleep(begun[0] + 12 - trio.current_time())  # it was due two seconds ago
+        assert len(begun) == 1
+        disk.go_on()
+        await webbuddy.until(lambda: query.status == "done")
+    assert len(begun) == 2
