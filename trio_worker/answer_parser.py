@@ -53,13 +53,14 @@ class AnswerParser:
             self._end()
             return
         self._size += len(data)
+        was_in_head = self._is_in_head
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             if not self.is_complete:
                 raise httpx.RemoteProtocolError(f"this is no HTTP: {error}") from error
             self._is_surplus = True
-        if not self._is_in_head:
+        if was_in_head and not self._is_in_head:
             self._refuse_what_we_can_not_read()
         if len(self._body) > self._longest:
             raise httpx.ReadError(f"the answer is longer than {self._longest} bytes")
