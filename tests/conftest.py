@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -17,6 +18,17 @@ def _level_of_the_root_logger() -> Iterator[None]:
     before = logging.getLogger().level
     yield
     logging.getLogger().setLevel(before)
+
+
+@pytest.fixture(autouse=True)
+def _what_can_be_imported() -> Iterator[None]:
+    """Loading a handler makes its directory importable for good: the next test's is another.
+
+    A ``json.py`` of an earlier test would be found by the processes that a later one starts.
+    """
+    before = sys.path[:]
+    yield
+    sys.path[:] = before
 
 
 @pytest.fixture(autouse=True)

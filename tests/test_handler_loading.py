@@ -44,9 +44,8 @@ class Home:
 
 @pytest.fixture
 def home(tmp_path: Path) -> Iterator[Home]:
-    path, modules = sys.path[:], set(sys.modules)
+    modules = set(sys.modules)
     yield Home(tmp_path, f"newcomer{next(numbers)}")
-    sys.path[:] = path
     for name in set(sys.modules) - modules:
         del sys.modules[name]
 
