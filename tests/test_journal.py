@@ -29,6 +29,7 @@ from trio_worker.errors import JournalError, JournalIllError
 from trio_worker.journal import open_journal
 from trio_worker.journal_file import HeldLine, Tombstone
 from trio_worker.journal_rows import fact
+from trio_worker.journal_writer import LAZY
 from trio_worker.query import Done
 from trio_worker.runners import inline, open_thread
 
@@ -61,7 +62,7 @@ async def test_what_is_held_at_the_end_is_there_at_the_next_start(
         entry = make_entry(7, running=True, attempts=1)
         journal.keep(entry)
         journal.keep(make_entry(8))
-        journal.write(HeldLine(1, "+0.1s", "one").insertion(entry.id), lazily=True)
+        journal.write(HeldLine(1, "+0.1s", "one").insertion(entry.id), within=LAZY)
         entry.running, entry.outcome = False, Done("42")
         journal.write(entry.update("running", "outcome"))
         journal.bury(stone(5, until=2e9))

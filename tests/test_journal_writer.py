@@ -12,7 +12,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from tests.journals import Disk, Waiters, fact_in, held_in, make_entry, opened, transactions
 from trio_worker.journal_rows import Statement, fact
-from trio_worker.journal_writer import JournalWriter
+from trio_worker.journal_writer import LAZY, JournalWriter
 
 
 @pytest.fixture
@@ -76,7 +76,7 @@ async def test_order_is_kept(autojump_clock: MockClock, tmp_path: Path) -> None:
     """Whatever waits and whatever does not."""
     async with opened(tmp_path) as journal:
         for number in range(20):
-            journal.write(fact("x", number), lazily=number % 3 != 0)
+            journal.write(fact("x", number), within=LAZY if number % 3 else 0)
             if number % 7 == 0:
                 await trio.sleep(0.05)
         await journal.write().durable()
@@ -92,7 +92,7 @@ async def test_an_empty_write_is_a_receipt_for_what_was_before(
         disk.stuck = True
         journal.write(fact("x", 1))
         await wait_all_tasks_blocked()
-        journal.write(fact("x", 2), lazily=True)
+        journal.write(fact("x", 2), within=LAZY)
         receipt = journal.write()
         disk.do_one()
         await wait_all_tasks_blocked()
@@ -112,7 +112,7 @@ async def test_a_lazy_write_waits_for_a_tenth_of_a_second(autojump_clock: MockCl
     async with opened(tmp_path) as journal:
         before = transactions(journal.path)
         for number in range(9):
-            journal.write(fact("x", number), lazily=True)
+            journal.write(fact("x", number), within=LAZY)
             await trio.sleep(0.01)
         assert fact_in(journal.path) is None
         await trio.sleep(0.02)
@@ -124,7 +124,7 @@ async def test_a_lazy_write_goes_with_an_earlier_commit(autojump_clock: MockCloc
     """And costs none of its own: not then, and not later."""
     async with opened(tmp_path) as journal:
         before = transactions(journal.path)
-        journal.write(fact("x", 1), lazily=True)
+        journal.write(fact("x", 1), within=LAZY)
         await journal.keep(make_entry(7)).durable()
         assert fact_in(journal.path) == 1
         await trio.sleep(1)
@@ -140,7 +140,7 @@ async def test_a_lazy_write_during_a_commit_is_not_forgotten(
         disk.stuck = True
         journal.write(fact("y", 1))
         await wait_all_tasks_blocked()
-        journal.write(fact("x", 1), lazily=True)
+        journal.write(fact("x", 1), within=LAZY)
         await trio.sleep(2)
         disk.go_on()
         await trio.sleep(0.1)
@@ -161,7 +161,7 @@ async def test_a_collector_is_asked_when_the_commit_begins(autojump_clock: MockC
         for number in range(5):
             lines.append(number)
             journal.collect_later(collect)
-            journal.write(fact("x", "too early"), lazily=True)
+            journal.write(fact("x", "too early"), within=LAZY)
             await trio.sleep(0.01)
         assert asked == []
         await trio.sleep(1)
@@ -199,7 +199,7 @@ async def test_the_end_writes_what_is_queued(autojump_clock: MockClock, tmp_path
     async with opened(tmp_path) as journal:
         journal.keep(make_entry(7))
         journal.keep(make_entry(8))
-        journal.write(make_entry(8, attempts=5).update("attempts"), lazily=True)
+        journal.write(make_entry(8, attempts=5).update("attempts"), within=LAZY)
         journal.collect_later(lambda: make_entry(9).insertion())
         began = trio.current_time()
     assert trio.current_time() == began

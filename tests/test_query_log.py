@@ -156,7 +156,7 @@ async def test_a_flood_is_cut_in_the_middle(autojump_clock: MockClock, nursery: 
     assert reader.log.unsent_lines == 0
 
 
-@pytest.mark.parametrize("line", ["x", "ж" * 100, "x" * 5_000_000], ids=["short", "middle", "long"])
+@pytest.mark.parametrize("line", ["x", "ж" * 100, "x" * 200_000], ids=["short", "middle", "long"])
 async def test_memory_is_bounded_whatever_the_lines(line: str, autojump_clock: MockClock) -> None:
     """Short lines count with their times, long ones are cut: no log holds more than a few megabytes.
 

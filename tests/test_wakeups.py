@@ -387,7 +387,7 @@ async def test_cancelled_it_has_taken_nothing(autojump_clock: MockClock) -> None
     with trio.CancelScope() as scope:
         scope.cancel()
         with wakeups.listen() as listener:
-            wakeups.push()
+            wakeups.tick()
             await wakeups.wait(listener)
     assert scope.cancelled_caught
     assert await asks(wakeups)

@@ -27,6 +27,8 @@ MOST_PAGES = 1000
 
 LOGS = "api/logs/"
 
+_JSON = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
+
 _OVERLOADED = (429, 502, 503, 504)
 _ASKED_AT = "trio_worker.asked_at"  # a request's extension
 
@@ -239,4 +241,4 @@ def _encoded(body: Mapping[str, object]) -> bytes:
     where one forgets it, a blemish is better than a query whose result can't be reported.
     """
     given = {key: value for key, value in body.items() if value is not None}
-    return json.dumps(given, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
+    return _JSON.encode(given).encode("utf-8", "replace")

@@ -89,6 +89,8 @@ class Client:
         )
         self._headers_of_json = self._headers.copy()
         self._headers_of_json["Content-Type"] = "application/json"
+        self._headers_of_nothing = self._headers.copy()
+        self._headers_of_nothing["Content-Length"] = "0"
 
     def build(
         self,
@@ -108,14 +110,22 @@ class Client:
             parameters: For the URL.
             extensions: As of `httpx.Request`.
         """
-        return httpx.Request(
+        if content is not None:
+            headers = self._headers_of_json.copy()
+            headers["Content-Length"] = str(len(content))
+        else:
+            headers = self._headers if method == "GET" else self._headers_of_nothing
+        request = httpx.Request(
             method,
             self._url(path),
             params=parameters,
-            headers=self._headers if content is None else self._headers_of_json,
-            content=content,
+            headers=headers,
+            # Not as `content`: httpx would look through the headers again and again for what is to be added.
+            stream=httpx.ByteStream(content or b""),
             extensions=None if extensions is None else dict(extensions),
         )
+        request.read()
+        return request
 
     async def send(self, request: httpx.Request) -> httpx.Response:
         """Send a request, after whatever its authorization needs, and read the answer to its end.

@@ -16,10 +16,9 @@ import httpx
 import trio
 
 from trio_worker.answer_parser import AnswerParser
+from trio_worker.tcp_stream import CHUNK, connect
 
 __all__ = ["MAYBE_SENT", "Connection", "NotSentError", "open_connection"]
-
-CHUNK = 65_536  # bytes to read at once
 
 SURELY_AT_ONCE = 4_096
 """Bytes of a request that the system takes whole or not at all: where it did not, nothing was sent."""
@@ -48,10 +47,10 @@ async def open_connection(url: httpx.URL, context: ssl.SSLContext | None) -> Con
     """
     port = url.port or (443 if url.scheme == "https" else 80)
     try:
-        stream = await trio.open_tcp_stream(url.raw_host.decode("ascii"), port)
+        stream = await connect(url.raw_host.decode("ascii"), port)
     except (OSError, UnicodeError) as error:  # the latter for a name that can't be one
         raise httpx.ConnectError(_said(error)) from error
-    connection = Connection(stream, stream.socket.is_readable)
+    connection = Connection(stream, stream.is_readable)
     if context is not None:
         try:
             await connection.secure(context, url.host)

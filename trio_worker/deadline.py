@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from datetime import datetime, timedelta
 
@@ -24,7 +25,6 @@ class Deadline:
 
     Attributes:
         scope: Around the handler.
-        patience: Around `keep`; cancelled, the handler is left behind.
     """
 
     def __init__(self, limit: float, *, most: float, patience: float) -> None:
@@ -38,7 +38,8 @@ class Deadline:
         self._is_over = False
         # No deadline of Trio's: it would pass while a thread is being told that there is more time.
         self.scope = trio.CancelScope()
-        self.patience = trio.CancelScope()
+        self._waiting = trio.CancelScope()
+        self._leave_at = math.inf  # when the handler is left behind
 
     @property
     def limit(self) -> float:
@@ -64,14 +65,19 @@ class Deadline:
         return self.at()
 
     async def keep(self, ended: trio.Event) -> None:
-        """Wait for the end of the attempt; cancel the handler when the time is over before that."""
-        while not self.has_come():
-            with trio.move_on_at(self._at):
+        """Wait for the end of the attempt; cancel the handler when the time is over before that.
+
+        Returns without it when the time for cleaning up is over, too.
+        """
+        while not ended.is_set() and self._clock.current_time() < self._leave_at:
+            if self.has_come():
+                self.scope.cancel()
+                self.shorten_patience(self._at + self._seconds_to_clean_up)
+                until = self._leave_at
+            else:
+                until = min(self._at, self._leave_at)
+            with trio.CancelScope(deadline=until) as self._waiting:
                 await ended.wait()
-                return
-        self.scope.cancel()
-        self.patience.deadline = min(self.patience.deadline, self._at + self._seconds_to_clean_up)
-        await ended.wait()
 
     def has_come(self) -> bool:
         """Decide whether it is over. If so, nothing puts it off any more."""
@@ -89,7 +95,8 @@ class Deadline:
     def shorten_patience(self, at: float) -> None:
         """Leave less time for cleaning up: until ``at``, on Trio's clock."""
         self.end()
-        self.patience.deadline = min(self.patience.deadline, at)
+        self._leave_at = min(self._leave_at, at)
+        self._waiting.deadline = min(self._waiting.deadline, self._leave_at)
 
     @property
     def _at(self) -> float:

@@ -139,7 +139,8 @@ class Delivery:
     async def _tell_all(self) -> None:
         await self._ship_first()
         # The time for the log may be over before the query is, when a blocked event loop runs again.
-        await self._ended.wait()
+        if not self._ended.is_set():
+            await self._ended.wait()
         if not self.held.entry.reported:
             if isinstance(self.held.outcome, Released):
                 # As late as this, since it counts the log's entries; whoever claims it next, also here, is

@@ -97,8 +97,7 @@ class Execution:
         self.attempts[attempt] = None
         try:
             self.nursery.start_soon(attempt.run, name=f"handler for query {query.id}")
-            with deadline.patience:
-                await deadline.keep(attempt.ended)
+            await deadline.keep(attempt.ended)
             if attempt.outcome is None:
                 if self.handler.kill is not None:
                     # A stop may leave less time than the grace of a program: who runs the query next must

@@ -12,6 +12,7 @@ import trio
 from trio_worker import clock
 from trio_worker.journal import Journal, Receipt
 from trio_worker.journal_file import Entry, HeldLine, Statement, Tombstone
+from trio_worker.journal_writer import LAZY
 from trio_worker.masks import masks
 from trio_worker.phrases import Phrases
 from trio_worker.query import Done, Failed, Outcome, Query, Released
@@ -22,6 +23,10 @@ __all__ = ["SUSPECT_DEATHS", "Held"]
 SUSPECT_DEATHS = 2
 """Deaths of a process after which a query that was at work each time is only run alone: the first may
 have been anybody's fault, and to run all one by one would punish the many for the one."""
+
+OUTCOME_WAITS = 0.01
+"""Seconds that an outcome may wait for the entry of the next claim, to go to the disk with it. A commit of
+its own would often be in that entry's way, for which a consumer waits."""
 
 TOMBSTONE_SECONDS = 7 * 86_400.0
 
@@ -140,7 +145,7 @@ class Held:
         self.entry.running = False
         self.entry.outcome = _without_secrets(outcome)
         self.entry.ended_at = clock.now()
-        return self._update("running", "outcome", "ended_at")
+        return self._update("running", "outcome", "ended_at", within=OUTCOME_WAITS)
 
     def postpone(self, seconds: float) -> None:
         """Its handler wants to be called again later."""
@@ -203,8 +208,8 @@ class Held:
             )
         )
 
-    def _update(self, *fields: str) -> Receipt:
-        return self._journal.write(self.entry.update(*fields))
+    def _update(self, *fields: str, within: float = 0.0) -> Receipt:
+        return self._journal.write(self.entry.update(*fields), within=within)
 
     # --- Its log (`LineSink`) -------------------------------------------------------------------------
 
@@ -218,7 +223,7 @@ class Held:
         self._journal.write(
             self.entry.update("entries", "last_number"),
             ("DELETE FROM lines WHERE held = ? AND number <= ?", (self.entry.id, up_to)),
-            lazily=True,
+            within=LAZY,
         )
 
     def _line_statements(self, fresh: Fresh) -> list[Statement]:

@@ -134,16 +134,23 @@ class Intake:
 
     async def _wait(self, listener: trio.MemoryReceiveChannel[None]) -> bool:
         """Wait until a claim is worth sending; False when there is something else to do first."""
+        # A backlog is the rule under load: without the scope that waiting needs.
+        if self._may_claim and self._wakeups.take():
+            return True
         with self._registered(self._idle):
             for gate in self._gates:
                 await gate.wait()
             while self._outage is not None:
                 await self._over.wait()
             await self._wakeups.wait(listener)
-            if self._outage is None and self._gates_are_open and not self._backlog.has_something:
+            if self._may_claim:
                 return True
             self._wakeups.failed()
         return False
+
+    @property
+    def _may_claim(self) -> bool:
+        return self._outage is None and self._gates_are_open and not self._backlog.has_something
 
     @property
     def _gates_are_open(self) -> bool:

@@ -102,9 +102,9 @@ class Journal:
 
     # --- Writing --------------------------------------------------------------------------------------
 
-    def write(self, *statements: Statement, lazily: bool = False) -> Receipt:
+    def write(self, *statements: Statement, within: float = 0.0) -> Receipt:
         """As `JournalWriter.write`."""
-        return self._writer.write(*statements, lazily=lazily)
+        return self._writer.write(*statements, within=within)
 
     def collect_later(self, collector: Collector, *, within: float = LAZY) -> None:
         """As `JournalWriter.collect_later`."""
@@ -118,7 +118,7 @@ class Journal:
         """Have `run` write what is queued, and end."""
         self._closed = True
         if not self._claims:
-            self.write(_MARK_REMOVAL, lazily=True)
+            self.write(_MARK_REMOVAL, within=LAZY)
         self._writer.close()
 
     def keep(self, entry: Entry) -> Receipt:
@@ -129,7 +129,7 @@ class Journal:
     def forget(self, entry: Entry) -> None:
         """WebBuddy knows everything of a query, or it is not ours any more."""
         if self.entries.pop(entry.id, None) is not None:
-            self.write(*entry.removal(), lazily=True)
+            self.write(*entry.removal(), within=LAZY)
 
     def stopping(self) -> None:
         """The process has been asked to stop: whatever happens to it from now on is nobody's fault."""
@@ -144,7 +144,7 @@ class Journal:
 
     def left_behind(self, number: int) -> None:
         """So many handlers run on though they were given up: who is at work alone is not alone."""
-        self.write(fact("left_behind", number), lazily=True)
+        self.write(fact("left_behind", number), within=LAZY)
 
     def bury(self, tombstone: Tombstone) -> Receipt:
         """Remember a query that is put back."""
@@ -158,7 +158,7 @@ class Journal:
         for key in old:
             del self.tombstones[key]
         if old:
-            self.write(("DELETE FROM tombstones WHERE until < ?", (now,)), lazily=True)
+            self.write(("DELETE FROM tombstones WHERE until < ?", (now,)), within=LAZY)
         return self.tombstones.get((query_id, created))
 
     async def exhume_elsewhere(self, query_id: int, created: str) -> Tombstone | None:
@@ -227,13 +227,13 @@ class Journal:
             longer = attrs.evolve(newest, since=min(since, newest.since), until=max(until, newest.until))
             if longer != newest:
                 self.lost[self.lost.index(newest)] = longer
-                self.write(longer.update(), lazily=True)
+                self.write(longer.update(), within=LAZY)
             return
         if len(self.lost) >= MOST_LOST:
             self._forget_oldest_lost()
         lost = LostClaim(id=secrets.token_hex(8), since=since, until=until, noted_at=clock.now())
         self.lost.append(lost)
-        self.write(lost.insertion(), lazily=True)
+        self.write(lost.insertion(), within=LAZY)
 
     def _forget_oldest_lost(self) -> None:
         if not self._has_told_of_losses:
@@ -249,7 +249,7 @@ class Journal:
         """Nothing is to be found of it any more. One that has grown meanwhile is kept."""
         if lost in self.lost:
             self.lost.remove(lost)
-            self.write(lost.removal(), lazily=True)
+            self.write(lost.removal(), within=LAZY)
 
     # --- Others' journals -----------------------------------------------------------------------------
 

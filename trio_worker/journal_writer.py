@@ -52,7 +52,7 @@ class Receipt:
             self._settled.set()
 
     async def durable(self) -> None:
-        """Wait until it is on disk.
+        """Wait until it is on disk. Not a checkpoint where that is known.
 
         Cancelled, it is still queued, and will be written.
 
@@ -60,7 +60,8 @@ class Receipt:
             JournalIllError: The disk refuses it, or does not answer. It stays queued, and is written
                 should the disk become well again.
         """
-        await self._settled.wait()
+        if not self._settled.is_set():
+            await self._settled.wait()
         if self._why_not is not None:
             raise JournalIllError(self._why_not)
 
@@ -103,13 +104,12 @@ class JournalWriter:
         # owner of the task calls however the block is left.
         self._scope = trio.CancelScope(shield=True, deadline=math.inf)
 
-    def write(self, *statements: Statement, lazily: bool = False) -> Receipt:
+    def write(self, *statements: Statement, within: float = 0.0) -> Receipt:
         """Queue statements, to be carried out together and after all that was queued before. Synchronous.
 
         Args:
             *statements: What to write. With none, the receipt is for what was queued before.
-            lazily: Nobody waits for it: it goes with the next commit, at the latest a tenth of a second
-                from now.
+            within: Seconds that it may wait for a commit to go with.
         """
         self._statements += statements
         if not self._receipts or self._receipts[-1].is_settled:
@@ -117,8 +117,8 @@ class JournalWriter:
         receipt = self._receipts[-1]
         if self.illness is not None:
             receipt.settle(self.illness)
-        if lazily:
-            self._due(trio.current_time() + LAZY)
+        if within > 0:
+            self._due(trio.current_time() + within)
         else:
             self._work.set()
         return receipt

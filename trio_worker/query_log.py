@@ -283,6 +283,8 @@ class QueryLog:
             # line has gone out already.
             self._written = trio.Event()
             await self._written.wait()
+        if self._closed.is_set():
+            return
         if self._is_last:
             await self._closed.wait()
         with trio.move_on_at(max(self._not_before, trio.current_time() + GATHER)):

@@ -79,14 +79,18 @@ class Wakeups:
         """Return when a claim is worth sending. The caller then counts as asking.
 
         Call `found`, `found_nothing` or `failed` next, with no chance to be cancelled before that.
-        Always a checkpoint. Cancelled, it has taken nothing.
+        A checkpoint only where it waits: the claim is one. Cancelled, it has taken nothing.
         """
-        await trio.lowlevel.checkpoint()
-        if self._worth_asking >= 1:
-            self.ask()
-        else:
+        if not self.take():
             await listener.receive()
             self._asking += 1
+
+    def take(self) -> bool:
+        """Say whether a claim is worth sending at once; then the caller counts as asking, as after `wait`."""
+        if self._worth_asking < 1:
+            return False
+        self.ask()
+        return True
 
     def ask(self) -> None:
         """Count as asking without a wake-up of one's own; the one in the channel, if any, is taken.
