@@ -13,11 +13,12 @@ from structlog.typing import EventDict
 
 
 @pytest.fixture(autouse=True)
-def _level_of_the_root_logger() -> Iterator[None]:
-    """Who sets up logging as a worker does lets INFO through: pytest would keep all later records."""
+def _logging_as_it_was() -> Iterator[None]:
+    """Who sets up logging as a worker does lets INFO through, which pytest would keep, and takes warnings."""
     before = logging.getLogger().level
     yield
     logging.getLogger().setLevel(before)
+    logging.captureWarnings(False)
 
 
 @pytest.fixture(autouse=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import logging.handlers
 import sys
 import warnings
 from collections.abc import Iterator
@@ -66,6 +67,49 @@ def events(stream: io.StringIO) -> list[dict[str, Any]]:
 def event(stream: io.StringIO) -> dict[str, Any]:
     (only,) = events(stream)
     return only
+
+
+# --- Who hears of it ------------------------------------------------------------------------------
+
+
+def test_other_handlers_hear_of_our_events() -> None:
+    """One on the root, or on a logger of ours: it gets a record, as from any library; so does ours."""
+    for name in ("", "trio_worker"):
+        stream = configured()
+        other = logging.handlers.BufferingHandler(10)
+        logging.getLogger(name).addHandler(other)
+        try:
+            structlog.get_logger("trio_worker.consumer").warning("query failed", query=123)
+        finally:
+            logging.getLogger(name).removeHandler(other)
+        (record,) = other.buffer
+        assert (record.name, record.levelno) == ("trio_worker.consumer", logging.WARNING)
+        assert event(stream)["query"] == 123
+
+
+def test_a_logger_that_is_filtered_or_kept_from_the_root() -> None:
+    """What the operator has set for a logger of `logging` holds for our events, too."""
+    stream = configured()
+    logger = logging.getLogger("trio_worker.consumer")
+    logger.addFilter(never := lambda _record: False)
+    structlog.get_logger(logger.name).warning("filtered")
+    logger.removeFilter(never)
+    logger.propagate = False
+    structlog.get_logger(logger.name).warning("kept")
+    logger.propagate = True
+    assert events(stream) == []
+
+
+def test_a_stream_that_can_not_be_written_to(capsys: pytest.CaptureFixture[str]) -> None:
+    """Like `logging`: it is said on stderr, and nobody who logs comes to harm."""
+
+    class Full(io.StringIO):
+        def write(self, _text: str) -> int:
+            raise OSError("No space left on device")
+
+    event_log.configure("info", "json", Full())
+    structlog.get_logger("trio_worker").info("started")
+    assert "No space left on device" in capsys.readouterr().err
 
 
 # --- What is on a line ---------------------------------------------------------------------------

@@ -15,8 +15,9 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from functools import partial
 from typing import Any, TextIO
 
 import structlog
@@ -39,7 +40,62 @@ class _Handler(logging.StreamHandler[TextIO]):
 
     Not a QueueHandler with a thread of its own: the last lines before a crash are those that matter,
     and a queue would lose them.
+
+    Args:
+        stream: Where to.
+        render: Makes a line of one of our own events.
     """
+
+    def __init__(self, stream: TextIO, render: Callable[[str, EventDict], str]) -> None:
+        super().__init__(stream)
+        self._render = render
+
+    def print(self, name: str, method: str, event: EventDict) -> None:
+        """Print one of our own events, without the record that `logging` makes for others' handlers."""
+        try:
+            with self.lock or nullcontext():
+                self.stream.write(self._render(method, event) + self.terminator)
+                self.flush()
+        except Exception:  # noqa: BLE001 - as any handler of `logging` does
+            level = logging.getLevelNamesMapping()[method.upper()]
+            self.handleError(logging.LogRecord(name, level, "", 0, str(event.get("event")), (), None))
+
+
+class _Logger:
+    """What structlog hands our events to: `logging`, or the handler itself where no other one listens.
+
+    A record costs as much as the line: `logging` looks for the caller, and copies it for the formatter.
+
+    Args:
+        *name: The logger's; without it, the caller's module.
+    """
+
+    _find = structlog.stdlib.LoggerFactory(ignore_frame_names=[__name__])
+
+    def __init__(self, *name: str) -> None:
+        self._logger: logging.Logger = self._find(*name)
+        self.name = self._logger.name
+
+    def __getattr__(self, method: str) -> Callable[..., None]:
+        return partial(self._log, method)
+
+    def _log(self, method: str, event: EventDict, **record: Any) -> None:
+        handler = self._only_handler()
+        if handler is None:
+            getattr(self._logger, method)(event, **record)
+        else:
+            handler.print(self.name, "error" if method == "exception" else method, event)
+
+    def _only_handler(self) -> _Handler | None:
+        found: list[logging.Handler] = []
+        logger: logging.Logger | None = self._logger
+        while logger is not None:
+            found += logger.handlers
+            if logger.filters or not (logger.propagate or logger.parent is None):
+                return None
+            logger = logger.parent
+        only = found[0] if len(found) == 1 else None
+        return only if isinstance(only, _Handler) and not only.filters else None
 
 
 def configure(level: LogLevel, format: LogFormat, stream: TextIO | None = None) -> None:
@@ -57,7 +113,10 @@ def configure(level: LogLevel, format: LogFormat, stream: TextIO | None = None) 
     stream = sys.stderr if stream is None else stream
     number = logging.getLevelNamesMapping()[level.upper()]
     _configure_structlog(number)
-    _configure_logging(number, _formatter(format, terminal=stream.isatty()), stream)
+    terminal = stream.isatty()
+    pretty = format == "pretty" or (format == "auto" and terminal)
+    last = _last_steps(_pretty_renderer(colors=terminal) if pretty else _render_json)
+    _configure_logging(number, last, stream)
 
 
 @contextmanager
@@ -89,15 +148,21 @@ def _configure_structlog(level: int) -> None:
     structlog.configure(
         processors=[*_common(), structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.stdlib.LoggerFactory(),
+        logger_factory=_Logger,
         # A cached logger would keep the first configuration, in a test for instance.
         cache_logger_on_first_use=False,
     )
 
 
-def _configure_logging(level: int, formatter: logging.Formatter, stream: TextIO) -> None:
-    handler = _Handler(stream)
-    handler.setFormatter(formatter)
+def _configure_logging(level: int, last: Sequence[Processor], stream: TextIO) -> None:
+    def render(method: str, event: EventDict) -> str:
+        line: Any = event
+        for step in last:
+            line = step(None, method, line)
+        return str(line)
+
+    handler = _Handler(stream, render)
+    handler.setFormatter(_formatter(last))
     # On the handler too: the root logger's level does not hold for a logger with a level of its own.
     handler.setLevel(level)
     root = logging.getLogger()
@@ -134,19 +199,22 @@ def _common() -> list[Processor]:
     ]
 
 
-def _formatter(format: LogFormat, *, terminal: bool) -> logging.Formatter:
-    pretty = format == "pretty" or (format == "auto" and terminal)
+def _last_steps(render: Processor) -> list[Processor]:
+    """What is done to each event at the end, whichever way it came."""
+    return [
+        # The plain traceback in both formats, not rich's: rich can show local variables, and those
+        # hold passwords and tokens; its frames can neither be searched for nor pasted.
+        structlog.processors.format_exc_info,
+        _loggable,
+        _masked(render),
+    ]
+
+
+def _formatter(last: Sequence[Processor]) -> logging.Formatter:
     return structlog.stdlib.ProcessorFormatter(
         # ExtraAdder: what a handler's author gives as logging's `extra=`.
         foreign_pre_chain=[*_common(), structlog.stdlib.ExtraAdder(), _without_traces],
-        processors=[
-            structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-            # The plain traceback in both formats, not rich's: rich can show local variables, and those
-            # hold passwords and tokens; its frames can neither be searched for nor pasted.
-            structlog.processors.format_exc_info,
-            _loggable,
-            _masked(_pretty_renderer(colors=terminal) if pretty else _render_json),
-        ],
+        processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last],
     )
 
 
