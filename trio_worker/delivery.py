@@ -43,6 +43,8 @@ class Delivery:
     Attributes:
         held: The query.
         said: The hashes of the log entries that were sent, or may have been.
+        due: When the call or the pause has to be over in which it is, on Trio's clock; infinite: in none.
+        is_reporting: Whether that is for the result, and not for the log.
     """
 
     def __init__(self, deliveries: Deliveries, held: Held) -> None:
@@ -55,6 +57,8 @@ class Delivery:
         self._tried = False
         self._dropped = False
         self.said: set[int] = set()
+        self.due = math.inf
+        self.is_reporting = False
         self._looks = Looks(deliveries.webbuddy, held, after=deliveries.look_after)
         self._log_fails_since = math.inf
         if held.outcome is not None:
@@ -151,6 +155,7 @@ class Delivery:
             return
         if self.held.log.unsent_lines:
             self.held.reported()
+            self.is_reporting = False
             await self._ship(to_the_end=True)
         self.held.forget()
 
@@ -238,6 +243,7 @@ class Delivery:
     # --- The result ------------------------------------------------------------------------------------
 
     async def _report(self) -> None:
+        self.is_reporting = True
         try:
             await self._persist(self._send_outcome)
         except NotFound:
@@ -301,13 +307,20 @@ class Delivery:
         """Repeat a call until it got through; only what WebBuddy will never take comes out.
 
         Args:
-            send: Makes the call.
+            send: Makes the call, with a look before it where that is due.
             failed: Called after each failure.
         """
+        try:
+            await self._repeat(send, failed)
+        finally:
+            self.due = math.inf
+
+    async def _repeat(self, send: Callable[[], Awaitable[None]], failed: Callable[[], None] | None) -> None:
         pauses = Backoff(first=0.5, most=60.0)
         short_pauses = Backoff(first=0.05, most=1.0)
         short_tries = BUSY_TRIES
         while True:
+            self.due = trio.current_time() + 2 * self._all.webbuddy.longest_call
             try:
                 return await send()
             except Busy as error:
@@ -323,6 +336,7 @@ class Delivery:
             await self._pause(pause)
 
     async def _pause(self, seconds: float) -> None:
+        self.due = trio.current_time() + seconds
         stopping = self._all.stop.asked
         if stopping.is_set():
             await trio.sleep(min(seconds, LAST_PAUSE))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from weakref import WeakValueDictionary
 
@@ -71,6 +72,15 @@ class Deliveries:
     def waiting(self) -> int:
         """How many ended queries wait to be reported."""
         return self._waiting
+
+    def due(self, *, reports: bool) -> float:
+        """When the first of the reports or, without ``reports``, of the logs means to go on.
+
+        Returns:
+            That time, on Trio's clock; infinite: nothing is to be sent.
+        """
+        dues = (one.due for one in self._under_way.values() if one.is_reporting == reports)
+        return min(dues, default=math.inf)
 
     def of(self, held: Held) -> Delivery:
         """Give the delivery of a query, and begin it where there is none yet.

@@ -77,6 +77,7 @@ async def _listen(launch: Launch, nursery: trio.Nursery, *, until: trio.Event) -
         own_url=launch.settings.webbuddy_url,
         counts=launch.pushes.counts,
         readiness=launch.pushes.readiness,
+        liveness=launch.pushes.liveness,
     )
     try:
         await nursery.start(partial(serve, app, config, shutdown_trigger=until.wait))
