@@ -130,7 +130,7 @@ async def test_that_only_log_entries_fail_is_none(autojump_clock: MockClock) -> 
 async def test_a_refused_log_in(autojump_clock: MockClock) -> None:
     """Whoever is told so, a free consumer or a query's look; WebBuddy itself is well."""
     webbuddy = WebBuddy(now=trio_time())
-    async with open_worker(slow, webbuddy=webbuddy, num_workers=2, processing_timeout=1000) as worker:
+    async with open_worker(slow, webbuddy=webbuddy, num_workers=3, processing_timeout=1000) as worker:
         for number in range(2):
             webbuddy.add_query(f"question {number}")
         await trio.sleep(10)

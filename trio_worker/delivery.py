@@ -100,8 +100,9 @@ class Delivery:
         stop = self._all.stop
         if not stop.asked.is_set():
             return
-        leave_for_report = (stop.end - stop.work_until) / 3
-        self._shipping.deadline = min(self._shipping.deadline, stop.end - leave_for_report)
+        if stop.limited.is_set():
+            leave_for_report = (stop.end - stop.work_until) / 3
+            self._shipping.deadline = min(self._shipping.deadline, stop.end - leave_for_report)
         if self.held.is_put_aside:
             self._put_off.cancel()  # it stays in the journal for the next start
 
@@ -176,7 +177,7 @@ class Delivery:
             self.hurry()
             with self._shipping:
                 await self._ship(to_the_end=self.held.entry.reported)
-            if not self._shipping.cancelled_caught or self._all.stop.asked.is_set():
+            if not self._shipping.cancelled_caught or self._all.stop.limited.is_set():
                 return
             if self._others_work:
                 log.warning("WebBuddy takes no log entries: the result goes first", query=self.held.query.id)
@@ -337,7 +338,7 @@ class Delivery:
 
     async def _pause(self, seconds: float) -> None:
         self.due = trio.current_time() + seconds
-        stopping = self._all.stop.asked
+        stopping = self._all.stop.limited
         if stopping.is_set():
             await trio.sleep(min(seconds, LAST_PAUSE))
             return

@@ -54,7 +54,7 @@ class Probes:
         Each gate that holds claims back is among them: none may be closed while all probes are green.
         """
         return {
-            "service": lambda: "it is stopping" if self.stop.asked.is_set() else None,
+            "service": self._service,
             "login": self._login,
             "webbuddy": self._webbuddy,
             "journal": lambda: self.journal.illness,
@@ -70,6 +70,11 @@ class Probes:
         liveness.watch("reporter", lambda: self.deliveries.due(reports=True))
         liveness.watch("calls to WebBuddy", lambda: self.webbuddy.turns.oldest + self.webbuddy.longest_call)
         liveness.watch("journal writer", lambda: self.journal.due)
+
+    def _service(self) -> str | None:
+        if self.stop.limited.is_set():
+            return "it is stopping"
+        return "it drains: what runs ends, nothing new is taken" if self.stop.asked.is_set() else None
 
     def _login(self) -> str | None:
         if self.webbuddy.refusal is not None:

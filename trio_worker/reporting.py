@@ -66,6 +66,7 @@ class Deliveries:
         # The newest of each number. Weakly: whoever works on one keeps it.
         self._held: WeakValueDictionary[int, Held] = WeakValueDictionary()
         self._waiting = 0
+        self._left = trio.Event()
         self._said: dict[int, set[int]] = {}
 
     @property
@@ -152,11 +153,18 @@ class Deliveries:
     def leave(self, delivery: Delivery) -> None:
         """A delivery is over."""
         self._under_way.pop(delivery.held.entry.id, None)
+        self._left.set()
         number = delivery.held.query.id
         said = self._said.pop(number, set()) | delivery.said
         self._said[number] = said  # the newest last
         if len(self._said) > MOST_REMEMBERED:
             del self._said[next(iter(self._said))]
+
+    async def all_through(self) -> None:
+        """Wait until none is under way."""
+        while self._under_way:
+            self._left = trio.Event()
+            await self._left.wait()
 
     def said_before(self, query_id: int, entry: str) -> bool:
         """Whether a claim of a query that is over here has sent this log entry.

@@ -240,8 +240,10 @@ async def run_service(
             async with trio.open_nursery() as consumer_nursery:
                 for _ in range(consumers):
                     consumer_nursery.start_soon(consumer.run)
-            if errand is not None:
-                stop.ask()
+            if errand is None and not stop.limited.is_set():
+                await deliveries.all_through()
+            # After a drain as well: a handler that was left behind, or that closes, would have no end.
+            stop.ask()
         if errand is not None:
             errand.waiting = sum(entry.dead is None for entry in journal.entries.values())
 
@@ -283,6 +285,10 @@ async def _keep_to(
 
     try:
         await stop.asked.wait()
+        if not stop.limited.is_set():
+            log.info("draining: no new query is taken, what runs may take its time")
+            keep()
+            await stop.limited.wait()
     except trio.Cancelled:
         # From outside, or after a crash. Everybody else is being cancelled as well, but a claim under
         # its shield has to learn that its time has become short.

@@ -61,7 +61,7 @@ async def _obey_signals(stop: Stop, task_status: trio.TaskStatus[None]) -> None:
         stop.notice_signals(signal.SIGTERM, signal.SIGINT, now_from=2)
         task_status.started()
         async for _ in signals:
-            if stop.asked.is_set():
+            if stop.limited.is_set():
                 stop.hurry()
             else:
                 stop.ask()
