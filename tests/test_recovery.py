@@ -277,7 +277,7 @@ async def test_it_is_not_ready_before_that_is_done(
         open_worker(Agent().handle, webbuddy=webbuddy, state_dir=tmp_path) as worker,
     ):
         await trio.sleep(60)
-        assert list(worker.pushes.readiness.reasons) == ["recovery"]
+        assert list(worker.pushes.readiness.reasons) == ["login", "recovery"]
         webbuddy.down = False
         await webbuddy.until(webbuddy.all_ended)
         assert worker.pushes.readiness.reasons == {}

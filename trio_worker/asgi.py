@@ -159,6 +159,7 @@ def _compose() -> QuartTrio:
         own_url=launch.settings.webbuddy_url,
         counts=launch.pushes.counts,
         readiness=launch.pushes.readiness,
+        liveness=launch.pushes.liveness,
     )
     # Quart cancels everything when it is over, `after_serving` itself included.
     composed.config["BACKGROUND_TASK_SHUTDOWN_TIMEOUT"] = launch.settings.shutdown_grace + MARGIN

@@ -45,6 +45,8 @@ class Calls:
         clock: WebBuddy's clock.
         server_date: The ``Date`` of the last answer, whatever it was.
         well_at: `trio.current_time` of the last good answer to anything but ``POST api/logs/``.
+        failing_since: That of the first failure behind it; earlier ones do not count.
+        longest: Seconds that one call of `make` or `read` may take.
     """
 
     def __init__(self, client: Client, request_timeout: float) -> None:
@@ -54,7 +56,8 @@ class Calls:
         self.turns = Turns()
         self.clock = ServerClock()
         self.server_date: datetime | None = None
-        self.well_at = -math.inf
+        self.well_at = self.failing_since = -math.inf
+        self.longest = 2 * request_timeout
         # Also of the log-in, which goes on within the call that wants the token: its answer may be all that
         # is heard of WebBuddy's clock before a claim is lost.
         client.on_request, client.on_response = _note_asked, self._hear
@@ -130,11 +133,13 @@ class Calls:
         try:
             data = judged_by(await self._client.send(request))
         except httpx.RequestError as error:
+            self._note_failure(path)
             raise self._no_answer(request, error) from error
         except Busy:
             self._note_trouble(path, self.turns.overlapped)
             raise
         except Unavailable as error:
+            self._note_failure(path)
             if error.status in _OVERLOADED:
                 self._note_trouble(path, self.turns.overloaded)
             raise
@@ -156,6 +161,10 @@ class Calls:
         elif path not in self._ill:
             slow_down()
 
+    def _note_failure(self, path: str) -> None:
+        if self.failing_since <= self.well_at and not path.endswith("/" + LOGS):
+            self.failing_since = trio.current_time()
+
     def _note_well(self, path: str, *, by_api: bool) -> None:
         self._ill.discard(path)
         self.turns.went_well()
@@ -163,6 +172,7 @@ class Calls:
             self.well_at = trio.current_time()
 
     def _no_answer_in_time(self, request: httpx.Request) -> Unavailable:
+        self._note_failure(request.url.path)
         return Unavailable(
             f"{call_name(request)}: no answer within {self._request_timeout:g} s",
             maybe_done=_was_sent(request),

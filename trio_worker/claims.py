@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import attrs
@@ -60,6 +61,11 @@ class Claims:
     shares_tombstones: bool
     _knows_the_time: bool = attrs.field(default=False, init=False)
     _under_way: dict[trio.CancelScope, None] = attrs.field(factory=dict, init=False)
+
+    @property
+    def due(self) -> float:
+        """When the first of the claims that are under way has to be through."""
+        return min((scope.deadline for scope in self._under_way), default=math.inf)
 
     def hurry(self) -> None:
         """The stop has been asked for: claims under way are seen through in its time."""

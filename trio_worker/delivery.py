@@ -43,6 +43,8 @@ class Delivery:
     Attributes:
         held: The query.
         said: The hashes of the log entries that were sent, or may have been.
+        due: When the call or the pause has to be over in which it is, on Trio's clock; infinite: in none.
+        is_reporting: Whether that is for the result, and not for the log.
     """
 
     def __init__(self, deliveries: Deliveries, held: Held) -> None:
@@ -55,6 +57,8 @@ class Delivery:
         self._tried = False
         self._dropped = False
         self.said: set[int] = set()
+        self.due = math.inf
+        self.is_reporting = False
         self._looks = Looks(deliveries.webbuddy, held, after=deliveries.look_after)
         self._log_fails_since = math.inf
         if held.outcome is not None:
@@ -96,8 +100,9 @@ class Delivery:
         stop = self._all.stop
         if not stop.asked.is_set():
             return
-        leave_for_report = (stop.end - stop.work_until) / 3
-        self._shipping.deadline = min(self._shipping.deadline, stop.end - leave_for_report)
+        if stop.limited.is_set():
+            leave_for_report = (stop.end - stop.work_until) / 3
+            self._shipping.deadline = min(self._shipping.deadline, stop.end - leave_for_report)
         if self.held.is_put_aside:
             self._put_off.cancel()  # it stays in the journal for the next start
 
@@ -152,6 +157,7 @@ class Delivery:
             return
         if self.held.log.unsent_lines:
             self.held.reported()
+            self.is_reporting = False
             await self._ship(to_the_end=True)
         self.held.forget()
 
@@ -172,7 +178,7 @@ class Delivery:
             self.hurry()
             with self._shipping:
                 await self._ship(to_the_end=self.held.entry.reported)
-            if not self._shipping.cancelled_caught or self._all.stop.asked.is_set():
+            if not self._shipping.cancelled_caught or self._all.stop.limited.is_set():
                 return
             if self._others_work:
                 log.warning("WebBuddy takes no log entries: the result goes first", query=self.held.query.id)
@@ -239,6 +245,7 @@ class Delivery:
     # --- The result ------------------------------------------------------------------------------------
 
     async def _report(self) -> None:
+        self.is_reporting = True
         try:
             await self._persist(self._send_outcome)
         except NotFound:
@@ -302,13 +309,20 @@ class Delivery:
         """Repeat a call until it got through; only what WebBuddy will never take comes out.
 
         Args:
-            send: Makes the call.
+            send: Makes the call, with a look before it where that is due.
             failed: Called after each failure.
         """
+        try:
+            await self._repeat(send, failed)
+        finally:
+            self.due = math.inf
+
+    async def _repeat(self, send: Callable[[], Awaitable[None]], failed: Callable[[], None] | None) -> None:
         pauses = Backoff(first=0.5, most=60.0)
         short_pauses = Backoff(first=0.05, most=1.0)
         short_tries = BUSY_TRIES
         while True:
+            self.due = trio.current_time() + 2 * self._all.webbuddy.longest_call
             try:
                 return await send()
             except Busy as error:
@@ -324,7 +338,8 @@ class Delivery:
             await self._pause(pause)
 
     async def _pause(self, seconds: float) -> None:
-        stopping = self._all.stop.asked
+        self.due = trio.current_time() + seconds
+        stopping = self._all.stop.limited
         if stopping.is_set():
             await trio.sleep(min(seconds, LAST_PAUSE))
             return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -16,6 +17,7 @@ from trio_worker.errand import Errand
 from trio_worker.errors import AccessDenied, Busy, JournalIllError, Unavailable, WebBuddyError
 from trio_worker.gate import Gate
 from trio_worker.held import Held
+from trio_worker.liveness import Pulse
 from trio_worker.tokens import REFUSAL_HOLDS
 from trio_worker.wakeups import Announcements, Wakeups
 from trio_worker.webbuddy import WebBuddyClient
@@ -69,15 +71,27 @@ class Intake:
         self._waits: dict[trio.CancelScope, None] = {}
         self._idle: dict[trio.CancelScope, None] = {}
         self._outage: WebBuddyError | None = None
+        self._outage_since = math.inf
         self._told: set[type[WebBuddyError]] = set()
         self._over = trio.Event()
         self._closed = False
+        self._pulse = Pulse()
         backlog.wake = self._interrupt_one
 
     @property
     def outage(self) -> WebBuddyError | None:
         """Why no claim gets through, or None while they do."""
         return self._outage
+
+    @property
+    def outage_since(self) -> float:
+        """Since when, on Trio's clock; infinite while they do."""
+        return self._outage_since
+
+    @property
+    def due(self) -> float:
+        """When the first claim has to be through, or is to be tried again, on Trio's clock."""
+        return min(self._pulse.due, self._claims.due)
 
     def close(self) -> None:
         """Take nothing new. Whoever waits gets None; claims under way are seen through in time."""
@@ -170,7 +184,8 @@ class Intake:
             while True:
                 self._note(error)
                 with self._registered(self._idle):
-                    await trio.sleep(self._pause(error, pauses))
+                    await self._pulse.sleep(self._pause(error, pauses))
+                self._pulse.rest()
                 if self._backlog.has_something or not self._gates_are_open:
                     return None
                 self._wakeups.ask()
@@ -185,7 +200,7 @@ class Intake:
                 log.info("WebBuddy hands out queries again", after_seconds=seconds)
                 return held
         finally:
-            self._outage = None
+            self._outage, self._outage_since = None, math.inf
             self._told.clear()
             self._over.set()
 
@@ -200,6 +215,7 @@ class Intake:
             log.warning("no query can be claimed; trying again", reason=str(error))
         if self._outage is None:
             self._over = trio.Event()
+            self._outage_since = trio.current_time()
         self._outage = error
 
     def _on_errand(self, note: Callable[[Errand], None]) -> None:

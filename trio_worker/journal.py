@@ -100,6 +100,11 @@ class Journal:
         """Why nothing can be written, or None."""
         return self._writer.illness
 
+    @property
+    def due(self) -> float:
+        """As `JournalWriter.due`."""
+        return self._writer.due
+
     # --- Writing --------------------------------------------------------------------------------------
 
     def write(self, *statements: Statement, within: float = 0.0) -> Receipt:

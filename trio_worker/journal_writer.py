@@ -98,11 +98,22 @@ class JournalWriter:
         self._collectors: dict[Collector, None] = {}
         self._write_at = math.inf
         self._work = trio.Event()  # set: write now
+        self._is_writing = False
+        self._written_by = math.inf
         self._waiting = trio.CancelScope()
         self._closing = False
         # Shielded, since those who are cancelled still write. It gets its deadline in `close`, which the
         # owner of the task calls however the block is left.
         self._scope = trio.CancelScope(shield=True, deadline=math.inf)
+
+    @property
+    def due(self) -> float:
+        """When it means to go on, on Trio's clock.
+
+        Infinite while there is nothing to write, and while the disk does not answer: that is `illness`.
+        """
+        # What is queued while it writes waits for the end of that.
+        return self._written_by if self._is_writing else self._write_at
 
     def write(self, *statements: Statement, within: float = 0.0) -> Receipt:
         """Queue statements, to be carried out together and after all that was queued before. Synchronous.
@@ -160,7 +171,9 @@ class JournalWriter:
         statements, self._statements = self._statements, []
         receipts, self._receipts = self._receipts, []
         if statements:
+            self._is_writing = True
             await self._persist(statements, receipts)
+            self._is_writing = False
         for receipt in receipts:
             receipt.settle(None)
 
@@ -168,17 +181,21 @@ class JournalWriter:
         """Repeat a transaction until the disk has taken it."""
         pauses = Backoff(first=1.0, most=30.0)
         while True:
+            self._written_by = trio.current_time() + SLOW
             job = self._runner(partial(self._apply, statements))
             try:
                 with trio.move_on_after(SLOW) as patience:
                     await job
                 if patience.cancelled_caught:
+                    self._written_by = math.inf
                     self._fall_ill(f"the disk has not answered for {SLOW:g} s", receipts)
                     await job
                 break
             except sqlite3.DatabaseError as error:
                 self._fall_ill(_illness(error), receipts)
-            await trio.sleep(pauses.next())
+            pause = pauses.next()
+            self._written_by = trio.current_time() + pause
+            await trio.sleep(pause)
         self._recover()
 
     def _fall_ill(self, illness: str, receipts: list[Receipt]) -> None:

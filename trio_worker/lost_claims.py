@@ -20,6 +20,7 @@ from trio_worker.backoff import Backoff
 from trio_worker.errors import JournalError, NotFound, Refused, Unavailable, WebBuddyError
 from trio_worker.journal import Journal
 from trio_worker.journal_file import LostClaim
+from trio_worker.liveness import Pulse
 from trio_worker.query import Query
 from trio_worker.webbuddy import WebBuddyClient
 
@@ -60,6 +61,7 @@ class LostClaims:
         unclaimed: Gives the numbers that pushes have named and no claim of this process has brought. Asked
             only where WebBuddy does not say when a query was claimed, or can't be asked at all.
         said_before: Whether a claim of the query that is over here has sent this entry to its log.
+        pulse: Says when the next look is due.
         found: How many queries were found to be lost.
     """
 
@@ -68,6 +70,7 @@ class LostClaims:
     mode: Literal["requeue", "report"]
     unclaimed: Callable[[], Collection[int]]
     said_before: Callable[[int, str], bool] = lambda _query_id, _entry: False
+    pulse: Pulse = attrs.field(factory=Pulse)
     found: int = attrs.field(default=0, init=False)
     _suspects: dict[Key, _Suspect] = attrs.field(factory=dict, init=False)
     _looked_for: set[LostClaim] = attrs.field(factory=set, init=False)
@@ -87,6 +90,7 @@ class LostClaims:
         """
         while True:
             wait = LOOKS_APART
+            self.pulse.rest()  # calls, and the disk, are watched by themselves
             try:
                 if self.journal.lost:
                     await self._look()
@@ -100,7 +104,7 @@ class LostClaims:
             except JournalError as error:
                 log.warning("can't look for the queries of lost claims", reason=str(error))
                 wait = self._pauses.next()
-            await trio.sleep(wait)
+            await self.pulse.sleep(wait)
 
     async def _look(self) -> None:
         """Deal with what the look before has found, and look again."""

@@ -17,6 +17,7 @@ from trio_worker.gate import Gate
 from trio_worker.held import Held
 from trio_worker.journal import Journal
 from trio_worker.journal_file import Entry
+from trio_worker.liveness import Pulse
 from trio_worker.ownership import MOST_FAILED_LOOKS, Standing, look_at_all
 from trio_worker.phrases import Phrases
 from trio_worker.query import Failed, Released
@@ -62,6 +63,7 @@ class Recovery:
         most_attempts: Deaths of which a query alone is to blame, after which it is not tried again.
         nursery: Where it waits: for WebBuddy, and for what is to be tried later. To be cancelled at the end.
         look_around_every: Seconds between two looks for neighbours that have died.
+        pulse: Says when the next such look is due.
         gate: Open once everything that is to be run again was offered: nothing new is claimed before.
         room: Open while fewer than `MOST_ASIDE` are put aside.
     """
@@ -75,6 +77,7 @@ class Recovery:
     most_attempts: int
     nursery: trio.Nursery
     look_around_every: float = LOOK_AROUND
+    pulse: Pulse = attrs.field(factory=Pulse)
     gate: Gate = attrs.field(factory=Gate, init=False)
     room: Gate = attrs.field(factory=Gate, init=False)
     _aside: int = attrs.field(default=0, init=False)
@@ -103,7 +106,8 @@ class Recovery:
     async def look_around(self) -> None:
         """Take up what dead neighbours leave, and dead letters that an operator revives, until `release`."""
         while True:
-            await trio.sleep(self.look_around_every)
+            await self.pulse.sleep(self.look_around_every)
+            self.pulse.rest()  # the disk is watched where it is written to
             if self._is_over:
                 return
             # One after the other: what the first has given must not be lost with an error of the second.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from weakref import WeakValueDictionary
 
@@ -65,12 +66,22 @@ class Deliveries:
         # The newest of each number. Weakly: whoever works on one keeps it.
         self._held: WeakValueDictionary[int, Held] = WeakValueDictionary()
         self._waiting = 0
+        self._left = trio.Event()
         self._said: dict[int, set[int]] = {}
 
     @property
     def waiting(self) -> int:
         """How many ended queries wait to be reported."""
         return self._waiting
+
+    def due(self, *, reports: bool) -> float:
+        """When the first of the reports or, without ``reports``, of the logs means to go on.
+
+        Returns:
+            That time, on Trio's clock; infinite: nothing is to be sent.
+        """
+        dues = (one.due for one in self._under_way.values() if one.is_reporting == reports)
+        return min(dues, default=math.inf)
 
     def of(self, held: Held) -> Delivery:
         """Give the delivery of a query, and begin it where there is none yet.
@@ -142,11 +153,18 @@ class Deliveries:
     def leave(self, delivery: Delivery) -> None:
         """A delivery is over."""
         self._under_way.pop(delivery.held.entry.id, None)
+        self._left.set()
         number = delivery.held.query.id
         said = self._said.pop(number, set()) | delivery.said
         self._said[number] = said  # the newest last
         if len(self._said) > MOST_REMEMBERED:
             del self._said[next(iter(self._said))]
+
+    async def all_through(self) -> None:
+        """Wait until none is under way."""
+        while self._under_way:
+            self._left = trio.Event()
+            await self._left.wait()
 
     def said_before(self, query_id: int, entry: str) -> bool:
         """Whether a claim of a query that is over here has sent this log entry.

@@ -21,8 +21,10 @@ from trio_worker.handlers.opening import open_handler
 from trio_worker.intake import Intake
 from trio_worker.journal import Journal
 from trio_worker.left_behind import LeftBehind
+from trio_worker.liveness import Liveness
 from trio_worker.lost_claims import LostClaims
 from trio_worker.phrases import phrases
+from trio_worker.probes import Probes
 from trio_worker.projects import Projects
 from trio_worker.recovery import LOOK_AROUND, Recovery
 from trio_worker.reporting import Deliveries
@@ -52,6 +54,7 @@ class Pushes:
         announced: The ids that pushes named.
         counts: What came to the push endpoint.
         readiness: What it says to those who ask whether the worker is ready.
+        liveness: The same of whether its loops keep their time.
     """
 
     def __init__(self) -> None:
@@ -59,6 +62,7 @@ class Pushes:
         self.announced = Announcements()
         self.counts = PushCounts()
         self.readiness = Readiness()
+        self.liveness = Liveness()
 
     def pushed(self, query_id: int) -> None:
         """A push has come. Never waits."""
@@ -112,14 +116,14 @@ async def run_service(
             when WebBuddy refuses the first log-in; with anything else that is a bug. Running handlers
             were cancelled and their queries put back as far as that went within two seconds.
     """
-    language = phrases(settings.language)
+    language, pulse = phrases(settings.language), pushes.liveness.pulse
     if handler.opens:
         pushes.readiness.ask(handler=lambda: "it is being opened")
     async with last_resort(stop, abandon), open_handler(handler, directory=Path.cwd(), stop=stop) as opened:
         if opened is None:
             return  # the stop came first
         async with (
-            _cancelled_at_the_end() as clocks,
+            _cancelled_at_the_end(pushes.liveness) as clocks,
             trio.open_nursery() as delivery_nursery,
             _captured(settings) as capture,
             trio.open_nursery() as handler_nursery,
@@ -156,6 +160,7 @@ async def run_service(
                 most_attempts=settings.max_attempts,
                 nursery=clocks,
                 look_around_every=look_around_every,
+                pulse=pulse("look around"),
             )
             claims = Claims(
                 webbuddy=webbuddy,
@@ -205,41 +210,53 @@ async def run_service(
                 mode=settings.lost_claims,
                 unclaimed=lambda: pushes.announced.unclaimed,
                 said_before=deliveries.said_before,
+                pulse=pulse("lost claims"),
             )
-            pushes.readiness.ask(
-                service=lambda: "it is stopping" if stop.asked.is_set() else None,
-                journal=lambda: journal.illness,
-                handler=lambda: left_behind.problem,
-                webbuddy=lambda: None if intake.outage is None else str(intake.outage),
-                recovery=lambda: (
-                    None if recovery.gate.is_open else "what was held before is not taken up yet"
-                ),
+            probes = Probes(
+                stop=stop,
+                journal=journal,
+                webbuddy=webbuddy,
+                intake=intake,
+                deliveries=deliveries,
+                recovery=recovery,
+                backlog=backlog,
+                left_behind=left_behind,
             )
+            pushes.readiness.ask(**probes.questions())
+            probes.watch_loops(pushes.liveness)
             recovery.begin()
-            clocks.start_soon(tick, pushes.wakeups, settings.polling_interval)
-            clocks.start_soon(look_again, pushes.wakeups)
+            clocks.start_soon(tick, pushes.wakeups, settings.polling_interval, pulse("ticker"))
+            clocks.start_soon(look_again, pushes.wakeups, pulse("second look"))
             clocks.start_soon(recovery.look_around)
             clocks.start_soon(lost_claims.find)
             if settings.watch_interval:
-                clocks.start_soon(partial(watch, webbuddy, deliveries, interval=settings.watch_interval))
+                interval = settings.watch_interval
+                clocks.start_soon(
+                    partial(watch, webbuddy, deliveries, interval=interval, pulse=pulse("watch"))
+                )
             clocks.start_soon(
                 _keep_to, stop, journal, intake, recovery, execution, deliveries, delivery_nursery
             )
             async with trio.open_nursery() as consumer_nursery:
                 for _ in range(consumers):
                     consumer_nursery.start_soon(consumer.run)
-            if errand is not None:
-                stop.ask()
+            if errand is None and not stop.limited.is_set():
+                await deliveries.all_through()
+            # After a drain as well: a handler that was left behind, or that closes, would have no end.
+            stop.ask()
         if errand is not None:
             errand.waiting = sum(entry.dead is None for entry in journal.entries.values())
 
 
 @asynccontextmanager
-async def _cancelled_at_the_end() -> AsyncIterator[trio.Nursery]:
+async def _cancelled_at_the_end(liveness: Liveness) -> AsyncIterator[trio.Nursery]:
     """A nursery whose tasks serve the body and have no end of their own."""
-    async with trio.open_nursery() as nursery:
-        yield nursery
-        nursery.cancel_scope.cancel()
+    try:
+        async with trio.open_nursery() as nursery:
+            yield nursery
+            nursery.cancel_scope.cancel()
+    finally:
+        liveness.forget()
 
 
 @asynccontextmanager
@@ -268,6 +285,10 @@ async def _keep_to(
 
     try:
         await stop.asked.wait()
+        if not stop.limited.is_set():
+            log.info("draining: no new query is taken, what runs may take its time")
+            keep()
+            await stop.limited.wait()
     except trio.Cancelled:
         # From outside, or after a crash. Everybody else is being cancelled as well, but a claim under
         # its shield has to learn that its time has become short.

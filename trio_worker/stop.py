@@ -33,6 +33,9 @@ class Stop:
           │ running ones go on    │ cancelled, put  │ swallow that are │ reported is   │ is waited
           │                       │ back, reported  │ left behind      │ left on disk  │ for
 
+    ``drain()`` is ``ask()`` without an end: what runs may take as long as it likes. An ``ask()`` behind it
+    begins the times above; whoever sees that all is done has to call it.
+
     A claim under way at ``ask()`` is seen through, at the longest until ``leave_until``. What the handler
     has opened is closed after the service, and has more time when that ends earlier.
 
@@ -42,6 +45,9 @@ class Stop:
         closes: Whether the handler has something to close; if not, `closed` is `end`.
 
     Attributes:
+        asked: Set when no new query is to be taken.
+        limited: Set when the times above are known.
+        hurried: Set when they are short.
         signal: The first one that `notice_signals` has noticed; None: none has come.
     """
 
@@ -50,6 +56,7 @@ class Stop:
         self.reserve = reserve
         self.closes = closes
         self.asked = trio.Event()
+        self.limited = trio.Event()
         self.hurried = trio.Event()
         self.work_until = math.inf
         self.leave_until = math.inf
@@ -84,12 +91,17 @@ class Stop:
 
             signal.signal(number, notice)
 
+    def drain(self) -> None:
+        """Take nothing new, and let everything end, however long it takes. After `ask` it changes nothing."""
+        self.asked.set()
+
     def ask(self) -> None:
-        """Begin the stop. Repeated calls change nothing."""
-        if self.asked.is_set():
+        """Begin the stop, or give an end to a drain. Repeated calls change nothing."""
+        if self.limited.is_set():
             return
         now = trio.current_time()
         self._plan(now + self.grace - self.reserve, self.reserve)
+        self.limited.set()
         self.asked.set()
 
     def hurry(self) -> None:
@@ -98,6 +110,7 @@ class Stop:
             return
         self._plan(trio.current_time(), min(HURRY, self.reserve))
         self.hurried.set()
+        self.limited.set()
         self.asked.set()
 
     @contextmanager
@@ -167,7 +180,7 @@ async def last_resort(stop: Stop, abandon: Callable[[], None]) -> AsyncIterator[
 
 async def _watch(stop: Stop, gone: trio.Event, abandon: Callable[[], None]) -> None:
     try:
-        await stop.asked.wait()
+        await stop.limited.wait()
         with trio.move_on_at(stop.closed):
             await stop.hurried.wait()
         await trio.sleep_until(stop.closed + LAST_MOMENT)

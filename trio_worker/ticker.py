@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import random
 
-import trio
-
+from trio_worker.liveness import Pulse
 from trio_worker.wakeups import Wakeups
 
 __all__ = ["look_again", "tick"]
@@ -14,19 +13,22 @@ JITTER = 0.1  # of the interval, so that many workers do not ask in step
 SECOND_LOOK = 1.0  # seconds
 
 
-async def tick(wakeups: Wakeups, interval: float) -> None:
+async def tick(wakeups: Wakeups, interval: float, pulse: Pulse | None = None) -> None:
     """Wake a consumer now and then every ``interval`` seconds, give or take a tenth. Never returns."""
+    pulse = pulse or Pulse()
     while True:
         wakeups.tick()
-        await trio.sleep(interval * random.uniform(1 - JITTER, 1 + JITTER))  # noqa: S311
+        await pulse.sleep(interval * random.uniform(1 - JITTER, 1 + JITTER))  # noqa: S311
 
 
-async def look_again(wakeups: Wakeups) -> None:
+async def look_again(wakeups: Wakeups, pulse: Pulse | None = None) -> None:
     """Wake a consumer about a second after a push has found nothing. Never returns.
 
     WebBuddy's push may be ahead of the transaction that creates the query (Django admin).
     """
+    pulse = pulse or Pulse()
     while True:
+        pulse.rest()
         await wakeups.doubted()
-        await trio.sleep(SECOND_LOOK * random.uniform(1 - JITTER, 1 + JITTER))  # noqa: S311
+        await pulse.sleep(SECOND_LOOK * random.uniform(1 - JITTER, 1 + JITTER))  # noqa: S311
         wakeups.tick()

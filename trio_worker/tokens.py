@@ -126,6 +126,11 @@ class TokenAuth(httpx.Auth):
         """Whether there has ever been a token."""
         return self._logged_in
 
+    @property
+    def refusal(self) -> str | None:
+        """Why the last log-in was refused, or None."""
+        return None if self._refusal is None else str(self._refusal)
+
     def forget_refusal(self) -> None:
         """Try the log-in again at the next call, though it was refused."""
         self._refusal = None

@@ -79,6 +79,11 @@ class Turns:
         """How many calls are under way. May exceed `at_once` for a moment after it was lowered."""
         return len(self._began)
 
+    @property
+    def oldest(self) -> float:
+        """When the call began that is under way for longest, on Trio's clock; infinite: there is none."""
+        return min(self._began.values(), default=math.inf)
+
     async def __aenter__(self) -> None:
         """Wait for a turn. Cancelled while waiting, none was taken; where one is free, there is no wait."""
         task = trio.lowlevel.current_task()

@@ -7,6 +7,7 @@ import trio
 
 from trio_worker.errors import WebBuddyError
 from trio_worker.held import Held
+from trio_worker.liveness import Pulse
 from trio_worker.ownership import Standing, look_at_all
 from trio_worker.reporting import Deliveries
 from trio_worker.webbuddy import WebBuddyClient
@@ -21,6 +22,7 @@ async def watch(
     deliveries: Deliveries,
     *,
     interval: float,
+    pulse: Pulse | None = None,
 ) -> None:
     """Look at what is worked on every ``interval`` seconds; stop what is not ours any more. Never returns.
 
@@ -30,9 +32,12 @@ async def watch(
         webbuddy: The door to WebBuddy.
         deliveries: Knows what is worked on, or about to be, and lets go of it.
         interval: Seconds.
+        pulse: Says when the next look is due.
     """
+    pulse = pulse or Pulse()
     while True:
-        await trio.sleep(interval)
+        await pulse.sleep(interval)
+        pulse.rest()  # each look is a call, and those are watched by themselves
         # What was claimed, or looked at, since the last round has shown itself.
         old = trio.current_time() - interval / 2
         helds = [held for held in deliveries.at_work() if held.seen_at <= old]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -74,6 +75,22 @@ class WebBuddyClient:
     def turns(self) -> Turns:
         """How many calls may be under way at once."""
         return self._calls.turns
+
+    @property
+    def longest_call(self) -> float:
+        """How many seconds a call may take, with the wait for its turn."""
+        return self._calls.longest
+
+    @property
+    def failing_since(self) -> float:
+        """Since when no call has gone well but for log entries, on Trio's clock; infinite: the last has."""
+        since = self._calls.failing_since
+        return since if since > self._calls.well_at else math.inf
+
+    @property
+    def refusal(self) -> str | None:
+        """Why the log-in is refused, or None."""
+        return self._auth.refusal
 
     @property
     def server_date(self) -> datetime | None:

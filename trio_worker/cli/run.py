@@ -61,7 +61,7 @@ async def _obey_signals(stop: Stop, task_status: trio.TaskStatus[None]) -> None:
         stop.notice_signals(signal.SIGTERM, signal.SIGINT, now_from=2)
         task_status.started()
         async for _ in signals:
-            if stop.asked.is_set():
+            if stop.limited.is_set():
                 stop.hurry()
             else:
                 stop.ask()
@@ -77,6 +77,7 @@ async def _listen(launch: Launch, nursery: trio.Nursery, *, until: trio.Event) -
         own_url=launch.settings.webbuddy_url,
         counts=launch.pushes.counts,
         readiness=launch.pushes.readiness,
+        liveness=launch.pushes.liveness,
     )
     try:
         await nursery.start(partial(serve, app, config, shutdown_trigger=until.wait))

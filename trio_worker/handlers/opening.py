@@ -108,7 +108,7 @@ class _Opened:
         """Have it closed, as far as that goes within the stop."""
         self._is_closing = True
         self._over.set()
-        if not self._stop.asked.is_set():
+        if not self._stop.limited.is_set():
             self._stop.hurry()  # cancelled from outside, or after a crash
         self._patience.deadline = self._stop.closed
 

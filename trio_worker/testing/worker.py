@@ -159,6 +159,7 @@ async def _pushing(worker: RunningWorker) -> AsyncIterator[None]:
         own_url=worker.settings.webbuddy_url,
         counts=worker.pushes.counts,
         readiness=worker.pushes.readiness,
+        liveness=worker.pushes.liveness,
     )
     before = worker.webbuddy.push_url, worker.webbuddy.push_transport
     worker.webbuddy.push_url = worker.webbuddy.push_url or "http://worker.test:8001"

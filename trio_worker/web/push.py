@@ -21,7 +21,9 @@ from quart import Response, request
 from quart_trio import QuartTrio
 from werkzeug.exceptions import BadRequest, HTTPException, RequestEntityTooLarge, RequestTimeout
 
+from trio_worker.liveness import Liveness
 from trio_worker.web.hypercorn_fixes import ClientGone, FixedHTTPConnection
+from trio_worker.web.livez import LIVE_PATH, livez
 from trio_worker.web.push_counts import PushCounts
 from trio_worker.web.readiness import READY_PATH, Readiness
 
@@ -45,8 +47,9 @@ def make_app(
     own_url: str,
     counts: PushCounts | None = None,
     readiness: Readiness | None = None,
+    liveness: Liveness | None = None,
 ) -> QuartTrio:
-    """Build the ASGI app with the push endpoint, ``POST /api/process-query``, and ``GET /readyz``.
+    """Build the ASGI app with the push endpoint, ``POST /api/process-query``, and the probes.
 
     It answers every request in JSON: 200 ``{"status": "accepted"}`` for a push, otherwise
     ``{"detail": ...}`` with 400, 404, 405, 408 (the body took too long), 413 or 500.
@@ -62,6 +65,7 @@ def make_app(
             first is logged, all are counted.
         counts: Where to count. Without it nobody reads the numbers.
         readiness: Knows whether the worker is ready. Without it there is no ``/readyz``.
+        liveness: Knows whether the worker's loops keep their time. Without it there is no ``/livez``.
     """
     app = _PushApp(__name__, static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = _MAX_BODY_BYTES
@@ -71,6 +75,9 @@ def make_app(
     if readiness is not None:
         ready = readiness.handle
         app.add_url_rule(READY_PATH, "ready", ready, methods=["GET"], provide_automatic_options=False)
+    if liveness is not None:
+        live = livez(liveness)
+        app.add_url_rule(LIVE_PATH, "live", live, methods=["GET"], provide_automatic_options=False)
     app.register_error_handler(HTTPException, _http_error)
     app.register_error_handler(Exception, _unexpected_error)
     return app

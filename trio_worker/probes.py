@@ -1,0 +1,105 @@
+"""What the probes ask: whether the worker can do its job, and whether its loops keep their time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import attrs
+import trio
+
+from trio_worker.backlog import Backlog
+from trio_worker.errors import AccessDenied
+from trio_worker.intake import Intake
+from trio_worker.journal import Journal
+from trio_worker.left_behind import LeftBehind
+from trio_worker.liveness import Liveness
+from trio_worker.recovery import MOST_ASIDE, Recovery
+from trio_worker.reporting import Deliveries
+from trio_worker.stop import Stop
+from trio_worker.webbuddy import WebBuddyClient
+
+__all__ = ["PATIENCE", "Probes"]
+
+PATIENCE = 60.0
+"""Seconds for which WebBuddy may be away before the worker is not ready: a deploy of it is no alarm."""
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class Probes:
+    """The parts of the service that are asked. Everything here is synchronous and cheap.
+
+    Attributes:
+        stop: Whether it was asked for.
+        journal: Whether the disk takes what is written.
+        webbuddy: Whether it answers, and has let us in.
+        intake: Whether claims get through.
+        deliveries: How much waits to be reported.
+        recovery: Whether what was held before is taken up.
+        backlog: Whether a query has to run alone.
+        left_behind: How many handlers run on that were given up.
+    """
+
+    stop: Stop
+    journal: Journal
+    webbuddy: WebBuddyClient
+    intake: Intake
+    deliveries: Deliveries
+    recovery: Recovery
+    backlog: Backlog
+    left_behind: LeftBehind
+
+    def questions(self) -> dict[str, Callable[[], str | None]]:
+        """What may keep the worker from its job: each gives a sentence, or None.
+
+        Each gate that holds claims back is among them: none may be closed while all probes are green.
+        """
+        return {
+            "service": self._service,
+            "login": self._login,
+            "webbuddy": self._webbuddy,
+            "journal": lambda: self.journal.illness,
+            "handler": lambda: self.left_behind.problem,
+            "recovery": self._recovery,
+            "results": self._results,
+        }
+
+    def watch_loops(self, liveness: Liveness) -> None:
+        """Have those looked after that know their times anyway; the others have a pulse."""
+        liveness.watch("claims", lambda: self.intake.due)
+        liveness.watch("log shipper", lambda: self.deliveries.due(reports=False))
+        liveness.watch("reporter", lambda: self.deliveries.due(reports=True))
+        liveness.watch("calls to WebBuddy", lambda: self.webbuddy.turns.oldest + self.webbuddy.longest_call)
+        liveness.watch("journal writer", lambda: self.journal.due)
+
+    def _service(self) -> str | None:
+        if self.stop.limited.is_set():
+            return "it is stopping"
+        return "it drains: what runs ends, nothing new is taken" if self.stop.asked.is_set() else None
+
+    def _login(self) -> str | None:
+        if self.webbuddy.refusal is not None:
+            return self.webbuddy.refusal
+        return None if self.webbuddy.logged_in else "it has not logged in to WebBuddy yet"
+
+    def _webbuddy(self) -> str | None:
+        outage = self.intake.outage
+        if isinstance(outage, AccessDenied):
+            return None  # that is the log-in's matter
+        seconds = trio.current_time() - min(self.intake.outage_since, self.webbuddy.failing_since)
+        if seconds <= PATIENCE:
+            return None
+        return f"for {seconds:.0f} s no query can be claimed: {outage or 'WebBuddy does not answer'}"
+
+    def _recovery(self) -> str | None:
+        if not self.recovery.gate.is_open:
+            return "what was held before is not taken up yet"
+        if not self.recovery.room.is_open:
+            return f"{MOST_ASIDE} queries are put aside: nothing new is claimed until some of them are due"
+        if not self.backlog.gate.is_open:
+            return "a query runs alone during which the worker has died before, or waits for that"
+        return None
+
+    def _results(self) -> str | None:
+        if self.deliveries.gate.is_open:
+            return None
+        return f"{self.deliveries.waiting} results wait to be reported: nothing new is claimed"
