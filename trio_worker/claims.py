@@ -29,10 +29,12 @@ class Found:
 
     Attributes:
         held: It.
-        up_to_date: Whether a push had named it since the queue was last empty.
+        named: Whether a push had named it.
+        up_to_date: The same, but only since the queue was last empty.
     """
 
     held: Held
+    named: bool
     up_to_date: bool
 
 
@@ -147,7 +149,7 @@ class Claims:
         named, up_to_date = self.announced.take(query.id, times_empty)
         held, receipt = Held.claimed(self.journal, query, "push" if named else "poll", self.phrases)
         self.know(held)
-        return Found(held, up_to_date), receipt
+        return Found(held, named, up_to_date), receipt
 
     def _note_lost(self, began: float, error: Unavailable) -> None:
         log.debug("a claim may have been carried out though its answer is lost", reason=str(error))

@@ -18,6 +18,7 @@ from trio_worker.errors import AccessDenied, Busy, JournalIllError, Unavailable,
 from trio_worker.gate import Gate
 from trio_worker.held import Held
 from trio_worker.liveness import Pulse
+from trio_worker.push_health import PushHealth
 from trio_worker.tokens import REFUSAL_HOLDS
 from trio_worker.wakeups import Announcements, Wakeups
 from trio_worker.webbuddy import WebBuddyClient
@@ -42,6 +43,7 @@ class Intake:
         backlog: What is held already; it is asked first.
         wakeups: When a claim is worth sending.
         announced: Which ids pushes have named.
+        push_health: Told of what claims bring.
         gates: All have to be open for a claim.
         aside: Takes a query that must not run beside others.
         errand: What is to be done before the worker stops by itself; None: it runs until it is stopped.
@@ -55,6 +57,7 @@ class Intake:
         backlog: Backlog,
         wakeups: Wakeups,
         announced: Announcements,
+        push_health: PushHealth,
         gates: Sequence[Gate],
         aside: Callable[[Held], None],
         errand: Errand | None = None,
@@ -65,6 +68,7 @@ class Intake:
         self._backlog = backlog
         self._wakeups = wakeups
         self._announced = announced
+        self._push_health = push_health
         self._gates = gates
         self._aside = aside
         # Dictionaries for their order: which consumer is woken must not depend on addresses in memory.
@@ -271,6 +275,7 @@ class Intake:
                 self._announced.found_empty()
             return None
         self._wakeups.found(announced=found.up_to_date)
+        self._push_health.found(found.held.query, named=found.named, server_now=self._webbuddy.server_now())
         return found.held
 
     @contextmanager

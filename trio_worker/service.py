@@ -26,6 +26,7 @@ from trio_worker.lost_claims import LostClaims
 from trio_worker.phrases import phrases
 from trio_worker.probes import Probes
 from trio_worker.projects import Projects
+from trio_worker.push_health import PushHealth
 from trio_worker.recovery import LOOK_AROUND, Recovery
 from trio_worker.reporting import Deliveries
 from trio_worker.settings import Settings
@@ -52,6 +53,7 @@ class Pushes:
     Attributes:
         wakeups: Rung by pushes, listened to by consumers.
         announced: The ids that pushes named.
+        health: Whether pushes come.
         counts: What came to the push endpoint.
         readiness: What it says to those who ask whether the worker is ready.
         liveness: The same of whether its loops keep their time.
@@ -60,6 +62,7 @@ class Pushes:
     def __init__(self) -> None:
         self.wakeups = Wakeups()
         self.announced = Announcements()
+        self.health = PushHealth()
         self.counts = PushCounts()
         self.readiness = Readiness()
         self.liveness = Liveness()
@@ -67,6 +70,7 @@ class Pushes:
     def pushed(self, query_id: int) -> None:
         """A push has come. Never waits."""
         self.announced.add(query_id)
+        self.health.heard()
         self.wakeups.push()
 
 
@@ -178,6 +182,7 @@ async def run_service(
                 backlog=backlog,
                 wakeups=pushes.wakeups,
                 announced=pushes.announced,
+                push_health=pushes.health,
                 gates=(
                     deliveries.gate,
                     journal.gate,
@@ -225,7 +230,8 @@ async def run_service(
             pushes.readiness.ask(**probes.questions())
             probes.watch_loops(pushes.liveness)
             recovery.begin()
-            clocks.start_soon(tick, pushes.wakeups, settings.polling_interval, pulse("ticker"))
+            pushes.health.begin(settings.polling_interval)
+            clocks.start_soon(tick, pushes.wakeups, pushes.health.next_interval, pulse("ticker"))
             clocks.start_soon(look_again, pushes.wakeups, pulse("second look"))
             clocks.start_soon(recovery.look_around)
             clocks.start_soon(lost_claims.find)
