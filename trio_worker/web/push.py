@@ -72,7 +72,8 @@ class _PushApp(QuartTrio):
             path = _tidy_path(scope["path"], scope.get("root_path", ""))
             scope = {**scope, "path": path, "root_path": ""}
             if path == PUSH_PATH:
-                return await self._push.handle(scope, receive, send)
+                await self._push.handle(scope, receive, send)
+                return
         await super().asgi_app(scope, receive, send)
 
 

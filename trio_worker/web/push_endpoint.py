@@ -69,7 +69,8 @@ class PushEndpoint:
         """
         if scope["method"] != "POST":
             detail = f"{PUSH_PATH} takes POST only"
-            return await reply(send, 405, {"detail": detail}, (b"allow", b"POST"))
+            await reply(send, 405, {"detail": detail}, (b"allow", b"POST"))
+            return
         try:
             self._take(await _read_body(scope, receive))
         except ClientGoneError:
