@@ -29,6 +29,8 @@ CONTESTANTS = (DOCUMENTED, PLAIN, OURS, LIMIT)
 MODULES = {DOCUMENTED: "documented", PLAIN: "plain", LIMIT: "limit"}
 NEEDS = ("fastapi", "uvicorn", "requests")
 
+PASSWORD = "secret"  # noqa: S105 - the fast WebBuddy checks none
+
 ON_A_DISK = "/var/tmp"  # noqa: S108 - where /tmp is often memory, which would make the journal a cheap one
 
 
@@ -82,7 +84,7 @@ def start_ours(
     *,
     command: tuple[str, ...] = ("trio_worker", "run"),
     cores: list[int] = WORKERS,
-    password: str = "secret",
+    password: str = PASSWORD,
 ) -> Iterator[Process]:
     """Start this worker, with everything as it is by default: the journal on disk, the log, the watchdog."""
     environ = {

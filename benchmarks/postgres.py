@@ -52,7 +52,11 @@ def open_postgres(directory: Path) -> Iterator[Path]:
     options = ["--username", USER, "--auth", "trust", "--encoding", "UTF8", "--locale", "C", "--no-sync"]
     made = subprocess.run(
         [_program("initdb") or "", "--pgdata", data, *options],
-        cwd=directory, capture_output=True, text=True, **who,  # type: ignore[call-overload]
+        cwd=directory,
+        check=False,
+        capture_output=True,
+        text=True,
+        **who,
     )
     if made.returncode:
         raise NotReadyError(f"initdb failed:\n{made.stderr}")
@@ -60,7 +64,10 @@ def open_postgres(directory: Path) -> Iterator[Path]:
     with output.open("wb") as file:
         server = subprocess.Popen(
             [_program("postgres") or "", "-D", data, "-k", directory, "-c", "listen_addresses="],
-            cwd=directory, stdout=file, stderr=file, **who,  # type: ignore[call-overload]
+            cwd=directory,
+            stdout=file,
+            stderr=file,
+            **who,
         )
     try:
         # It says so here, in one line of this file, only when it lets clients in.

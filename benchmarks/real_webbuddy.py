@@ -19,7 +19,7 @@ from benchmarks.webbuddy import TEXT
 __all__ = ["PASSWORD", "PROCESSES", "RealWebBuddy", "open_real_webbuddy"]
 
 PROCESSES = 4
-"""Of Django, with a thread for each connection: ``gunicorn --workers 4 --threads 16``, and no limit to the latter."""
+"""Of Django, with a thread for each connection: as ``gunicorn --workers 4 --threads 64`` would have it."""
 PASSWORD = "correct horse battery staple"  # noqa: S105 - as in tests/django_webbuddy.py
 
 # Its author is "member"; in the dialect of both databases.
