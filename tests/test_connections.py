@@ -49,7 +49,8 @@ async def serving(places: int, listeners: int = 1) -> AsyncIterator[Server]:
         async with trio.open_nursery() as nursery:
             opened = [(await trio.open_tcp_listeners(0, host="127.0.0.1"))[0] for _ in range(listeners)]
             serve = partial(serve_listeners, handler_nursery=nursery, connections=server.connections)
-            nursery.start_soon(serve, server.handle, opened)
+            # They listen already.
+            nursery.start_soon(serve, server.handle, opened)  # noqa: ASYNC113
             server.port = opened[0].socket.getsockname()[1]
             yield server
             for client in server.clients:
