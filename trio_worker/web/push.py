@@ -13,10 +13,13 @@ from quart import Response
 from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException
 
+from trio_worker.web.guard import CHALLENGE, Guard
 from trio_worker.web.hypercorn_fixes import FixedHTTPConnection
+from trio_worker.web.page_headers import with_page_headers
 from trio_worker.web.push_counts import PushCounts
 from trio_worker.web.push_endpoint import PUSH_PATH, PushEndpoint
 from trio_worker.web.readiness import READY_PATH, Readiness
+from trio_worker.web.reply import reply
 
 __all__ = ["PUSH_PATH", "PushCounts", "make_app"]
 
@@ -32,11 +35,12 @@ def make_app(
     own_url: str,
     counts: PushCounts | None = None,
     readiness: Readiness | None = None,
+    guard: Guard | None = None,
 ) -> QuartTrio:
     """Build the ASGI app with the push endpoint, ``POST /api/process-query``, and ``GET /readyz``.
 
     It answers every request in JSON: 200 ``{"status": "accepted"}`` for a push, otherwise
-    ``{"detail": ...}`` with 400, 404, 405, 408 (the body took too long), 413 or 500.
+    ``{"detail": ...}`` with 400, 401, 404, 405, 408 (the body took too long), 413 or 500.
 
     A push whose body has arrived as a whole is told to ``pushed`` even if the client has hung up
     meanwhile: WebBuddy's gives up after 2 seconds and does not repeat.
@@ -48,8 +52,10 @@ def make_app(
             first is logged, all are counted.
         counts: Where to count. Without it nobody reads the numbers.
         readiness: Knows whether the worker is ready. Without it there is no ``/readyz``.
+        guard: Knows who may ask. Without it everybody may.
     """
-    app = _PushApp(PushEndpoint(pushed, own_url, counts if counts is not None else PushCounts()))
+    push = PushEndpoint(pushed, own_url, counts if counts is not None else PushCounts())
+    app = _PushApp(push, guard if guard is not None else Guard())
     # Without provide_automatic_options=False, Quart would answer OPTIONS with 200.
     if readiness is not None:
         ready = readiness.handle
@@ -62,19 +68,27 @@ def make_app(
 class _PushApp(QuartTrio):
     asgi_http_class = FixedHTTPConnection
 
-    def __init__(self, push: PushEndpoint) -> None:
+    def __init__(self, push: PushEndpoint, guard: Guard) -> None:
         super().__init__(__name__, static_folder=None)
         self.config["MAX_CONTENT_LENGTH"] = _MAX_BODY_BYTES
         self._push = push
+        self._guard = guard
 
     async def asgi_app(self, scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
-        if scope["type"] == "http":
-            path = _tidy_path(scope["path"], scope.get("root_path", ""))
-            scope = {**scope, "path": path, "root_path": ""}
-            if path == PUSH_PATH:
-                await self._push.handle(scope, receive, send)
-                return
-        await super().asgi_app(scope, receive, send)
+        if scope["type"] != "http":
+            await super().asgi_app(scope, receive, send)
+            return
+        path = _tidy_path(scope["path"], scope.get("root_path", ""))
+        scope = {**scope, "path": path, "root_path": ""}
+        send = with_page_headers(send)
+        is_push = path == PUSH_PATH
+        headers = scope["headers"]
+        if not (self._guard.admits_push(headers) if is_push else self._guard.admits(path, headers)):
+            await reply(send, 401, {"detail": "a token is needed, or another one"}, CHALLENGE)
+        elif is_push:
+            await self._push.handle(scope, receive, send)
+        else:
+            await super().asgi_app(scope, receive, send)
 
 
 def _tidy_path(path: str, root_path: str) -> str:
