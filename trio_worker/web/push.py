@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import structlog
@@ -83,12 +83,21 @@ class _PushApp(QuartTrio):
         send = with_page_headers(send)
         is_push = path == PUSH_PATH
         headers = scope["headers"]
-        if not (self._guard.admits_push(headers) if is_push else self._guard.admits(path, headers)):
+        if _has_two_lengths(headers):
+            # A server may take the chunks, but a proxy in front may have taken the length, and for a body
+            # what is a request to us. So it is the last one of its connection, too.
+            await reply(send, 400, {"detail": "a length, and chunks"}, (b"connection", b"close"))
+        elif not (self._guard.admits_push(headers) if is_push else self._guard.admits(path, headers)):
             await reply(send, 401, {"detail": "a token is needed, or another one"}, CHALLENGE)
         elif is_push:
             await self._push.handle(scope, receive, send)
         else:
             await super().asgi_app(scope, receive, send)
+
+
+def _has_two_lengths(headers: Iterable[tuple[bytes, bytes]]) -> bool:
+    names = {name.lower() for name, _ in headers}
+    return b"content-length" in names and b"transfer-encoding" in names
 
 
 def _tidy_path(path: str, root_path: str) -> str:
