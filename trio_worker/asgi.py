@@ -29,7 +29,7 @@ from quart_trio import QuartTrio
 from trio_worker.errors import SettingsError
 from trio_worker.launch import BUG, WRONG_SETTINGS, Launch, explain, leave_by_force
 from trio_worker.stop import Stop
-from trio_worker.web import hypercorn_fixes, make_app
+from trio_worker.web import hypercorn_fixes
 
 __all__ = ["app"]
 
@@ -154,13 +154,7 @@ def _compose() -> QuartTrio:
         # Hypercorn has no flag for this one.
         config.shutdown_timeout = max(config.shutdown_timeout, launch.settings.shutdown_grace + MARGIN)
     hypercorn_fixes.install()
-    composed = make_app(
-        pushed=launch.pushes.pushed,
-        own_url=launch.settings.webbuddy_url,
-        counts=launch.pushes.counts,
-        readiness=launch.pushes.readiness,
-        liveness=launch.pushes.liveness,
-    )
+    composed = launch.app(config.bind if config is not None else ())
     # Quart cancels everything when it is over, `after_serving` itself included.
     composed.config["BACKGROUND_TASK_SHUTDOWN_TIMEOUT"] = launch.settings.shutdown_grace + MARGIN
     host = Host(launch, shutdown)

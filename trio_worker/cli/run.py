@@ -17,7 +17,7 @@ from trio_worker.cli.ending import complain
 from trio_worker.errors import SettingsError
 from trio_worker.launch import OK, WRONG_SETTINGS, Launch, leave_by_force
 from trio_worker.stop import Stop
-from trio_worker.web import hypercorn_fixes, make_app
+from trio_worker.web import hypercorn_fixes
 
 __all__ = ["run_worker"]
 
@@ -72,13 +72,7 @@ async def _listen(launch: Launch, nursery: trio.Nursery, *, until: trio.Event) -
     config = Config()
     config.bind = [launch.settings.bind]
     config.graceful_timeout = 1  # seconds for requests under way at the end; a push takes milliseconds
-    app = make_app(
-        pushed=launch.pushes.pushed,
-        own_url=launch.settings.webbuddy_url,
-        counts=launch.pushes.counts,
-        readiness=launch.pushes.readiness,
-        liveness=launch.pushes.liveness,
-    )
+    app = launch.app(config.bind)
     try:
         await nursery.start(partial(serve, app, config, shutdown_trigger=until.wait))
     except* OSError as group:

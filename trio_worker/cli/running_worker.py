@@ -12,20 +12,25 @@ __all__ = ["ask_worker"]
 ANSWER_SECONDS = 3.0
 
 
-async def ask_worker(bind: str) -> list[str] | None:
+async def ask_worker(bind: str, token: str | None = None) -> list[str] | None:
     """Ask whoever listens at a ``WORKER_BIND`` whether it is ready.
+
+    Args:
+        bind: Where.
+        token: The ``WORKER_ADMIN_TOKEN``, if it has one.
 
     Returns:
         Why it is not, empty when it is; None when what listens there is no trio-worker.
     """
     path = bind.removeprefix("unix:") if bind.startswith("unix:") else None
     url = f"http://{'worker' if path is not None else _reachable(bind)}{READY_PATH}"
+    headers = {} if token is None else {"Authorization": f"Bearer {token}"}
     with trio.move_on_after(ANSWER_SECONDS):
         try:
             # A transport of its own: no proxy that the environment names.
             transport = httpx.AsyncHTTPTransport(uds=path)
             async with httpx.AsyncClient(transport=transport, timeout=None) as client:  # noqa: S113 - see above
-                return _reasons(await client.get(url))
+                return _reasons(await client.get(url, headers=headers))
         except httpx.RequestError:
             return None
     return None
