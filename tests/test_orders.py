@@ -17,8 +17,12 @@ from trio_worker import Context, Query, RetryLater
 from trio_worker.cli.orders import drain_workers, pause_workers, resume_workers
 from trio_worker.errand import Errand
 from trio_worker.errors import JournalError
+from trio_worker.journal import open_journal
 from trio_worker.orders import Orders, draining, living, order_drain, pause, read_orders, resume
+from trio_worker.pause import Pause
+from trio_worker.runners import inline
 from trio_worker.state_folder import Address, StateFolder
+from trio_worker.stop import Stop
 from trio_worker.testing import WebBuddy, open_worker, serve_webbuddy, trio_time
 
 HELD = """
@@ -101,9 +105,7 @@ async def test_a_pause(autojump_clock: MockClock, tmp_path: Path, events: list[E
         assert worker.pushes.readiness.reasons == {}
         pause(folder_of(tmp_path, webbuddy))
         await trio.sleep(3)
-        assert worker.pushes.readiness.reasons == {
-            "pause": "it is paused, and takes nothing new until `trio-worker resume`"
-        }
+        assert worker.pushes.readiness.reasons == {"pause": "it is paused: nothing new is taken"}
         new = webbuddy.add_query("new")
         await webbuddy.until(lambda: running.status == later.status == "done")
         await trio.sleep(1000)
@@ -132,6 +134,14 @@ async def test_a_pause_survives_a_restart(autojump_clock: MockClock, tmp_path: P
         await trio.sleep(1000)
         assert query.status == "queued"
         assert "pause" in worker.pushes.readiness.reasons
+
+
+async def test_nothing_is_claimed_before_the_first_look() -> None:
+    """The disk may be slow, and the worker paused."""
+    async with open_journal(None, runner=inline) as journal:
+        pause = Pause(journal=journal, stop=Stop(grace=25, reserve=5), every=2)
+        assert not pause.gate.is_open
+        assert pause.problem == "whether it is paused is not known yet"
 
 
 async def test_a_drain_of_those_that_live(autojump_clock: MockClock, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ log = structlog.get_logger(__name__)
 LOOK_FOR_ORDERS = 2.0
 """Seconds between two looks: an operator waits for it, and each costs about 0.1 ms."""
 
-PAUSED = "it is paused, and takes nothing new until `trio-worker resume`"
+PAUSED = "it is paused: nothing new is taken"
 
 
 def _nobody(_reason: str) -> None:

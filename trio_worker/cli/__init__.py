@@ -212,6 +212,20 @@ def outbox(
     raise SystemExit(open_outbox(wish))
 
 
+@main.command(short_help="Say how the worker here is, and what to do.")
+@click.option("--watch", is_flag=True, help="Again and again, until Ctrl-C.")
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+def status(watch: bool, as_json: bool) -> None:
+    """Ask the worker that listens at WORKER_BIND whether it is alive and ready.
+
+    Exit codes: 0 it is both, 1 it is not, or does not answer, 2 wrong settings, 130 Ctrl-C.
+    """
+    _begin()
+    from trio_worker.cli.status import show_status
+
+    raise SystemExit(show_status(watch=watch, as_json=as_json))
+
+
 @main.command()
 def pause() -> None:
     """Have the workers here take nothing new, until "resume".
