@@ -57,11 +57,13 @@ async def _run(launch: Launch) -> None:
 
 
 async def _obey_signals(stop: Stop, task_status: trio.TaskStatus[None]) -> None:
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGUSR1) as signals:
         stop.notice_signals(signal.SIGTERM, signal.SIGINT, now_from=2)
         task_status.started()
-        async for _ in signals:
-            if stop.limited.is_set():
+        async for number in signals:
+            if number == signal.SIGUSR1:
+                stop.drain()
+            elif stop.limited.is_set():
                 stop.hurry()
             else:
                 stop.ask()
