@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from functools import partial
 from pathlib import Path
@@ -17,6 +18,7 @@ from trio_worker.cli.ending import complain
 from trio_worker.errors import SettingsError
 from trio_worker.launch import OK, WRONG_SETTINGS, Launch, leave_by_force
 from trio_worker.stop import Stop
+from trio_worker.systemd import Systemd
 from trio_worker.web import hypercorn_fixes
 
 __all__ = ["run_worker"]
@@ -43,10 +45,14 @@ def run_worker() -> int:
 
 async def _run(launch: Launch) -> None:
     """Who lives inside whom: signals around the server around the service."""
-    stop = launch.stop()
+    stop, pushes = launch.stop(), launch.pushes
     served = trio.Event()
+    systemd = Systemd.from_environ(os.environ)
     async with trio.open_nursery() as outer:
         await outer.start(_obey_signals, stop)
+        if systemd is not None:
+            readiness, late = lambda: pushes.readiness.reasons, lambda: pushes.liveness.reasons
+            outer.start_soon(partial(systemd.keep_informed, readiness=readiness, late=late, stop=stop))
         async with trio.open_nursery() as nursery:
             await _listen(launch, nursery, until=served)
             # The endpoint outlives the service: a push that comes during the stop is answered, and
