@@ -80,9 +80,9 @@ MUTATIONS = [
     Mutation(
         "a receipt is settled after the commit",
         "journal_writer.py",
-        "        if statements:\n            await self._persist(statements, receipts)\n",
-        "        for receipt in receipts:\n            receipt.settle(None)\n"
-        "        if statements:\n            await self._persist(statements, receipts)\n",
+        "            await self._persist(statements, receipts)\n            self._is_writing",
+        "            for receipt in receipts:\n                receipt.settle(None)\n"
+        "            await self._persist(statements, receipts)\n            self._is_writing",
         "journal_writer",
     ),
     Mutation(

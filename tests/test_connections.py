@@ -12,12 +12,12 @@ import pytest
 import trio
 from trio.testing import MockClock, memory_stream_pair
 
-from trio_worker.web.connections import PATIENCE, Connections, Stream, serve_listeners
+from trio_worker.web.connections import PATIENCE, SILENCE, Connections, Stream, heard, serve_listeners
 
 
 @attrs.define
 class Server:
-    """Says hello to each that is served, and then waits for its client to hang up."""
+    """Says hello to each that is served, and then listens until its client hangs up."""
 
     connections: Connections
     port: int = 0
@@ -29,7 +29,12 @@ class Server:
         self.served += 1
         self.most = max(self.most, self.connections.number)
         await stream.send_all(b"hello")
-        await stream.receive_some()
+        async with trio.open_nursery() as nursery:  # as in hypercorn, a task of its own reads
+            nursery.start_soon(self.listen, stream)
+
+    async def listen(self, stream: Stream) -> None:
+        while await stream.receive_some():
+            heard()
 
     async def connect(self) -> trio.SocketStream:
         self.clients.append(await trio.open_tcp_stream("127.0.0.1", self.port))
@@ -73,7 +78,7 @@ async def test_those_beyond_the_places_wait_for_one(clock: MockClock) -> None:
         async with trio.open_nursery() as nursery:
             for _ in range(30):
                 nursery.start_soon(call)
-        assert trio.current_time() < PATIENCE  # nobody had to go
+        assert trio.current_time() < SILENCE  # nobody had to go
     assert (server.served, server.most) == (30, 3)
 
 
@@ -87,20 +92,49 @@ async def test_nobody_is_sent_away_while_nobody_waits(clock: MockClock) -> None:
 
 
 async def test_the_oldest_makes_room_for_one_that_waits(clock: MockClock) -> None:
-    """… once it is as old as a push never gets; the younger one stays."""
+    """Of those that have said nothing yet, as soon as a client would have; the younger one stays."""
     async with serving(2) as server:
         first = await server.connect()
         assert await greeting(first) == b"hello"
-        await trio.sleep(PATIENCE / 2)
+        await trio.sleep(SILENCE / 2)
         second = await server.connect()
         assert await greeting(second) == b"hello"
         third = await server.connect()
         assert await greeting(third) == b"hello"
-        assert trio.current_time() == pytest.approx(PATIENCE, abs=0.01)
+        assert trio.current_time() == pytest.approx(SILENCE, abs=0.01)
         assert await greeting(first) == b""
-        with trio.move_on_after(PATIENCE / 4):
+        with trio.move_on_after(SILENCE / 4):
             pytest.fail(f"the second was closed, or told {await greeting(second)!r}")
         assert (server.connections.number, server.most) == (2, 2)
+
+
+async def test_who_is_heard_stays(clock: MockClock) -> None:
+    """A proxy's connection is the oldest of all, and in use; the idle one beside it has to go."""
+    async with serving(2) as server:
+        proxy, idle = await server.connect(), await server.connect()
+        assert [await greeting(stream) for stream in (proxy, idle)] == [b"hello"] * 2
+        await idle.send_all(b"x")
+        for _ in range(20):
+            await proxy.send_all(b"x")
+            await trio.sleep(PATIENCE / 2)
+        began = trio.current_time()
+        await idle.send_all(b"x")
+        await trio.sleep(0.01)
+        newcomer = await server.connect()
+
+        async def go_on() -> None:
+            while True:
+                await proxy.send_all(b"x")
+                await trio.sleep(PATIENCE / 2)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(go_on)
+            assert await greeting(newcomer) == b"hello"
+            assert trio.current_time() - began == pytest.approx(PATIENCE, abs=0.02)
+            assert await greeting(idle) == b""
+            with trio.move_on_after(PATIENCE):
+                pytest.fail(f"the proxy's was closed, or told {await greeting(proxy)!r}")
+            nursery.cancel_scope.cancel()
 
 
 async def test_one_that_waits_costs_one_its_place(clock: MockClock) -> None:
@@ -145,7 +179,7 @@ async def test_what_does_not_go_when_told_keeps_its_place(clock: MockClock) -> N
         connections.take_place(near)
         nursery.start_soon(connections.serve, stubborn, near)
         await connections.wait_for_place()
-    assert trio.current_time() == pytest.approx(PATIENCE + winding_up)
+    assert trio.current_time() == pytest.approx(SILENCE + winding_up)
 
 
 async def test_several_listeners_share_the_places(clock: MockClock) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import json
 import logging
@@ -98,6 +99,61 @@ def test_a_logger_that_is_filtered_or_kept_from_the_root() -> None:
     structlog.get_logger(logger.name).warning("kept")
     logger.propagate = True
     assert events(stream) == []
+
+
+@pytest.mark.parametrize("switch", ["level", "disabled", "logging.disable", "root", "handler"])
+def test_what_is_switched_off_in_logging(switch: str) -> None:
+    """As for any library's lines; what is more important still comes."""
+    stream = configured()
+    root, logger = logging.getLogger(), logging.getLogger("trio_worker.consumer")
+    try:
+        match switch:
+            case "level":
+                logger.setLevel(logging.ERROR)
+            case "disabled":
+                logger.disabled = True
+            case "logging.disable":
+                logging.disable(logging.WARNING)
+            case "root":
+                root.setLevel(logging.ERROR)
+            case "handler":
+                root.handlers[0].setLevel(logging.ERROR)
+        structlog.get_logger(logger.name).warning("switched off")
+        assert events(stream) == []
+        structlog.get_logger(logger.name).error("serious")
+        assert len(events(stream)) == (0 if switch == "disabled" else 1)
+    finally:
+        logger.setLevel(logging.NOTSET)
+        logger.disabled = False
+        logging.disable(logging.NOTSET)
+
+
+def test_an_error_tracker_hears_of_our_events(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that put themselves in the place of `Logger.callHandlers`, as Sentry's does."""
+    stream = configured()
+    heard = []
+    call_handlers = logging.Logger.callHandlers
+
+    def listen(logger: logging.Logger, record: logging.LogRecord) -> None:
+        heard.append(record)
+        call_handlers(logger, record)
+
+    monkeypatch.setattr(logging.Logger, "callHandlers", listen)
+    structlog.get_logger("trio_worker.consumer").error("the handler raised", query=123)
+    assert [record.levelno for record in heard] == [logging.ERROR]
+    assert event(stream)["query"] == 123
+
+
+def test_a_logger_can_be_copied() -> None:
+    """With whatever of a handler's holds one."""
+    stream = configured()
+    bound = structlog.get_logger("agent").bind(step=1)
+    for copied in (copy.copy(bound), copy.deepcopy(bound)):
+        copied.warning("copied")
+    assert [(said["event"], said["logger"], said["step"]) for said in events(stream)] == [
+        ("copied", "agent", 1)
+    ] * 2
+    assert not hasattr(bound._logger, "no_such_level")
 
 
 def test_a_stream_that_can_not_be_written_to(capsys: pytest.CaptureFixture[str]) -> None:

@@ -392,3 +392,12 @@ async def test_a_call_that_only_tells_the_time_may_be_ill(status: int, autojump_
     webbuddy.fail_next(status, calls=10**9, endpoint="me")
     async with open_worker(quick, webbuddy=webbuddy) as worker:
         assert (await worker.ask("x")).status == "done"
+
+
+async def test_a_log_in_without_an_answer_is_no_knock(autojump_clock: MockClock) -> None:
+    """A server that takes the password and hangs up is ill, and not away: each try may cost it a hash."""
+    webbuddy = WebBuddy(now=trio_time())
+    async with open_worker(quick, webbuddy=webbuddy, polling_interval=RARELY):
+        webbuddy.cut_next(calls=10**6, endpoint="login")
+        await trio.sleep(600)
+        assert 5 < webbuddy.count("login") < 60

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import random
 from collections.abc import Iterable
 from datetime import UTC, datetime
 
@@ -57,7 +58,7 @@ async def test_pushes_that_stop_are_noticed(autojump_clock: MockClock, events: l
         await worker.ask("pushed again")
         assert not worker.pushes.health.is_broken
         assert said(events, "pushes come again") == 1
-        await unpushed(worker, MANY + 1)
+        await unpushed(worker, 2 * (MANY + 2) + 1)
         assert said(events, BROKEN) == 2
 
 
@@ -144,3 +145,21 @@ async def test_a_backlog_of_queries_that_were_pushed(
             query = Query(id=number, project=1, query_text="text", query_created=created)
             health.found(query, named=named, server_now=1e9 + trio.current_time())
     assert said(events, BROKEN) == 0
+
+
+async def test_several_processes_share_the_pushes(autojump_clock: MockClock, events: list[EventDict]) -> None:
+    """A day of four, each of which is told of some queries and finds others: all poll as they should."""
+    healths = [PushHealth() for _ in range(4)]
+    for health in healths:
+        health.begin(INTERVAL)
+    rng = random.Random(1)  # noqa: S311
+    await trio.sleep(1)
+    for number in range(3_000):
+        await trio.sleep(rng.uniform(10, 50))
+        told, finds = rng.choices(healths, k=2)
+        told.heard()
+        now = 1e9 + trio.current_time()
+        query = Query(id=number, project=1, query_text="text", query_created=datetime.fromtimestamp(now, UTC))
+        finds.found(query, named=told is finds, server_now=now)
+    assert said(events, BROKEN) <= 4
+    assert all(health.next_interval() == INTERVAL for health in healths)

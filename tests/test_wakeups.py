@@ -381,6 +381,27 @@ async def test_no_more_than_so_many_ask_for_a_backlog(autojump_clock: MockClock)
     assert [await asks(wakeups) for _ in range(10)].count(True) == 1
 
 
+async def test_one_push_is_one_claim_although_another_is_free_just_now(
+    autojump_clock: MockClock, nursery: trio.Nursery
+) -> None:
+    """Whoever was woken by it counts before he runs; cancelled meanwhile, he leaves no trace."""
+    wakeups, woken = Wakeups(), trio.Event()
+
+    async def idle() -> None:
+        with wakeups.listen() as listener:
+            await wakeups.wait(listener)
+            woken.set()
+
+    nursery.start_soon(idle)
+    await wait_all_tasks_blocked()
+    wakeups.push()
+    assert not wakeups.take()
+    await woken.wait()
+    assert not wakeups.take()
+    wakeups.failed()
+    assert wakeups.take()
+
+
 async def test_cancelled_it_has_taken_nothing(autojump_clock: MockClock) -> None:
     """A consumer that is stopped while it waits leaves the wake-up to the next one."""
     wakeups = Wakeups()

@@ -194,6 +194,7 @@ class Calls:
         return Unavailable(
             f"{call_name(error.request)}: {what} {base.scheme}://{base.netloc.decode('ascii')} ({reason})",
             maybe_done=not nothing_sent,
+            no_connection=isinstance(error, httpx.ConnectError),
         )
 
 

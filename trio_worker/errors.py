@@ -141,6 +141,7 @@ class Unavailable(WebBuddyError):
         retry_after: Seconds that the server asked to wait, or None when it asked for nothing.
         maybe_done: Whether the server may have carried out the call all the same. False only
             where nothing can have been processed (no connection, 429).
+        no_connection: Whether there was not even a connection.
     """
 
     def __init__(
@@ -150,10 +151,12 @@ class Unavailable(WebBuddyError):
         status: int | None = None,
         retry_after: float | None = None,
         maybe_done: bool = True,
+        no_connection: bool = False,
     ) -> None:
         super().__init__(message, status=status)
         self.retry_after = retry_after
         self.maybe_done = maybe_done
+        self.no_connection = no_connection
 
 
 class Busy(Unavailable):

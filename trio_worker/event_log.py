@@ -61,6 +61,19 @@ class _Handler(logging.StreamHandler[TextIO]):
             self.handleError(logging.LogRecord(name, level, "", 0, str(event.get("event")), (), None))
 
 
+_LEVELS = {
+    "debug": logging.DEBUG,
+    "info": logging.INFO,
+    "warning": logging.WARNING,
+    "error": logging.ERROR,
+    "exception": logging.ERROR,
+    "critical": logging.CRITICAL,
+}
+"""What structlog calls a logger for."""
+
+_CALL_HANDLERS = logging.Logger.callHandlers
+
+
 class _Logger:
     """What structlog hands our events to: `logging`, or the handler itself where no other one listens.
 
@@ -77,16 +90,26 @@ class _Logger:
         self.name = self._logger.name
 
     def __getattr__(self, method: str) -> Callable[..., None]:
+        if method not in _LEVELS:
+            raise AttributeError(method)
         return partial(self._log, method)
+
+    def __reduce__(self) -> tuple[type[_Logger], tuple[str]]:
+        return _Logger, (self.name,)
 
     def _log(self, method: str, event: EventDict, **record: Any) -> None:
         handler = self._only_handler()
         if handler is None:
             getattr(self._logger, method)(event, **record)
-        else:
+        elif _LEVELS[method] >= handler.level and self._is_enabled_for(_LEVELS[method]):
             handler.print(self.name, "error" if method == "exception" else method, event)
 
+    def _is_enabled_for(self, level: int) -> bool:
+        return not self._logger.disabled and self._logger.isEnabledFor(level)
+
     def _only_handler(self) -> _Handler | None:
+        if logging.Logger.callHandlers is not _CALL_HANDLERS:
+            return None  # replaced by an error tracker, which wants to hear of everything
         found: list[logging.Handler] = []
         logger: logging.Logger | None = self._logger
         while logger is not None:

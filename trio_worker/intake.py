@@ -110,7 +110,7 @@ class Intake:
         """Take nothing new on this errand. Who runs until he is stopped waits until it can go on."""
         self._on_errand(partial(Errand.failed, reason=reason))
 
-    async def next(self, listener: trio.MemoryReceiveChannel[None]) -> Held | None:
+    async def next(self, listener: trio.MemoryReceiveChannel[bool]) -> Held | None:
         """Wait for the next query. With it the caller is busy, until it calls `finished`.
 
         A claim that was sent is seen through under a shield, so this may return a query although
@@ -135,7 +135,7 @@ class Intake:
         """The caller has done with the query that it got."""
         self._backlog.end()
 
-    async def _wait_and_claim(self, listener: trio.MemoryReceiveChannel[None]) -> Held | None:
+    async def _wait_and_claim(self, listener: trio.MemoryReceiveChannel[bool]) -> Held | None:
         if not await self._wait(listener):
             return None
         try:
@@ -152,7 +152,7 @@ class Intake:
                 return None
             return await self._sit_out(error)
 
-    async def _wait(self, listener: trio.MemoryReceiveChannel[None]) -> bool:
+    async def _wait(self, listener: trio.MemoryReceiveChannel[bool]) -> bool:
         """Wait until a claim is worth sending; False when there is something else to do first."""
         # A backlog is the rule under load: without the scope that waiting needs.
         if self._may_claim and self._wakeups.take():
@@ -238,8 +238,7 @@ class Intake:
             return REFUSAL_HOLDS
         if not isinstance(error, Unavailable):
             return pauses.next()
-        nothing_was_sent = error.status is None and not error.maybe_done
-        return (knocks if nothing_was_sent else pauses).next(error.retry_after)
+        return (knocks if error.no_connection else pauses).next(error.retry_after)
 
     async def _claim(self) -> Held | None:
         held = None

@@ -16,6 +16,8 @@ log = structlog.get_logger(__name__)
 MANY = 3
 """Queries in a row that no push had named. One may have overtaken its push, and a restart loses some."""
 
+MOST_USUAL = 50  # of such queries in a row that may be usual
+
 OFTENER = 10.0
 """How many times as often is polled at most while pushes do not come."""
 
@@ -39,6 +41,9 @@ class PushHealth:
            ▼                                      ▼                        │
         "polling only", once                   broken: a warning, shorter intervals
 
+    Where several processes or machines share one FASTAPI_URL, each hears of some queries only, and finds
+    others: how many in a row that may be is learned, and twice as many are another matter.
+
     A query does not count that was created before the start, or so long ago that an earlier poll should have
     found it: it was put back, or waited for a consumer.
 
@@ -55,6 +60,7 @@ class PushHealth:
         self._usual = self._interval = math.inf
         self._started_at = math.inf
         self._missed_since = math.inf
+        self._usually_missed = 0
         self._found = False  # since the last tick
         self._has_told = False
 
@@ -70,6 +76,7 @@ class PushHealth:
     def heard(self) -> None:
         """A push has come."""
         self.last_at = trio.current_time()
+        self._usually_missed = min(MOST_USUAL, max(self._usually_missed, self.missed))
         self._forget_missed()
         if self.is_broken:
             self.is_broken = False
@@ -94,7 +101,10 @@ class PushHealth:
         self.missed += 1
         self._missed_since = min(self._missed_since, now)
         # Not those of one moment alone, in which WebBuddy may have had trouble.
-        if self.missed >= MANY and now - self._missed_since >= self._interval / 2:
+        if (
+            self.missed >= max(MANY, 2 * self._usually_missed)
+            and now - self._missed_since >= self._interval / 2
+        ):
             self._judge()
 
     def next_interval(self) -> float:

@@ -101,6 +101,7 @@ class Recovery:
 
     def add(self, held: Held) -> None:
         """Keep a query that was put aside until it is due."""
+        self._count_aside(+1)  # now: whoever has put it aside asks for the next one at once
         self.nursery.start_soon(self._take_up_later, held)
 
     async def look_around(self) -> None:
@@ -133,7 +134,6 @@ class Recovery:
 
     async def _take_up_later(self, held: Held) -> None:
         assert held.entry.due is not None  # noqa: S101 - it is put aside
-        self._count_aside(+1)
         try:
             # Not longer than it could have been meant, whatever the clock was.
             await trio.sleep(min(held.seconds_until_due(), LONGEST_RETRY))

@@ -44,10 +44,11 @@ class Wakeups:
     def __init__(self) -> None:
         # One place is enough: an idle consumer is handed its wake-up directly, and for busy ones
         # the number below says whether to ask again.
-        self._bell, self._listen = trio.open_memory_channel[None](1)
+        self._bell, self._listen = trio.open_memory_channel[bool](1)
         self._rung = 0  # number of the newest wake-up
         self._expected = 0.0  # queries that may wait; infinite: a backlog of unknown length
         self._asking = 0  # claims under way
+        self._woken = 0  # consumers that were handed a wake-up, and have not run since
         self._look_due = False  # a tick came, and since then no claim has come back empty
         self._push_unanswered = False
         self._doubt = trio.Event()
@@ -64,7 +65,7 @@ class Wakeups:
         self._wake()
 
     @contextmanager
-    def listen(self) -> Iterator[trio.MemoryReceiveChannel[None]]:
+    def listen(self) -> Iterator[trio.MemoryReceiveChannel[bool]]:
         """Give a consumer its end of the channel."""
         # Plain `with`: `async with` a channel swallows exceptions in a cancelled scope (trio #1559).
         with self._listen.clone() as listener:
@@ -75,14 +76,15 @@ class Wakeups:
         """The number of the newest wake-up. Read it before a claim is sent, for `found_nothing`."""
         return self._rung
 
-    async def wait(self, listener: trio.MemoryReceiveChannel[None]) -> None:
+    async def wait(self, listener: trio.MemoryReceiveChannel[bool]) -> None:
         """Return when a claim is worth sending. The caller then counts as asking.
 
         Call `found`, `found_nothing` or `failed` next, with no chance to be cancelled before that.
         A checkpoint only where it waits: the claim is one. Cancelled, it has taken nothing.
         """
         if not self.take():
-            await listener.receive()
+            was_handed_over = await listener.receive()
+            self._woken -= was_handed_over
             self._asking += 1
 
     def take(self) -> bool:
@@ -153,17 +155,21 @@ class Wakeups:
     def _worth_asking(self) -> int:
         """How many more consumers should ask now."""
         wanted = MOST_ASKING if self._expected == math.inf else int(self._expected)
-        return max(0, wanted - self._asking)
+        return max(0, wanted - self._asking - self._woken)
 
     def _wake(self) -> None:
         self._rung += 1
         self._ring()
 
     def _ring(self) -> None:
+        # Handed to somebody who waits, or put into the channel? What is handed over can't be taken back.
+        is_handed_over = self._bell.statistics().tasks_waiting_receive > 0
         try:
-            self._bell.send_nowait(None)
+            self._bell.send_nowait(is_handed_over)
         except trio.WouldBlock:
             pass  # it is there already
+        else:
+            self._woken += is_handed_over
 
 
 class Announcements:

@@ -10,20 +10,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Awaitable, Callable, Iterable
+from contextvars import ContextVar
 from functools import partial
 from typing import Any, NoReturn
 
 import attrs
 import trio
 
-__all__ = ["BACKLOG", "MOST", "PATIENCE", "Connections", "serve_listeners", "socket_of"]
+__all__ = ["BACKLOG", "MOST", "PATIENCE", "SILENCE", "Connections", "heard", "serve_listeners", "socket_of"]
 
 MOST = 64
 """Connections served at once: a turn of the loop then takes 4 ms at most, in a storm of pushes."""
 
-PATIENCE = 1.0
-"""Seconds after which a connection may be closed in favour of one that waits. A push takes milliseconds, so
-the oldest connection is an idle one, or a client that dawdles."""
+PATIENCE = 0.25
+"""Seconds since its last byte after which a connection may be closed in favour of one that waits. A push
+takes milliseconds, so that is an idle one, or a client that dawdles; a proxy's, which is in use, is none."""
+
+SILENCE = 0.1
+"""The same for one that has never said anything: a client has its request ready when it connects. So 600 that
+say nothing keep the next one waiting for a second, of the two that WebBuddy has."""
 
 PARTING = 0.1
 """Seconds in which a connection has closed, once it is told to; else the next oldest has to go as well."""
@@ -47,7 +52,7 @@ class Connections:
     """
 
     most: int = MOST
-    _places: dict[Stream, _Place] = attrs.field(factory=dict, init=False)  # the oldest first
+    _places: dict[Stream, _Place] = attrs.field(factory=dict, init=False)
     _left: trio.lowlevel.ParkingLot = attrs.field(factory=trio.lowlevel.ParkingLot, init=False)
 
     @property
@@ -63,37 +68,54 @@ class Connections:
     async def wait_for_place(self) -> None:
         """Return when there is a place, for somebody who waits outside.
 
-        The oldest connection is closed for it, once it is older than `PATIENCE`. Cancelled, this may have
-        closed one for nobody.
+        The connection is closed for it that has said nothing for longest. Cancelled, this may have closed one
+        for nobody.
         """
         while self.are_full:
-            oldest = next((place for place in self._places.values() if not place.scope.cancel_called), None)
-            with trio.move_on_at(math.inf if oldest is None else oldest.since + PATIENCE):
+            idle = min(
+                (place for place in self._places.values() if not place.scope.cancel_called),
+                key=lambda place: place.may_go_at,
+                default=None,
+            )
+            with trio.move_on_at(math.inf if idle is None else idle.may_go_at):
                 await self._left.park()
                 continue
-            if oldest is not None:
-                oldest.scope.cancel()
+            # It may have said something meanwhile, and another may have left in this very moment.
+            if idle is not None and idle.may_go_at <= trio.current_time() and self.are_full:
+                idle.scope.cancel()
                 with trio.move_on_after(PARTING):
                     await self._left.park()
 
     def take_place(self, stream: Stream) -> None:
         """Count one more, for which `serve` is called next."""
-        self._places[stream] = _Place(trio.current_time())
+        self._places[stream] = _Place(trio.current_time() + SILENCE)
 
     async def serve(self, handler: Serve, stream: Stream) -> None:
         """Serve one, which has taken a place, until its handler has ended or its place is needed."""
+        place = self._places[stream]
+        _here.set(place)
         try:
-            with self._places[stream].scope:
+            with place.scope:
                 await handler(stream)
         finally:
             del self._places[stream]
             self._left.unpark()
 
 
-@attrs.frozen
+@attrs.define
 class _Place:
-    since: float
+    may_go_at: float
     scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
+
+
+_here: ContextVar[_Place | None] = ContextVar("_here", default=None)
+
+
+def heard() -> None:
+    """The connection that this task serves, or its parent, has said something."""
+    place = _here.get()
+    if place is not None:
+        place.may_go_at = trio.current_time() + PATIENCE
 
 
 @attrs.frozen

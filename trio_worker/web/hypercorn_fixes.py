@@ -17,7 +17,7 @@ from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable, ASGISendEvent
 from quart_trio.asgi import TrioASGIHTTPConnection
 
-from trio_worker.web.connections import BACKLOG, serve_listeners, socket_of
+from trio_worker.web.connections import BACKLOG, heard, serve_listeners, socket_of
 
 __all__ = ["ClientGone", "FixedHTTPConnection", "install"]
 
@@ -168,7 +168,9 @@ class _ImpatientStream:
 
     async def receive_some(self, max_bytes: int) -> bytes:
         with trio.move_on_after(self.receive_seconds):
-            return bytes(await self.stream.receive_some(max_bytes))
+            data = bytes(await self.stream.receive_some(max_bytes))
+            heard()
+            return data
         await self._give_up()
         return b""
 
