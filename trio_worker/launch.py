@@ -157,7 +157,12 @@ class Launch:
         # What is there now stays to the end: no need to look through it at each full collection, in whose
         # 30 ms nothing else goes on.
         gc.freeze()
-        with watchdog(self.handler, forced_end=lambda: stop.forced_end, abandon=give_up_on_the_loop):
+        with watchdog(
+            self.handler,
+            forced_end=lambda: stop.forced_end,
+            abandon=give_up_on_the_loop,
+            delays=self.pushes.liveness.delays,
+        ):
             await run_service(
                 self.settings,
                 handler=self.handler,

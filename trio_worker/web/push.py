@@ -21,9 +21,11 @@ from quart import Response, request
 from quart_trio import QuartTrio
 from werkzeug.exceptions import BadRequest, HTTPException, RequestEntityTooLarge, RequestTimeout
 
+from trio_worker.figures import Figures
 from trio_worker.liveness import Liveness
 from trio_worker.web.hypercorn_fixes import ClientGone, FixedHTTPConnection
 from trio_worker.web.livez import LIVE_PATH, livez
+from trio_worker.web.metrics import METRICS_PATH, Metrics
 from trio_worker.web.push_counts import PushCounts
 from trio_worker.web.readiness import READY_PATH, Readiness
 
@@ -48,6 +50,7 @@ def make_app(
     counts: PushCounts | None = None,
     readiness: Readiness | None = None,
     liveness: Liveness | None = None,
+    figures: Figures | None = None,
 ) -> QuartTrio:
     """Build the ASGI app with the push endpoint, ``POST /api/process-query``, and the probes.
 
@@ -66,6 +69,7 @@ def make_app(
         counts: Where to count. Without it nobody reads the numbers.
         readiness: Knows whether the worker is ready. Without it there is no ``/readyz``.
         liveness: Knows whether the worker's loops keep their time. Without it there is no ``/livez``.
+        figures: What it counts. Without it there is no ``/metrics``.
     """
     app = _PushApp(__name__, static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = _MAX_BODY_BYTES
@@ -78,6 +82,9 @@ def make_app(
     if liveness is not None:
         live = livez(liveness)
         app.add_url_rule(LIVE_PATH, "live", live, methods=["GET"], provide_automatic_options=False)
+    if figures is not None:
+        shown = Metrics(figures).handle
+        app.add_url_rule(METRICS_PATH, "metrics", shown, methods=["GET"], provide_automatic_options=False)
     app.register_error_handler(HTTPException, _http_error)
     app.register_error_handler(Exception, _unexpected_error)
     return app

@@ -1,0 +1,39 @@
+"""``GET /metrics``: the figures, for Prometheus."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from quart import Response, request
+
+from trio_worker.figures import Figures
+
+__all__ = ["METRICS_PATH", "Metrics", "answer"]
+
+METRICS_PATH = "/metrics"
+
+
+def answer(figures: Figures) -> dict[str, Any]:
+    """Say what this process has to show; as JSON has it."""
+    # Not before: a worker that nobody watches shall not carry it. It takes 10 ms, once.
+    from trio_worker.web.exposition import read_process
+
+    return {"figures": figures.read(), "process": read_process()}
+
+
+class Metrics:
+    """The endpoint.
+
+    Args:
+        figures: Those of this process.
+    """
+
+    def __init__(self, figures: Figures) -> None:
+        self._figures = figures
+
+    async def handle(self) -> Response:
+        """Answer in the format that is asked for: Prometheus's own text, or OpenMetrics."""
+        from trio_worker.web.exposition import expose
+
+        text, content_type = expose({0: answer(self._figures)}, request.headers.get("Accept", ""))
+        return Response(text, content_type=content_type)
