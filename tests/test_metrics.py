@@ -243,7 +243,7 @@ async def test_wakeups_by_source(autojump_clock: MockClock) -> None:
         seen.webbuddy.push(4711)  # of a query that is not there
         await trio.sleep(5)
         assert await seen.changes("wakeups_total") == {"push": 1, "second_look": 1}
-        await trio.sleep(100)
+        await trio.sleep(110)
         assert await seen.changes("wakeups_total") == {"poll": 1}
         seen.webbuddy.add_query("x")
         await trio.sleep(1)

@@ -161,6 +161,7 @@ def _compose() -> QuartTrio:
         readiness=launch.pushes.readiness,
         liveness=launch.pushes.liveness,
         figures=launch.pushes.figures,
+        neighbours=launch.pushes.neighbours,
     )
     # Quart cancels everything when it is over, `after_serving` itself included.
     composed.config["BACKGROUND_TASK_SHUTDOWN_TIMEOUT"] = launch.settings.shutdown_grace + MARGIN

@@ -32,6 +32,7 @@ from trio_worker.settings import Settings, named_handler
 from trio_worker.state_folder import Address, StateFolder
 from trio_worker.stop import Stop
 from trio_worker.watchdog import watchdog
+from trio_worker.web.metrics import answer
 from trio_worker.webbuddy import WebBuddyClient, open_webbuddy
 
 __all__ = [
@@ -131,6 +132,11 @@ class Launch:
         async with (
             open_thread("trio-worker journal") as runner,
             open_journal(state_folder(settings), sync=settings.journal_sync, runner=runner) as journal,
+            self.pushes.neighbours.open(
+                state_folder(settings),
+                {"figures": partial(answer, self.pushes.figures)},
+                runner=runner,
+            ),
             open_webbuddy(
                 url=settings.webbuddy_url,
                 credentials=settings.credentials(),

@@ -24,6 +24,7 @@ from trio_worker.journal import Journal
 from trio_worker.left_behind import LeftBehind
 from trio_worker.liveness import Liveness
 from trio_worker.lost_claims import LostClaims
+from trio_worker.neighbours import Neighbours
 from trio_worker.phrases import phrases
 from trio_worker.probes import Probes
 from trio_worker.projects import Projects
@@ -58,6 +59,7 @@ class Pushes:
         readiness: What it says to those who ask whether the worker is ready.
         liveness: The same of whether its loops keep their time.
         figures: The same of what it counts.
+        neighbours: The other processes on the state folder.
     """
 
     def __init__(self) -> None:
@@ -67,6 +69,7 @@ class Pushes:
         self.readiness = Readiness()
         self.liveness = Liveness()
         self.figures = Figures()
+        self.neighbours = Neighbours()
         self.figures.ask(
             {
                 "pushes_total": lambda: {"accepted": self.counts.accepted, "refused": self.counts.refused},

@@ -79,6 +79,7 @@ async def _listen(launch: Launch, nursery: trio.Nursery, *, until: trio.Event) -
         readiness=launch.pushes.readiness,
         liveness=launch.pushes.liveness,
         figures=launch.pushes.figures,
+        neighbours=launch.pushes.neighbours,
     )
     try:
         await nursery.start(partial(serve, app, config, shutdown_trigger=until.wait))

@@ -7,6 +7,7 @@ from typing import Any
 from quart import Response, request
 
 from trio_worker.figures import Figures
+from trio_worker.neighbours import Neighbours
 
 __all__ = ["METRICS_PATH", "Metrics", "answer"]
 
@@ -26,14 +27,18 @@ class Metrics:
 
     Args:
         figures: Those of this process.
+        neighbours: The other processes behind our address, which are asked for theirs.
     """
 
-    def __init__(self, figures: Figures) -> None:
+    def __init__(self, figures: Figures, neighbours: Neighbours) -> None:
         self._figures = figures
+        self._neighbours = neighbours
 
     async def handle(self) -> Response:
         """Answer in the format that is asked for: Prometheus's own text, or OpenMetrics."""
         from trio_worker.web.exposition import expose
 
-        text, content_type = expose({0: answer(self._figures)}, request.headers.get("Accept", ""))
+        answers = await self._neighbours.ask("figures")
+        answers[self._neighbours.number] = answer(self._figures)
+        text, content_type = expose(answers, request.headers.get("Accept", ""))
         return Response(text, content_type=content_type)

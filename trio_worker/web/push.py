@@ -23,6 +23,7 @@ from werkzeug.exceptions import BadRequest, HTTPException, RequestEntityTooLarge
 
 from trio_worker.figures import Figures
 from trio_worker.liveness import Liveness
+from trio_worker.neighbours import Neighbours
 from trio_worker.web.hypercorn_fixes import ClientGone, FixedHTTPConnection
 from trio_worker.web.livez import LIVE_PATH, livez
 from trio_worker.web.metrics import METRICS_PATH, Metrics
@@ -51,6 +52,7 @@ def make_app(
     readiness: Readiness | None = None,
     liveness: Liveness | None = None,
     figures: Figures | None = None,
+    neighbours: Neighbours | None = None,
 ) -> QuartTrio:
     """Build the ASGI app with the push endpoint, ``POST /api/process-query``, and the probes.
 
@@ -70,6 +72,7 @@ def make_app(
         readiness: Knows whether the worker is ready. Without it there is no ``/readyz``.
         liveness: Knows whether the worker's loops keep their time. Without it there is no ``/livez``.
         figures: What it counts. Without it there is no ``/metrics``.
+        neighbours: The other processes behind our address, whose figures are shown as well.
     """
     app = _PushApp(__name__, static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = _MAX_BODY_BYTES
@@ -83,7 +86,7 @@ def make_app(
         live = livez(liveness)
         app.add_url_rule(LIVE_PATH, "live", live, methods=["GET"], provide_automatic_options=False)
     if figures is not None:
-        shown = Metrics(figures).handle
+        shown = Metrics(figures, neighbours if neighbours is not None else Neighbours()).handle
         app.add_url_rule(METRICS_PATH, "metrics", shown, methods=["GET"], provide_automatic_options=False)
     app.register_error_handler(HTTPException, _http_error)
     app.register_error_handler(Exception, _unexpected_error)
