@@ -51,8 +51,8 @@ Answers = Mapping[str, Callable[[], Any]]
 def _group_here() -> str:
     """Name those who share an address with this process: the children of one hypercorn.
 
-    Those of another one, or a `trio-worker run`, listen on addresses of their own and are scraped there: shown
-    here as well, they would be counted twice.
+    Those of another one, or a `trio-worker run`, listen on addresses of their own and are scraped there:
+    shown here as well, they would be counted twice.
     """
     parent = multiprocessing.parent_process()
     number = os.getpid() if parent is None else parent.pid
