@@ -83,7 +83,7 @@ async def test_who_does_not_answer_is_left_out(folder: StateFolder) -> None:
             hanging.listen()
             began = trio.current_time()
             assert await zero.ask("figures") == {1: "one"}
-            assert trio.current_time() - began >= ANSWERS_WITHIN
+            assert ANSWERS_WITHIN <= trio.current_time() - began < 20 * ANSWERS_WITHIN
 
 
 async def test_who_asks_badly(folder: StateFolder) -> None:

@@ -127,8 +127,8 @@ class Wakeups:
         if announced and not self._expected:
             self._push_unanswered = False
         for _ in range(min(2, self._worth_asking)):
-            self.sources.add("claim")
             self._ring()
+            self.sources.add("claim")
 
     def found_nothing(self, rung: int) -> bool:
         """A claim came back empty.

@@ -75,7 +75,7 @@ class _Watch:
     loop_thread: int
     forced_end: Callable[[], float]
     abandon: Callable[[], None]
-    delays: Spread
+    delays: Spread = attrs.field(factory=lambda: Spread(SHORT))
     stopping: threading.Event = attrs.field(factory=threading.Event)
     answered: threading.Event = attrs.field(factory=threading.Event)
 
