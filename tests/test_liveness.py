@@ -66,7 +66,7 @@ async def test_a_loop_that_has_ended_is_not_late(autojump_clock: MockClock) -> N
 async def test_the_ticker_names_its_next_tick(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
     """And the second look names one only while it waits for its second."""
     wakeups, ticker, second = Wakeups(), Pulse(), Pulse()
-    nursery.start_soon(tick, wakeups, 30.0, ticker)
+    nursery.start_soon(tick, wakeups, lambda: 30.0, ticker)
     nursery.start_soon(look_again, wakeups, second)
     for _ in range(10):
         await trio.sleep(20)

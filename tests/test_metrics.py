@@ -431,6 +431,9 @@ async def test_pushes(autojump_clock: MockClock) -> None:
             "pushes_total": {"accepted": 1, "refused": 1},
             "foreign_pushes_total": {"": 1},
         }
+        assert await seen.values("pushes_broken") == {"": 0}
+        seen.worker.pushes.health.is_broken = True
+        assert await seen.values("pushes_broken") == {"": 1}
 
 
 async def test_ready_and_live(autojump_clock: MockClock) -> None:

@@ -62,12 +62,13 @@ async def test_nothing_is_left(folder: StateFolder) -> None:
     assert await zero.ask("figures") == {}
 
 
-async def test_a_number_is_taken_again(folder: StateFolder) -> None:
+async def test_a_number_is_taken_again(folder: StateFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     """By whoever starts next, also when its process was killed, which leaves its socket behind."""
+    monkeypatch.chdir(folder.path)  # a socket's path is short
     async with living(folder, "zero"), living(folder, "one") as one:
         pass
     with contextlib.closing(socket.socket(socket.AF_UNIX)) as dead:
-        dead.bind(str(folder.path / "process-1.sock"))
+        dead.bind("process-1.sock")
     async with living(folder, "zero") as zero:
         assert await zero.ask("figures") == {}
         async with living(folder, "new") as new:
@@ -75,22 +76,24 @@ async def test_a_number_is_taken_again(folder: StateFolder) -> None:
             assert await zero.ask("figures") == {1: "new"}
 
 
-async def test_who_does_not_answer_is_left_out(folder: StateFolder) -> None:
+async def test_who_does_not_answer_is_left_out(folder: StateFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     """In half a second, and the others' answers are there all the same."""
+    monkeypatch.chdir(folder.path)
     async with living(folder, "zero") as zero, living(folder, "one"):
         with contextlib.closing(socket.socket(socket.AF_UNIX)) as hanging:
-            hanging.bind(str(folder.path / "process-7.sock"))
+            hanging.bind("process-7.sock")
             hanging.listen()
             began = trio.current_time()
             assert await zero.ask("figures") == {1: "one"}
             assert ANSWERS_WITHIN <= trio.current_time() - began < 20 * ANSWERS_WITHIN
 
 
-async def test_who_asks_badly(folder: StateFolder) -> None:
+async def test_who_asks_badly(folder: StateFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     """Too much, nothing, or no line: the connection is closed, and the next is answered."""
+    monkeypatch.chdir(folder.path)
     async with living(folder, "zero"), living(folder, "one") as one:
         for nonsense in (b"x" * 5000, b"", b"\xff\n", b"figures\n"):
-            stream = await trio.open_unix_socket(str(folder.path / "process-0.sock"))
+            stream = await trio.open_unix_socket("process-0.sock")
             async with stream:
                 with contextlib.suppress(trio.BrokenResourceError):
                     await stream.send_all(nonsense)

@@ -344,6 +344,7 @@ async def test_pushes_leave_nothing_behind(
     counts: PushCounts,
     events: list[EventDict],
     caplog: pytest.LogCaptureFixture,
+    autojump_clock: MockClock,
 ) -> None:
     """However many come, the process holds no more objects than before."""
     # pytest keeps records, and httpx makes one for each request, where an earlier test has let INFO through.
@@ -354,6 +355,7 @@ async def test_pushes_leave_nothing_behind(
             url = f"http://evil-{number}:8000"
             await client.post("/api/process-query", json={"query_id": number, "webbuddy_url": url})
         events.clear()
+        await trio.sleep(3)  # Trio keeps the deadlines of what has ended until they are past
         gc.collect()
         return len(gc.get_objects())
 
@@ -367,29 +369,30 @@ async def test_pushes_leave_nothing_behind(
 HANG_UP = {"type": "http.disconnect"}
 
 
-@pytest.mark.parametrize("steps", range(20))
+@pytest.mark.parametrize("steps", range(3))
 async def test_a_client_that_hangs_up_at_once_is_still_heard(pushed: list[int], steps: int) -> None:
-    """A complete push with the hang-up right behind it: the request is cancelled, the worker told.
+    """A complete push with the hang-up right behind it: the worker is told.
 
-    However many steps of Trio's the framework takes before it comes to the body.
+    However many steps of Trio's each part of it takes to come.
     """
-    app = make_app(pushed=pushed.append, own_url=OWN_URL)
-
-    @app.before_request
-    async def take_steps() -> None:
-        for _ in range(steps):
-            await trio.lowlevel.cancel_shielded_checkpoint()
-
     parts = [part(bytes([byte])) for byte in b'{"query_id": 123}']
-    await call(app, messages(*parts, part(b"", more=False), HANG_UP))
+    ready = messages(*parts, part(b"", more=False), HANG_UP)
+
+    async def receive() -> dict[str, Any]:
+        for _ in range(steps):
+            await trio.lowlevel.checkpoint()
+        event: dict[str, Any] = await ready()
+        return event
+
+    await call(make_app(pushed=pushed.append, own_url=OWN_URL), receive)
     assert pushed == [123]
 
 
 async def test_half_a_push_with_a_hang_up_ends_quietly(
     pushed: list[int], events: list[EventDict], autojump_clock: MockClock
 ) -> None:
-    """Neither heard nor an error in the log, and gone after the two seconds."""
+    """Neither heard nor answered nor an error in the log, and gone at once."""
     app = make_app(pushed=pushed.append, own_url=OWN_URL)
-    with trio.fail_after(3):
-        await call(app, messages(part(b'{"query_id": 1'), HANG_UP))
-    assert (pushed, events) == ([], [])
+    with trio.fail_after(1):
+        sent = await call(app, messages(part(b'{"query_id": 1'), HANG_UP))
+    assert (pushed, events, sent) == ([], [], [])

@@ -48,7 +48,7 @@ async def test_the_interval_has_ten_percent_of_jitter(
     """Not in step with the other workers, and on average as often as was asked for."""
     rings = Rings()
     nursery.start_soon(rings.listen)
-    nursery.start_soon(tick, rings.wakeups, interval)
+    nursery.start_soon(tick, rings.wakeups, lambda: interval)
     await trio.sleep(interval * 1000)
     gaps = [later - earlier for earlier, later in itertools.pairwise(rings.times)]
     assert rings.times[0] == 0

@@ -30,10 +30,12 @@ class Found:
 
     Attributes:
         held: It.
-        up_to_date: Whether a push had named it since the queue was last empty.
+        named: Whether a push had named it.
+        up_to_date: The same, but only since the queue was last empty.
     """
 
     held: Held
+    named: bool
     up_to_date: bool
 
 
@@ -166,7 +168,7 @@ class Claims:
         held, receipt = Held.claimed(self.journal, query, "push" if named else "poll", self.phrases)
         self.know(held)
         self._note_pick_up(held)
-        return Found(held, up_to_date), receipt
+        return Found(held, named, up_to_date), receipt
 
     def _note_pick_up(self, held: Held) -> None:
         created, started = held.query.query_created, held.query.query_started

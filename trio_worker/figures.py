@@ -138,6 +138,7 @@ FIGURES = {
             "result",
         ),
         _figure("foreign_pushes_total", "counter", "Accepted pushes that named another WebBuddy than ours."),
+        _figure("pushes_broken", "gauge", "1 while pushes do not come though they once did, else 0."),
         _figure("ready", "gauge", "1 if the worker can do its job just now, else 0; as GET /readyz."),
         _figure("not_ready", "gauge", "1 for each reason why not, else 0.", "reason"),
         _figure("late_loops", "gauge", "Loops that are half a minute late; as GET /livez."),

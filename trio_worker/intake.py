@@ -18,6 +18,7 @@ from trio_worker.errors import AccessDenied, Busy, JournalIllError, Unavailable,
 from trio_worker.gate import Gate
 from trio_worker.held import Held
 from trio_worker.liveness import Pulse
+from trio_worker.push_health import PushHealth
 from trio_worker.tokens import REFUSAL_HOLDS
 from trio_worker.wakeups import Announcements, Wakeups
 from trio_worker.webbuddy import WebBuddyClient
@@ -27,6 +28,8 @@ __all__ = ["Intake"]
 log = structlog.get_logger(__name__)
 
 LONGEST_PAUSE = 60.0  # seconds between two tries while WebBuddy is down
+LONGEST_KNOCK = 2.0
+"""The same while there is not even a connection: to try costs WebBuddy nothing."""
 BUSY_TRIES = 6  # plain 500s in a row that are still no outage: about two seconds
 
 
@@ -42,6 +45,7 @@ class Intake:
         backlog: What is held already; it is asked first.
         wakeups: When a claim is worth sending.
         announced: Which ids pushes have named.
+        push_health: Told of what claims bring.
         gates: All have to be open for a claim.
         aside: Takes a query that must not run beside others.
         errand: What is to be done before the worker stops by itself; None: it runs until it is stopped.
@@ -58,6 +62,7 @@ class Intake:
         backlog: Backlog,
         wakeups: Wakeups,
         announced: Announcements,
+        push_health: PushHealth,
         gates: Sequence[Gate],
         aside: Callable[[Held], None],
         errand: Errand | None = None,
@@ -68,6 +73,7 @@ class Intake:
         self._backlog = backlog
         self._wakeups = wakeups
         self._announced = announced
+        self._push_health = push_health
         self._gates = gates
         self._aside = aside
         # Dictionaries for their order: which consumer is woken must not depend on addresses in memory.
@@ -183,12 +189,12 @@ class Intake:
     async def _sit_out(self, error: WebBuddyError) -> Held | None:
         """Try alone until a claim gets through. Cancelled or interrupted, it lets the others try."""
         began = trio.current_time()
-        pauses = Backoff(first=1.0, most=LONGEST_PAUSE)
+        pauses, knocks = Backoff(first=1.0, most=LONGEST_PAUSE), Backoff(first=1.0, most=LONGEST_KNOCK)
         try:
             while True:
                 self._note(error)
                 with self._registered(self._idle):
-                    await self._pulse.sleep(self._pause(error, pauses))
+                    await self._pulse.sleep(self._pause(error, pauses, knocks))
                 self._pulse.rest()
                 if self._backlog.has_something or not self._gates_are_open:
                     return None
@@ -232,10 +238,13 @@ class Intake:
     def _is_first_refusal(self, error: WebBuddyError) -> bool:
         return isinstance(error, AccessDenied) and not self._webbuddy.logged_in
 
-    def _pause(self, error: WebBuddyError, pauses: Backoff) -> float:
+    def _pause(self, error: WebBuddyError, pauses: Backoff, knocks: Backoff) -> float:
         if isinstance(error, AccessDenied):
             return REFUSAL_HOLDS
-        return pauses.next(error.retry_after if isinstance(error, Unavailable) else None)
+        if not isinstance(error, Unavailable):
+            return pauses.next()
+        nothing_was_sent = error.status is None and not error.maybe_done
+        return (knocks if nothing_was_sent else pauses).next(error.retry_after)
 
     async def _claim(self) -> Held | None:
         held = None
@@ -277,6 +286,7 @@ class Intake:
                 self._announced.found_empty()
             return None
         self._wakeups.found(announced=found.up_to_date)
+        self._push_health.found(found.held.query, named=found.named, server_now=self._webbuddy.server_now())
         return found.held
 
     @contextmanager

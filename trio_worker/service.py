@@ -25,9 +25,11 @@ from trio_worker.left_behind import LeftBehind
 from trio_worker.liveness import Liveness
 from trio_worker.lost_claims import LostClaims
 from trio_worker.neighbours import Neighbours
+from trio_worker.pause import LOOK_FOR_ORDERS, Pause
 from trio_worker.phrases import phrases
 from trio_worker.probes import Probes
 from trio_worker.projects import Projects
+from trio_worker.push_health import PushHealth
 from trio_worker.readings import Readings
 from trio_worker.recovery import LOOK_AROUND, Recovery
 from trio_worker.reporting import Deliveries
@@ -55,6 +57,7 @@ class Pushes:
     Attributes:
         wakeups: Rung by pushes, listened to by consumers.
         announced: The ids that pushes named.
+        health: Whether pushes come.
         counts: What came to the push endpoint.
         readiness: What it says to those who ask whether the worker is ready.
         liveness: The same of whether its loops keep their time.
@@ -65,6 +68,7 @@ class Pushes:
     def __init__(self) -> None:
         self.wakeups = Wakeups()
         self.announced = Announcements()
+        self.health = PushHealth()
         self.counts = PushCounts()
         self.readiness = Readiness()
         self.liveness = Liveness()
@@ -74,6 +78,7 @@ class Pushes:
             {
                 "pushes_total": lambda: {"accepted": self.counts.accepted, "refused": self.counts.refused},
                 "foreign_pushes_total": lambda: self.counts.other_url,
+                "pushes_broken": lambda: int(self.health.is_broken),
                 "ready": lambda: int(not self.readiness.reasons),
                 "not_ready": self.readiness.as_numbers,
                 "late_loops": lambda: len(self.liveness.reasons),
@@ -84,6 +89,7 @@ class Pushes:
     def pushed(self, query_id: int) -> None:
         """A push has come. Never waits."""
         self.announced.add(query_id)
+        self.health.heard()
         self.wakeups.push()
 
 
@@ -99,6 +105,7 @@ async def run_service(
     abandon: Callable[[], None],
     call_plain: PlainCall = in_a_thread,
     look_around_every: float = LOOK_AROUND,
+    look_for_orders_every: float = LOOK_FOR_ORDERS,
     errand: Errand | None = None,
 ) -> None:
     """Claim queries, work on them and report them, until the stop is asked for.
@@ -126,6 +133,7 @@ async def run_service(
         abandon: Called when the stop is over and a handler still runs: must end the process.
         call_plain: How a plain handler is called; for virtual time.
         look_around_every: Seconds between two looks for neighbours that have died; for virtual time.
+        look_for_orders_every: The same for what an operator orders.
         errand: What is to be done before it stops by itself; None: it runs until it is stopped.
 
     Raises:
@@ -189,12 +197,19 @@ async def run_service(
                 know=deliveries.know,
                 shares_tombstones=settings.on_crash == "requeue",
             )
+            pause = Pause(
+                journal=journal,
+                stop=stop,
+                every=look_for_orders_every,
+                pulse=pulse("orders"),
+            )
             intake = Intake(
                 webbuddy=webbuddy,
                 claims=claims,
                 backlog=backlog,
                 wakeups=pushes.wakeups,
                 announced=pushes.announced,
+                push_health=pushes.health,
                 gates=(
                     deliveries.gate,
                     journal.gate,
@@ -202,10 +217,12 @@ async def run_service(
                     recovery.room,
                     backlog.gate,
                     left_behind.gate,
+                    pause.gate,
                 ),
                 aside=recovery.offer,
                 errand=errand,
             )
+            pause.give_up = intake.give_up
             left_behind.too_many, left_behind.enough_ended = intake.give_up, backlog.look_again
             consumer = Consumer(
                 wakeups=pushes.wakeups,
@@ -238,6 +255,7 @@ async def run_service(
                 recovery=recovery,
                 backlog=backlog,
                 left_behind=left_behind,
+                pause=pause,
             )
             pushes.readiness.ask(**probes.questions())
             probes.watch_loops(pushes.liveness)
@@ -255,10 +273,12 @@ async def run_service(
             )
             pushes.figures.ask(readings.sources())
             recovery.begin()
-            clocks.start_soon(tick, pushes.wakeups, settings.polling_interval, pulse("ticker"))
+            pushes.health.begin(settings.polling_interval)
+            clocks.start_soon(tick, pushes.wakeups, pushes.health.next_interval, pulse("ticker"))
             clocks.start_soon(look_again, pushes.wakeups, pulse("second look"))
             clocks.start_soon(recovery.look_around)
             clocks.start_soon(lost_claims.find)
+            clocks.start_soon(pause.obey)
             if settings.watch_interval:
                 interval = settings.watch_interval
                 clocks.start_soon(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 
 from trio_worker.liveness import Pulse
 from trio_worker.wakeups import Wakeups
@@ -13,12 +14,18 @@ JITTER = 0.1  # of the interval, so that many workers do not ask in step
 SECOND_LOOK = 1.0  # seconds
 
 
-async def tick(wakeups: Wakeups, interval: float, pulse: Pulse | None = None) -> None:
-    """Wake a consumer now and then every ``interval`` seconds, give or take a tenth. Never returns."""
+async def tick(wakeups: Wakeups, interval: Callable[[], float], pulse: Pulse | None = None) -> None:
+    """Wake a consumer now and then again and again. Never returns.
+
+    Args:
+        wakeups: Where to.
+        interval: Asked each time for the seconds until the next one, which is kept give or take a tenth.
+        pulse: What to tell of that.
+    """
     pulse = pulse or Pulse()
     while True:
         wakeups.tick()
-        await pulse.sleep(interval * random.uniform(1 - JITTER, 1 + JITTER))  # noqa: S311
+        await pulse.sleep(interval() * random.uniform(1 - JITTER, 1 + JITTER))  # noqa: S311
 
 
 async def look_again(wakeups: Wakeups, pulse: Pulse | None = None) -> None:

@@ -5,16 +5,19 @@ Each has a test that fails without it (tests/test_hypercorn_fixes.py).
 
 from __future__ import annotations
 
-from functools import wraps
-from typing import Any
+from functools import partial, wraps
+from typing import Any, NoReturn
 
 import attrs
+import hypercorn.trio.run
 import quart.wrappers
 import structlog
 import trio
 from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable, ASGISendEvent
 from quart_trio.asgi import TrioASGIHTTPConnection
+
+from trio_worker.web.connections import BACKLOG, serve_listeners, socket_of
 
 __all__ = ["ClientGone", "FixedHTTPConnection", "install"]
 
@@ -71,10 +74,16 @@ def install() -> None:
     - After some packets (the same upgrade; an HTTP/2 preface with rubbish behind it) no clock of
       hypercorn's watches the connection any more.
 
-    This replaces a method of a class, because hypercorn has no hook there.
+    - When a client has closed its idle connection, the clock of that ran on, and with it two tasks and a
+      socket for each push of the last 5 seconds.
+    - It takes every connection at once, however many come; see `trio_worker.web.connections`.
+
+    This replaces methods of a class, and a name in a module, because hypercorn has no hook there.
     """
+    hypercorn.trio.run.trio = _trio_with_places  # type: ignore[attr-defined, assignment]
     if TCPServer.run is not _run_guarded:
         TCPServer.run = _run_guarded  # type: ignore[method-assign]
+        TCPServer._read_data = _read_to_the_end  # type: ignore[method-assign]
 
 
 _run_unguarded = TCPServer.run
@@ -91,6 +100,49 @@ async def _run_guarded(self: TCPServer) -> None:
         _log.error("a connection broke the HTTP server's code and was closed", exc_info=errors)
 
 
+_read_data = TCPServer._read_data
+
+
+@wraps(_read_data)
+async def _read_to_the_end(self: TCPServer) -> None:
+    await _read_data(self)
+    clock = self.idle_task
+    # In this order: the end of an answer that is still under way would start it again.
+    self.idle_task = _NoClock()  # type: ignore[assignment]
+    await clock.stop()
+
+
+class _NoClock:
+    """Of a connection whose client has gone."""
+
+    async def restart(self, task_group: object, action: object) -> None:
+        pass
+
+    async def stop(self) -> None:
+        pass
+
+
+async def _serve_listeners(
+    handler: partial[TCPServer], listeners: list[trio.SocketListener], *, handler_nursery: trio.Nursery
+) -> NoReturn:
+    config = handler.args[1]
+    for listener in listeners:
+        socket_of(listener).listen(max(BACKLOG, config.backlog))
+    await serve_listeners(handler, listeners, handler_nursery=handler_nursery)
+
+
+class _TrioWithPlaces:
+    """Trio as hypercorn's `run` module sees it: all is Trio's own but that."""
+
+    serve_listeners = staticmethod(_serve_listeners)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(trio, name)
+
+
+_trio_with_places = _TrioWithPlaces()
+
+
 @attrs.frozen
 class _ImpatientStream:
     """A connection whose every wait for the client has an end. All else is the stream's own."""
@@ -102,8 +154,15 @@ class _ImpatientStream:
         return getattr(self.stream, name)
 
     async def send_all(self, data: bytes) -> None:
+        if not data:  # the end of each answer, to hypercorn; a scope and a checkpoint less for each push
+            return
         with trio.move_on_after(_SEND_SECONDS):
-            await self.stream.send_all(data)
+            try:
+                await self.stream.send_all(data)
+            except trio.BusyResourceError:
+                # hypercorn sends one thing at a time, but closes, which says "no more", in the midst of that:
+                # when rubbish comes while it answers.
+                raise trio.BrokenResourceError("the connection is being closed") from None
             return
         await self._give_up()
 

@@ -1,45 +1,35 @@
-"""The push endpoint: WebBuddy knocks, we say "accepted" and look into the queue ourselves.
-
-A push comes from an unauthenticated stranger, so nothing in it is trusted: its ``query_id``
-chooses nothing, its ``webbuddy_url`` is compared and never called. All that a push can do is
-to make the worker claim once.
-"""
+"""The app that listens: the push endpoint, and Quart-Trio for everything else."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
-from urllib.parse import urlsplit
 
-import attrs
 import structlog
-import trio
 from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable, Scope
-from quart import Response, request
+from quart import Response
 from quart_trio import QuartTrio
-from werkzeug.exceptions import BadRequest, HTTPException, RequestEntityTooLarge, RequestTimeout
+from werkzeug.exceptions import HTTPException
 
 from trio_worker.figures import Figures
 from trio_worker.liveness import Liveness
 from trio_worker.neighbours import Neighbours
-from trio_worker.web.hypercorn_fixes import ClientGone, FixedHTTPConnection
+from trio_worker.web.guard import CHALLENGE, Guard
+from trio_worker.web.hypercorn_fixes import FixedHTTPConnection
 from trio_worker.web.livez import LIVE_PATH, livez
 from trio_worker.web.metrics import METRICS_PATH, Metrics
+from trio_worker.web.page_headers import with_page_headers
 from trio_worker.web.push_counts import PushCounts
+from trio_worker.web.push_endpoint import PUSH_PATH, PushEndpoint
 from trio_worker.web.readiness import READY_PATH, Readiness
+from trio_worker.web.reply import reply
 
 __all__ = ["PUSH_PATH", "PushCounts", "make_app"]
 
-PUSH_PATH = "/api/process-query"
-
-# A push is about 100 bytes.
+# Of all but the push, which has a limit of its own: nothing here reads a body.
 _MAX_BODY_BYTES = 64 * 1024
-# WebBuddy itself gives up after 2 seconds.
-_BODY_SECONDS = 2.0
-# WebBuddy's ids are 64-bit columns.
-_MAX_ID = 2**63 - 1
 
 _log = structlog.stdlib.get_logger(__name__)
 
@@ -51,17 +41,17 @@ def make_app(
     counts: PushCounts | None = None,
     readiness: Readiness | None = None,
     liveness: Liveness | None = None,
+    guard: Guard | None = None,
     figures: Figures | None = None,
     neighbours: Neighbours | None = None,
 ) -> QuartTrio:
     """Build the ASGI app with the push endpoint, ``POST /api/process-query``, and the probes.
 
     It answers every request in JSON: 200 ``{"status": "accepted"}`` for a push, otherwise
-    ``{"detail": ...}`` with 400, 404, 405, 408 (the body took too long), 413 or 500.
+    ``{"detail": ...}`` with 400, 401, 404, 405, 408 (the body took too long), 413 or 500.
 
-    A client that hangs up makes QuartTrio cancel the request. A push whose body has arrived as a
-    whole is told to ``pushed`` even then: WebBuddy's client gives up after 2 seconds and does
-    not repeat.
+    A push whose body has arrived as a whole is told to ``pushed`` even if the client has hung up
+    meanwhile: WebBuddy's gives up after 2 seconds and does not repeat.
 
     Args:
         pushed: Called once for each push, with the id that it names. Synchronous: it must not
@@ -71,14 +61,13 @@ def make_app(
         counts: Where to count. Without it nobody reads the numbers.
         readiness: Knows whether the worker is ready. Without it there is no ``/readyz``.
         liveness: Knows whether the worker's loops keep their time. Without it there is no ``/livez``.
+        guard: Knows who may ask. Without it everybody may.
         figures: What it counts. Without it there is no ``/metrics``.
         neighbours: The other processes behind our address, whose figures are shown as well.
     """
-    app = _PushApp(__name__, static_folder=None)
-    app.config["MAX_CONTENT_LENGTH"] = _MAX_BODY_BYTES
-    endpoint = _PushEndpoint(pushed, _comparable(own_url), counts if counts is not None else PushCounts())
+    push = PushEndpoint(pushed, own_url, counts if counts is not None else PushCounts())
+    app = _PushApp(push, guard if guard is not None else Guard())
     # Without provide_automatic_options=False, Quart would answer OPTIONS with 200.
-    app.add_url_rule(PUSH_PATH, "push", endpoint.handle, methods=["POST"], provide_automatic_options=False)
     if readiness is not None:
         ready = readiness.handle
         app.add_url_rule(READY_PATH, "ready", ready, methods=["GET"], provide_automatic_options=False)
@@ -93,100 +82,39 @@ def make_app(
     return app
 
 
-@attrs.define
-class _PushEndpoint:
-    pushed: Callable[[int], None]
-    own_url: str | None
-    counts: PushCounts
-
-    async def handle(self) -> Response:
-        try:
-            query_id, url = _parse(await _read_body())
-        except HTTPException:
-            self.counts.refused += 1
-            raise
-        # No await between here and the answer: this is where a hang-up would cancel us.
-        self.pushed(query_id)
-        self.counts.accepted += 1
-        _log.debug("push accepted", pushed_id=query_id)
-        if url is not None and _comparable(url) != self.own_url:
-            self.note_other_url(url)
-        return _json(200, {"status": "accepted"})
-
-    def note_other_url(self, url: object) -> None:
-        # One line for all of them, and no set of those already seen: anybody can send as many as
-        # they like.
-        if not self.counts.other_url:
-            _log.warning(
-                "a push named another WebBuddy; it is never contacted, only WEBBUDDY_URL is",
-                pushed_url=_printable(url),
-                webbuddy_url=_printable(self.own_url),
-            )
-        self.counts.other_url += 1
-
-
-async def _read_body() -> bytes:
-    """The request's body.
-
-    Shielded, so that a client who hangs up right behind a complete body is still heard. The
-    price: one who hangs up in the middle of it costs a sleeping task until the deadline.
-    """
-    body = bytearray()
-    with trio.move_on_after(_BODY_SECONDS, shield=True):
-        try:
-            async for chunk in request.body:
-                body += chunk
-                # Chunked bodies announce no length, and quart 0.23 would buffer all of one.
-                if len(body) > _MAX_BODY_BYTES:
-                    raise RequestEntityTooLarge(f"a push has at most {_MAX_BODY_BYTES} bytes")
-        except ClientGone:  # quart 0.22 has no word for it, and ends at the deadline
-            raise BadRequest("the body broke off") from None
-        return bytes(body)
-    raise RequestTimeout(f"the body did not arrive within {_BODY_SECONDS:g} seconds")
-
-
-def _parse(body: bytes) -> tuple[int, object]:
-    # The Content-Type is not looked at: what parses is what counts.
-    try:
-        data = json.loads(body)
-    except (ValueError, RecursionError):  # ValueError covers bad UTF-8 and numbers of 5000 digits
-        raise BadRequest("the body is not JSON") from None
-    if not isinstance(data, dict):
-        raise BadRequest("the body is not a JSON object")
-    query_id = data.get("query_id")
-    # To Python true is 1; to WebBuddy it is no id.
-    if not isinstance(query_id, int) or isinstance(query_id, bool) or not 0 < query_id <= _MAX_ID:
-        raise BadRequest("query_id must be a positive 64-bit integer")
-    return query_id, data.get("webbuddy_url")
-
-
-def _comparable(url: object) -> str | None:
-    """The URL in the one spelling in which equal ones are equal; None for what is none."""
-    if not isinstance(url, str):
-        return None
-    try:
-        parts = urlsplit(url.strip())
-        port = parts.port or {"http": 80, "https": 443}.get(parts.scheme)
-    except ValueError:
-        return None
-    # The host name alone, not the netloc: a user and password in front of it stay out of the log.
-    return f"{parts.scheme}://{parts.hostname}:{port}{parts.path.rstrip('/')}"
-
-
-def _printable(url: object) -> str:
-    """Safe to log whoever wrote it: short, ASCII, without credentials, query and line breaks."""
-    comparable = _comparable(url)
-    return "no URL" if comparable is None else ascii(comparable[:200])[1:-1]
-
-
 class _PushApp(QuartTrio):
     asgi_http_class = FixedHTTPConnection
 
+    def __init__(self, push: PushEndpoint, guard: Guard) -> None:
+        super().__init__(__name__, static_folder=None)
+        self.config["MAX_CONTENT_LENGTH"] = _MAX_BODY_BYTES
+        self._push = push
+        self._guard = guard
+
     async def asgi_app(self, scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
-        if scope["type"] == "http":
-            path = _tidy_path(scope["path"], scope.get("root_path", ""))
-            scope = {**scope, "path": path, "root_path": ""}
-        await super().asgi_app(scope, receive, send)
+        if scope["type"] != "http":
+            await super().asgi_app(scope, receive, send)
+            return
+        path = _tidy_path(scope["path"], scope.get("root_path", ""))
+        scope = {**scope, "path": path, "root_path": ""}
+        send = with_page_headers(send)
+        is_push = path == PUSH_PATH
+        headers = scope["headers"]
+        if _has_two_lengths(headers):
+            # A server may take the chunks, but a proxy in front may have taken the length, and for a body
+            # what is a request to us. So it is the last one of its connection, too.
+            await reply(send, 400, {"detail": "a length, and chunks"}, (b"connection", b"close"))
+        elif not (self._guard.admits_push(headers) if is_push else self._guard.admits(path, headers)):
+            await reply(send, 401, {"detail": "a token is needed, or another one"}, CHALLENGE)
+        elif is_push:
+            await self._push.handle(scope, receive, send)
+        else:
+            await super().asgi_app(scope, receive, send)
+
+
+def _has_two_lengths(headers: Iterable[tuple[bytes, bytes]]) -> bool:
+    names = {name.lower() for name, _ in headers}
+    return b"content-length" in names and b"transfer-encoding" in names
 
 
 def _tidy_path(path: str, root_path: str) -> str:
@@ -215,7 +143,7 @@ async def _http_error(error: HTTPException) -> Response:
 
 
 async def _unexpected_error(error: Exception) -> Response:
-    _log.error("the push endpoint broke: a bug", exc_info=error)
+    _log.error("a page broke: a bug", exc_info=error)
     return _json(500, {"detail": "internal error"})
 
 
