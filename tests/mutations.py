@@ -311,7 +311,8 @@ MUTATIONS = [
     Mutation(
         "a wake-up is handed on",
         "wakeups.py",
-        "        for _ in range(min(2, self._worth_asking)):\n            self._ring()\n",
+        "        for _ in range(min(2, self._worth_asking)):\n            self._ring()\n"
+        '            self.sources.add("claim")\n',
         "",
         "wakeups",
     ),

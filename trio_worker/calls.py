@@ -18,6 +18,7 @@ from trio_worker.client import Client
 from trio_worker.connection import MAYBE_SENT
 from trio_worker.errors import Busy, NotFound, Refused, Unavailable
 from trio_worker.server_clock import ServerClock
+from trio_worker.traffic import Traffic
 from trio_worker.turns import Turns
 
 __all__ = ["LOGS", "Calls"]
@@ -43,6 +44,7 @@ class Calls:
     Attributes:
         turns: How many calls may be under way at once.
         clock: WebBuddy's clock.
+        traffic: The requests in numbers.
         server_date: The ``Date`` of the last answer, whatever it was.
         well_at: `trio.current_time` of the last good answer to anything but ``POST api/logs/``.
         failing_since: That of the first failure behind it; earlier ones do not count.
@@ -55,12 +57,13 @@ class Calls:
         self._ill: set[str] = set()  # paths that fail by themselves; no more than calls that are repeated
         self.turns = Turns()
         self.clock = ServerClock()
+        self.traffic = Traffic()
         self.server_date: datetime | None = None
         self.well_at = self.failing_since = -math.inf
         self.longest = 2 * request_timeout
         # Also of the log-in, which goes on within the call that wants the token: its answer may be all that
         # is heard of WebBuddy's clock before a claim is lost.
-        client.on_request, client.on_response = _note_asked, self._hear
+        client.on_request, client.on_response, client.on_failure = _note_asked, self._hear, self._hear_nothing
 
     def build(
         self,
@@ -178,13 +181,18 @@ class Calls:
             maybe_done=_was_sent(request),
         )
 
+    def _hear_nothing(self, request: httpx.Request) -> None:
+        self.traffic.ended(request, request.extensions[_ASKED_AT], None)
+
     def _hear(self, response: httpx.Response) -> None:
+        asked_at = response.request.extensions[_ASKED_AT]
+        self.traffic.ended(response.request, asked_at, response.status_code)
         date = server_date(response)
         if date is None:
             return
         self.server_date = date
         if response.status_code < 500:  # those are often a proxy's own, by another clock
-            self.clock.heard(date.timestamp(), response.request.extensions[_ASKED_AT])
+            self.clock.heard(date.timestamp(), asked_at)
 
     def _no_answer(self, request: httpx.Request, error: httpx.RequestError) -> Unavailable:
         nothing_sent = isinstance(error, httpx.ConnectError) or not _was_sent(request)

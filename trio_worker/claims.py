@@ -9,12 +9,13 @@ import attrs
 import structlog
 import trio
 
-from trio_worker.errors import JournalIllError, Unavailable
+from trio_worker.errors import Busy, JournalIllError, Unavailable, WebBuddyError
 from trio_worker.held import Held
 from trio_worker.journal import Journal, Receipt
 from trio_worker.phrases import Phrases
 from trio_worker.query import Query
 from trio_worker.stop import Stop
+from trio_worker.tallies import LONG, Count, Spreads
 from trio_worker.wakeups import Announcements
 from trio_worker.webbuddy import WebBuddyClient
 
@@ -51,6 +52,9 @@ class Claims:
         phrases: The language of the queries' logs.
         know: Told of each query that is held from now on; synchronous.
         shares_tombstones: Whether a neighbour may remember deaths of what is claimed here.
+        results: How many claims found something, found nothing, ….
+        pick_ups: From the creation of each query to its claim, by how it was found. Of those that nobody has
+            claimed before: the others have not waited all the time.
     """
 
     webbuddy: WebBuddyClient
@@ -61,6 +65,10 @@ class Claims:
     phrases: Phrases
     know: Callable[[Held], None]
     shares_tombstones: bool
+    results: Count = attrs.field(
+        factory=lambda: Count("found", "empty", "busy", "failed", "lost"), init=False
+    )
+    pick_ups: Spreads = attrs.field(factory=lambda: Spreads(LONG, "push", "poll"), init=False)
     _knows_the_time: bool = attrs.field(default=False, init=False)
     _under_way: dict[trio.CancelScope, None] = attrs.field(factory=dict, init=False)
 
@@ -96,6 +104,16 @@ class Claims:
                 same, that is noted in the journal.
             JournalIllError: The disk is ill; nothing was sent.
         """
+        try:
+            found = await self._send(times_empty, wanted)
+        except WebBuddyError as error:
+            if wanted():  # else it most likely was not sent
+                self.results.add(_result(error))
+            raise
+        self.results.add("empty" if found is None else "found")
+        return found
+
+    async def _send(self, times_empty: int, wanted: Callable[[], bool]) -> Found | None:
         if not self._knows_the_time:
             # The first answer tells WebBuddy's clock; until then the time of a lost claim would be ours.
             await self._learn_the_time()
@@ -149,7 +167,18 @@ class Claims:
         named, up_to_date = self.announced.take(query.id, times_empty)
         held, receipt = Held.claimed(self.journal, query, "push" if named else "poll", self.phrases)
         self.know(held)
+        self._note_pick_up(held)
         return Found(held, named, up_to_date), receipt
+
+    def _note_pick_up(self, held: Held) -> None:
+        created, started = held.query.query_created, held.query.query_started
+        if created is None or held.query.logs_count:
+            return
+        if started is None:
+            seconds = self.webbuddy.server_now() - created.timestamp()
+        else:
+            seconds = (started - created).total_seconds()
+        self.pick_ups.add(held.entry.source, seconds)
 
     def _note_lost(self, began: float, error: Unavailable) -> None:
         log.debug("a claim may have been carried out though its answer is lost", reason=str(error))
@@ -158,3 +187,9 @@ class Claims:
         # Back from now: what time it was there may be known only since the log-in of this very call.
         now = self.webbuddy.server_now()
         self.journal.note_lost(now - (trio.current_time() - began), now + late)
+
+
+def _result(error: WebBuddyError) -> str:
+    if isinstance(error, Busy):
+        return "busy"  # WebBuddy says so itself, however often: what may be lost by it is rare
+    return "lost" if isinstance(error, Unavailable) and error.maybe_done else "failed"

@@ -65,12 +65,14 @@ class Client:
         base_url: As above.
         on_request: Told of each request that goes out, those of the log-in too.
         on_response: Told of each answer, which has been read to its end.
+        on_failure: Told of each request that has none, or whose answer nobody waits for any more.
     """
 
     def __init__(self, base_url: httpx.URL, auth: httpx.Auth, transport: httpx.AsyncBaseTransport) -> None:
         self.base_url = base_url
         self.on_request: Callable[[httpx.Request], None] = _ignore
         self.on_response: Callable[[httpx.Response], None] = _ignore
+        self.on_failure: Callable[[httpx.Request], None] = _ignore
         self._auth = auth
         self._transport = transport
         base = str(base_url)
@@ -150,8 +152,10 @@ class Client:
             response = await self._transport.handle_async_request(request)
             response.request = request
             await response.aread()
-        except httpx.RequestError as error:
-            error.request = request
+        except BaseException as error:
+            if isinstance(error, httpx.RequestError):
+                error.request = request
+            self.on_failure(request)
             raise
         self.on_response(response)
         return response

@@ -141,7 +141,7 @@ class Consumer:
             self.errand.ended(ending)
         match ending:
             case Postponed():
-                pass  # its delivery goes on
+                self.deliveries.tally.outcomes.add("put_aside")  # its delivery goes on
             case Revoked(reason):
                 log.warning("query is no longer ours; its handler was stopped", reason=reason)
                 delivery.drop()

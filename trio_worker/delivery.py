@@ -61,6 +61,7 @@ class Delivery:
         self.is_reporting = False
         self._looks = Looks(deliveries.webbuddy, held, after=deliveries.look_after)
         self._log_fails_since = math.inf
+        self._entry_taken = True
         if held.outcome is not None:
             held.log.close("")
             self._note_end()
@@ -79,12 +80,15 @@ class Delivery:
         self.held.log.close(last_line)  # first: the line goes to disk together with the outcome
         self._written = self.held.end(outcome)
         self._note_end()
+        self._all.tally.ended(outcome)
         if self._log_fails_since < math.inf:
             self._overtake_at(trio.current_time() + LOG_PATIENCE)
         self.hurry()
 
     def drop(self) -> None:
         """Tell WebBuddy nothing more: the query is not ours any more."""
+        if not self._dropped and not self._ended.is_set():
+            self._all.tally.outcomes.add("taken_away")
         self._dropped = True
         self.held.log.close("")
         if self.held.entry.dead is None:
@@ -193,7 +197,7 @@ class Delivery:
         while (entry := await self.held.log.next_entry()) is not None:
             self._log_fails_since = math.inf
             await self._persist(partial(self._send_entry, entry), failed=failed)
-            self.held.log.sent()
+            self._all.tally.shipped(*self.held.log.sent(), taken=self._entry_taken)
 
     async def _reconcile(self) -> None:
         """Ask which entries arrived just before the crash, so that none is sent twice."""
@@ -217,9 +221,11 @@ class Delivery:
         if self.held.outcome is not None or self.held.is_put_aside:
             await self._looks.make_sure()
         self.said.add(hash(entry))
+        self._entry_taken = True
         try:
             await self._all.webbuddy.add_log(self.held.query, entry)
         except Refused as refused:
+            self._entry_taken = False
             log.warning(
                 "WebBuddy refused a log entry; it is dropped", query=self.held.query.id, reason=str(refused)
             )
@@ -253,6 +259,7 @@ class Delivery:
         except Refused as refused:
             await self._report_refusal(refused)
         else:
+            self._all.tally.reported(self.held.entry.ended_at)
             log.debug("reported", query=self.held.query.id)
 
     async def _report_refusal(self, refused: Refused) -> None:
@@ -278,6 +285,8 @@ class Delivery:
                 query=number,
                 reason=str(again),
             )
+        else:
+            self._all.tally.reported(self.held.entry.ended_at)
 
     async def _send_outcome(self) -> None:
         """Report once.
@@ -336,6 +345,7 @@ class Delivery:
             if failed is not None:
                 failed()
             await self._pause(pause)
+            self._all.tally.retries.add("report" if self.is_reporting else "log")
 
     async def _pause(self, seconds: float) -> None:
         self.due = trio.current_time() + seconds

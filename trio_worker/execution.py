@@ -22,6 +22,7 @@ from trio_worker.phrases import Phrases
 from trio_worker.plain_text import clean, fit
 from trio_worker.query import Done, Ending, Failed, Postponed, Query, Released, Revoked
 from trio_worker.stop import only_cancelled
+from trio_worker.tallies import LONG, Spread
 
 __all__ = ["LONGEST_RETRY", "Attempt", "Execution", "PlainCall", "in_a_thread"]
 
@@ -62,6 +63,7 @@ class Execution:
         call_plain: Calls a plain function: in a thread, or in place where time is virtual.
         capture: Brings what a handler logs and prints to its query's log.
         attempts: What runs now.
+        run_times: How long each attempt took.
     """
 
     handler: Handler
@@ -75,6 +77,7 @@ class Execution:
     capture: Capture = OFF
     # A dictionary for its order, which sets do not have.
     attempts: dict[Attempt, None] = attrs.field(factory=dict, init=False)
+    run_times: Spread = attrs.field(factory=lambda: Spread(LONG), init=False)
 
     def deadline(self) -> Deadline:
         """Begin the time of an attempt."""
@@ -95,6 +98,7 @@ class Execution:
         """
         attempt = Attempt(self, query, ctx, deadline)
         self.attempts[attempt] = None
+        began = trio.current_time()
         try:
             self.nursery.start_soon(attempt.run, name=f"handler for query {query.id}")
             await deadline.keep(attempt.ended)
@@ -110,6 +114,7 @@ class Execution:
             return attempt.outcome or attempt.leave()
         finally:
             del self.attempts[attempt]
+            self.run_times.add(trio.current_time() - began)
 
     def interrupt(self, leave_until: float) -> None:
         """Cancel what runs: its queries are to be put back.

@@ -49,6 +49,9 @@ class Intake:
         gates: All have to be open for a claim.
         aside: Takes a query that must not run beside others.
         errand: What is to be done before the worker stops by itself; None: it runs until it is stopped.
+
+    Attributes:
+        retries: How many claims were sent again after one that had failed.
     """
 
     def __init__(
@@ -82,6 +85,7 @@ class Intake:
         self._over = trio.Event()
         self._closed = False
         self._pulse = Pulse()
+        self.retries = 0
         backlog.wake = self._interrupt_one
 
     @property
@@ -195,6 +199,7 @@ class Intake:
                 if self._backlog.has_something or not self._gates_are_open:
                     return None
                 self._wakeups.ask()
+                self.retries += 1
                 try:
                     held = await self._claim()
                 except JournalIllError:
@@ -267,6 +272,7 @@ class Intake:
             except Busy as busy:
                 log.debug("claim met a plain 500", reason=str(busy))
             await trio.sleep(pauses.next())
+            self.retries += 1
         return await self._ask()
 
     async def _ask(self) -> Held | None:

@@ -35,6 +35,7 @@ from trio_worker.state_folder import Address, StateFolder
 from trio_worker.stop import Stop
 from trio_worker.watchdog import watchdog
 from trio_worker.web import Guard, make_app
+from trio_worker.web.metrics import answer
 from trio_worker.webbuddy import WebBuddyClient, open_webbuddy
 
 __all__ = [
@@ -126,6 +127,8 @@ class Launch:
             counts=self.pushes.counts,
             readiness=self.pushes.readiness,
             liveness=self.pushes.liveness,
+            figures=self.pushes.figures,
+            neighbours=self.pushes.neighbours,
             guard=Guard(self.settings.push_token, self.settings.admin_token),
         )
 
@@ -152,6 +155,11 @@ class Launch:
         async with (
             open_thread("trio-worker journal") as runner,
             open_journal(state_folder(settings), sync=settings.journal_sync, runner=runner) as journal,
+            self.pushes.neighbours.open(
+                state_folder(settings),
+                {"figures": partial(answer, self.pushes.figures)},
+                runner=runner,
+            ),
             open_webbuddy(
                 url=settings.webbuddy_url,
                 credentials=settings.credentials(),
@@ -178,7 +186,12 @@ class Launch:
         # What is there now stays to the end: no need to look through it at each full collection, in whose
         # 30 ms nothing else goes on.
         gc.freeze()
-        with watchdog(self.handler, forced_end=lambda: stop.forced_end, abandon=give_up_on_the_loop):
+        with watchdog(
+            self.handler,
+            forced_end=lambda: stop.forced_end,
+            abandon=give_up_on_the_loop,
+            delays=self.pushes.liveness.delays,
+        ):
             await run_service(
                 self.settings,
                 handler=self.handler,

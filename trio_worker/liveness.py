@@ -7,6 +7,8 @@ from collections.abc import Callable
 
 import trio
 
+from trio_worker.tallies import SHORT, Spread
+
 __all__ = ["TOLERANCE", "Liveness", "Pulse"]
 
 TOLERANCE = 30.0
@@ -51,9 +53,13 @@ class Liveness:
     """Knows all loops, and when each means to go on.
 
     To be late is no matter of how long a query takes: a loop that waits for one names no time.
+
+    Attributes:
+        delays: How late the event loop as a whole was, each time that it was asked.
     """
 
     def __init__(self) -> None:
+        self.delays = Spread(SHORT)
         self._loops: dict[str, Callable[[], float]] = {}
 
     def pulse(self, name: str) -> Pulse:

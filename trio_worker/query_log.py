@@ -227,16 +227,21 @@ class QueryLog:
         """How many lines have not arrived, or are not known to have; those left out are counted."""
         return self._lines.newest - self._sent
 
-    def sent(self) -> None:
+    def sent(self) -> tuple[int, int]:
         """The entry given out last has arrived, or never will.
+
+        Returns:
+            How many lines it had, and how many were left out among them and behind them.
 
         Raises:
             RuntimeError: None is given out.
         """
         if self._given is None:
             raise RuntimeError("no entry is given out")
-        up_to, self._given = self._given.up_to, None
-        self._went_out(up_to)
+        given, self._given = self._given, None
+        left_out = given.up_to - self._sent - len(given.lines)
+        self._went_out(given.up_to)
+        return len(given.lines), left_out
 
     def skip_arrived(self, texts: Sequence[str]) -> int:
         """After a restart: take for sent what had arrived, though that was not yet written down.

@@ -10,6 +10,7 @@ import structlog
 import trio
 
 from trio_worker.delivery import Delivery
+from trio_worker.delivery_tally import DeliveryTally
 from trio_worker.gate import Gate
 from trio_worker.held import Held
 from trio_worker.ownership import Standing
@@ -41,6 +42,7 @@ class Deliveries:
 
     Attributes:
         gate: Open while there is room for one more query.
+        tally: What became of queries, in numbers.
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class Deliveries:
         self.look_after = look_after
         self.revoke = revoke
         self.gate = Gate()
+        self.tally = DeliveryTally()
         self._nursery = nursery
         self._most_waiting = most_waiting
         self._under_way: dict[str, Delivery] = {}
@@ -131,6 +134,8 @@ class Deliveries:
         if delivery is not None:
             delivery.drop()
         elif held.entry.dead is None:
+            if held.outcome is None:
+                self.tally.outcomes.add("taken_away")
             held.forget()
 
     def at_work(self) -> list[Held]:

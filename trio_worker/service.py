@@ -16,6 +16,7 @@ from trio_worker.claims import Claims
 from trio_worker.consumer import Consumer
 from trio_worker.errand import Errand
 from trio_worker.execution import Execution, PlainCall, in_a_thread
+from trio_worker.figures import Figures
 from trio_worker.handlers.loading import Handler
 from trio_worker.handlers.opening import open_handler
 from trio_worker.intake import Intake
@@ -23,11 +24,13 @@ from trio_worker.journal import Journal
 from trio_worker.left_behind import LeftBehind
 from trio_worker.liveness import Liveness
 from trio_worker.lost_claims import LostClaims
+from trio_worker.neighbours import Neighbours
 from trio_worker.pause import LOOK_FOR_ORDERS, Pause
 from trio_worker.phrases import phrases
 from trio_worker.probes import Probes
 from trio_worker.projects import Projects
 from trio_worker.push_health import PushHealth
+from trio_worker.readings import Readings
 from trio_worker.recovery import LOOK_AROUND, Recovery
 from trio_worker.reporting import Deliveries
 from trio_worker.settings import Settings
@@ -58,6 +61,8 @@ class Pushes:
         counts: What came to the push endpoint.
         readiness: What it says to those who ask whether the worker is ready.
         liveness: The same of whether its loops keep their time.
+        figures: The same of what it counts.
+        neighbours: The other processes on the state folder.
     """
 
     def __init__(self) -> None:
@@ -67,6 +72,19 @@ class Pushes:
         self.counts = PushCounts()
         self.readiness = Readiness()
         self.liveness = Liveness()
+        self.figures = Figures()
+        self.neighbours = Neighbours()
+        self.figures.ask(
+            {
+                "pushes_total": lambda: {"accepted": self.counts.accepted, "refused": self.counts.refused},
+                "foreign_pushes_total": lambda: self.counts.other_url,
+                "pushes_broken": lambda: int(self.health.is_broken),
+                "ready": lambda: int(not self.readiness.reasons),
+                "not_ready": self.readiness.as_numbers,
+                "late_loops": lambda: len(self.liveness.reasons),
+                "event_loop_delay_seconds": lambda: self.liveness.delays,
+            }
+        )
 
     def pushed(self, query_id: int) -> None:
         """A push has come. Never waits."""
@@ -241,6 +259,19 @@ async def run_service(
             )
             pushes.readiness.ask(**probes.questions())
             probes.watch_loops(pushes.liveness)
+            readings = Readings(
+                consumers=consumers,
+                wakeups=pushes.wakeups,
+                intake=intake,
+                claims=claims,
+                execution=execution,
+                deliveries=deliveries,
+                journal=journal,
+                lost_claims=lost_claims,
+                left_behind=left_behind,
+                webbuddy=webbuddy,
+            )
+            pushes.figures.ask(readings.sources())
             recovery.begin()
             pushes.health.begin(settings.polling_interval)
             clocks.start_soon(tick, pushes.wakeups, pushes.health.next_interval, pulse("ticker"))

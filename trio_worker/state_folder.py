@@ -5,7 +5,8 @@
     WORKER_STATE_DIR/
     └── localhost-8000-worker-1f2e3d4c/    one WebBuddy, one account
         ├── 0000019ab3c1d2e4-9f0c.journal  of one process
-        └── 0000019ab3c1d2e4-9f0c.lock     locked by that process as long as it lives
+        ├── 0000019ab3c1d2e4-9f0c.lock     locked by that process as long as it lives
+        └── process-0.slot, process-0.sock where living processes ask each other: `trio_worker.neighbours`
 
 A lock that is free means that its process is dead, and whoever gets it may take what is in the journal. No
 process ids and no host names: in containers every worker is process 1, and the next one has another name.
@@ -23,6 +24,7 @@ import re
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 
 import attrs
@@ -168,6 +170,25 @@ class StateFolder:
         except OSError as error:
             raise self.unusable(error) from error
 
+    def take_slot(self) -> tuple[int, LockedFile]:
+        """Take the lowest number that no living process of the folder has, for as long as this one lives.
+
+        Returns:
+            The number, and its lock, to be released.
+
+        Raises:
+            JournalError: The folder can't be written to.
+        """
+        for number in count():
+            path = self.path / f"process-{number}.slot"
+            try:
+                descriptor = _hold(path)
+            except OSError as error:
+                raise self.unusable(error) from error
+            if descriptor is not None:
+                return number, LockedFile(path, descriptor)
+        raise AssertionError  # there is no last number
+
     def journals(self) -> list[Path]:
         """List all journals, whoever has them."""
         return sorted(self.path.glob(f"*{JOURNAL}"))
@@ -205,7 +226,11 @@ def _lock_of(path: Path) -> Path:
 
 def _lock(path: Path) -> LockedFile | None:
     """Lock a journal's lock file; None when another process has it."""
-    lock = _lock_of(path)
+    descriptor = _hold(_lock_of(path))
+    return None if descriptor is None else LockedFile(path, descriptor)
+
+
+def _hold(lock: Path) -> int | None:
     # Closed in a program that a handler starts: it would keep the lock when we are dead.
     descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
@@ -221,7 +246,7 @@ def _lock(path: Path) -> LockedFile | None:
         os.close(descriptor)
         return None
     _close_in_children.add(descriptor)
-    return LockedFile(path, descriptor)
+    return descriptor
 
 
 @contextmanager

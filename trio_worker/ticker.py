@@ -38,4 +38,4 @@ async def look_again(wakeups: Wakeups, pulse: Pulse | None = None) -> None:
         pulse.rest()
         await wakeups.doubted()
         await pulse.sleep(SECOND_LOOK * random.uniform(1 - JITTER, 1 + JITTER))  # noqa: S311
-        wakeups.tick()
+        wakeups.tick("second_look")

@@ -28,6 +28,7 @@ from trio_worker import clock
 from trio_worker.answers import call_name, is_json, judge, read_json, retry_after, said, server_date
 from trio_worker.errors import AccessDenied, Unavailable
 from trio_worker.masks import masks
+from trio_worker.tallies import Count
 
 __all__ = ["REFUSAL_HOLDS", "WANTED", "CredentialsSource", "TokenAuth"]
 
@@ -102,6 +103,9 @@ class TokenAuth(httpx.Auth):
         credentials: Asked at each log-in.
         login_url: Of ``POST api/login/``, absolute.
         refresh_url: Of ``POST api/token/refresh/``, absolute.
+
+    Attributes:
+        renewals: How often there was a new token, by ``login`` and ``refresh``.
     """
 
     def __init__(
@@ -117,6 +121,7 @@ class TokenAuth(httpx.Auth):
         self._refusal_holds_until = -math.inf
         self._life_at_log_in = math.inf
         self._logged_in = False
+        self.renewals = Count("login", "refresh")
 
     def __repr__(self) -> str:
         return f"<TokenAuth logged_in={self._logged_in} refused={self._refusal is not None}>"
@@ -207,6 +212,8 @@ class TokenAuth(httpx.Auth):
         token = self._take(answer, asked, longest_life=self._life_at_log_in)
         if token is None:
             self._refresh = None
+        else:
+            self.renewals.add("refresh")
         return token
 
     def _take_logged_in(self, asked: float, username: str, password: str, answer: httpx.Response) -> _Token:
@@ -224,6 +231,7 @@ class TokenAuth(httpx.Auth):
                 maybe_done=False,
             )
         self._logged_in = True
+        self.renewals.add("login")
         self._refusal = None
         self._life_at_log_in = token.life
         return token

@@ -10,8 +10,11 @@ import math
 from collections import OrderedDict
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from typing import Literal
 
 import trio
+
+from trio_worker.tallies import Count
 
 __all__ = ["Announcements", "Wakeups"]
 
@@ -39,6 +42,10 @@ class Wakeups:
       out the oldest query first, so whoever is given the query that was pushed knows that nothing
       older waits. That is why N pushes cause about N claims, and 1 000 queries not 2 000.
     - A backlog of unknown length has at most `MOST_ASKING` consumers asking at once.
+
+    Attributes:
+        sources: How many wake-ups came of a ``push``, a ``poll``, a ``second_look`` (after a push that found
+            nothing) and of a ``claim`` that found something.
     """
 
     def __init__(self) -> None:
@@ -52,14 +59,17 @@ class Wakeups:
         self._look_due = False  # a tick came, and since then no claim has come back empty
         self._push_unanswered = False
         self._doubt = trio.Event()
+        self.sources = Count("push", "poll", "second_look", "claim")
 
-    def tick(self) -> None:
+    def tick(self, source: Literal["poll", "second_look"] = "poll") -> None:
         """Wake one consumer: it is time to look for what no push has named."""
+        self.sources.add(source)
         self._look_due = True
         self._wake()
 
     def push(self) -> None:
         """Wake one consumer: WebBuddy says that one more query waits."""
+        self.sources.add("push")
         self._expected += 1
         self._push_unanswered = True
         self._wake()
@@ -120,6 +130,7 @@ class Wakeups:
             self._push_unanswered = False
         for _ in range(min(2, self._worth_asking)):
             self._ring()
+            self.sources.add("claim")
 
     def found_nothing(self, rung: int) -> bool:
         """A claim came back empty.

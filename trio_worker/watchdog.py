@@ -20,6 +20,7 @@ import trio
 
 from trio_worker import execution
 from trio_worker.handlers.loading import Handler
+from trio_worker.tallies import SHORT, Spread
 
 __all__ = ["own_frame", "place", "stack", "watchdog"]
 
@@ -39,6 +40,7 @@ def watchdog(
     *,
     forced_end: Callable[[], float] = lambda: math.inf,
     abandon: Callable[[], None] = lambda: None,
+    delays: Spread | None = None,
 ) -> Iterator[None]:
     """Watch the event loop from a thread while the body runs.
 
@@ -53,9 +55,10 @@ def watchdog(
         forced_end: By when, on `time.monotonic`, the process has to be ended though the loop stands
             still; asked from the thread.
         abandon: Ends the process. Called in the thread, and again half a second later if it returns.
+        delays: Takes how late the loop was each time that it was asked.
     """
     token = trio.lowlevel.current_trio_token()
-    watch = _Watch(handler, token, threading.get_ident(), forced_end, abandon)
+    watch = _Watch(handler, token, threading.get_ident(), forced_end, abandon, delays or Spread(SHORT))
     thread = threading.Thread(target=watch.run, name="trio-worker watchdog", daemon=True)
     thread.start()
     try:
@@ -72,6 +75,7 @@ class _Watch:
     loop_thread: int
     forced_end: Callable[[], float]
     abandon: Callable[[], None]
+    delays: Spread = attrs.field(factory=lambda: Spread(SHORT))
     stopping: threading.Event = attrs.field(factory=threading.Event)
     answered: threading.Event = attrs.field(factory=threading.Event)
 
@@ -86,13 +90,18 @@ class _Watch:
             if self.stopping.is_set():
                 return  # else `stop` may have come just before `clear`, and the loop waits for us
             try:
-                self.token.run_sync_soon(self.answered.set)
+                self.token.run_sync_soon(self.answer, asked)
             except trio.RunFinishedError:
                 return
             if not self.answered.wait(TOLERANCE):
                 self.wait_for_it()
                 seconds = round(time.monotonic() - asked, 1)
                 log.warning("the event loop runs again", blocked_seconds=seconds)
+
+    def answer(self, asked: float) -> None:
+        """In the loop, as soon as it comes to that."""
+        self.delays.add(time.monotonic() - asked)
+        self.answered.set()
 
     def wait_for_it(self) -> None:
         """Name what blocks the loop, now and then again, until it runs or has to be given up."""

@@ -16,7 +16,9 @@ from trio_worker.errors import NotFound, Refused
 from trio_worker.project import Project
 from trio_worker.query import Query
 from trio_worker.records import Account, LogEntry, read_account, read_entry, read_project, read_query
+from trio_worker.tallies import Count
 from trio_worker.tokens import WANTED, CredentialsSource, TokenAuth
+from trio_worker.traffic import Traffic
 from trio_worker.turns import Turns
 
 __all__ = ["Account", "LogEntry", "WebBuddyClient", "open_webbuddy"]
@@ -75,6 +77,16 @@ class WebBuddyClient:
     def turns(self) -> Turns:
         """How many calls may be under way at once."""
         return self._calls.turns
+
+    @property
+    def traffic(self) -> Traffic:
+        """The requests in numbers."""
+        return self._calls.traffic
+
+    @property
+    def renewals(self) -> Count:
+        """How often there was a new token, by ``login`` and ``refresh``."""
+        return self._auth.renewals
 
     @property
     def longest_call(self) -> float:

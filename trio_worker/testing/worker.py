@@ -160,6 +160,7 @@ async def _pushing(worker: RunningWorker) -> AsyncIterator[None]:
         counts=worker.pushes.counts,
         readiness=worker.pushes.readiness,
         liveness=worker.pushes.liveness,
+        figures=worker.pushes.figures,
     )
     before = worker.webbuddy.push_url, worker.webbuddy.push_transport
     worker.webbuddy.push_url = worker.webbuddy.push_url or "http://worker.test:8001"
@@ -171,11 +172,12 @@ async def _pushing(worker: RunningWorker) -> AsyncIterator[None]:
 
 
 @contextmanager
-def _watched(stop: Stop, handler: Handler, abandon: Callable[[], None] | None) -> Iterator[None]:
+def _watched(worker: RunningWorker, handler: Handler, abandon: Callable[[], None] | None) -> Iterator[None]:
     if abandon is None:
         yield
     else:
-        with watchdog(handler, forced_end=lambda: stop.forced_end, abandon=abandon):
+        stop, delays = worker.stop, worker.pushes.liveness.delays
+        with watchdog(handler, forced_end=lambda: stop.forced_end, abandon=abandon, delays=delays):
             yield
 
 
@@ -197,7 +199,7 @@ async def _run_worker(
             transport=worker.webbuddy.transport(),
         ) as client,
     ):
-        with _watched(worker.stop, handler, abandon):
+        with _watched(worker, handler, abandon):
             await run_service(
                 settings,
                 handler=handler,

@@ -13,10 +13,13 @@ from quart import Response
 from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException
 
+from trio_worker.figures import Figures
 from trio_worker.liveness import Liveness
+from trio_worker.neighbours import Neighbours
 from trio_worker.web.guard import CHALLENGE, Guard
 from trio_worker.web.hypercorn_fixes import FixedHTTPConnection
 from trio_worker.web.livez import LIVE_PATH, livez
+from trio_worker.web.metrics import METRICS_PATH, Metrics
 from trio_worker.web.page_headers import with_page_headers
 from trio_worker.web.push_counts import PushCounts
 from trio_worker.web.push_endpoint import PUSH_PATH, PushEndpoint
@@ -39,6 +42,8 @@ def make_app(
     readiness: Readiness | None = None,
     liveness: Liveness | None = None,
     guard: Guard | None = None,
+    figures: Figures | None = None,
+    neighbours: Neighbours | None = None,
 ) -> QuartTrio:
     """Build the ASGI app with the push endpoint, ``POST /api/process-query``, and the probes.
 
@@ -57,6 +62,8 @@ def make_app(
         readiness: Knows whether the worker is ready. Without it there is no ``/readyz``.
         liveness: Knows whether the worker's loops keep their time. Without it there is no ``/livez``.
         guard: Knows who may ask. Without it everybody may.
+        figures: What it counts. Without it there is no ``/metrics``.
+        neighbours: The other processes behind our address, whose figures are shown as well.
     """
     push = PushEndpoint(pushed, own_url, counts if counts is not None else PushCounts())
     app = _PushApp(push, guard if guard is not None else Guard())
@@ -67,6 +74,9 @@ def make_app(
     if liveness is not None:
         live = livez(liveness)
         app.add_url_rule(LIVE_PATH, "live", live, methods=["GET"], provide_automatic_options=False)
+    if figures is not None:
+        shown = Metrics(figures, neighbours if neighbours is not None else Neighbours()).handle
+        app.add_url_rule(METRICS_PATH, "metrics", shown, methods=["GET"], provide_automatic_options=False)
     app.register_error_handler(HTTPException, _http_error)
     app.register_error_handler(Exception, _unexpected_error)
     return app

@@ -35,6 +35,11 @@ class Readiness:
         answers = {name: question() for name, question in self._questions.items()}
         return {name: answer for name, answer in answers.items() if answer is not None}
 
+    def as_numbers(self) -> dict[str, int]:
+        """Give 1 for each question whose answer is a reason, else 0."""
+        reasons = self.reasons
+        return {name: int(name in reasons) for name in self._questions}
+
     async def handle(self) -> Response:
         """Answer 200, or 503 with the reasons."""
         reasons = self.reasons

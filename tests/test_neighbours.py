@@ -1,0 +1,145 @@
+"""The processes behind one address: each is asked, whichever of them is scraped. Real sockets, real clock."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import trio
+from structlog.typing import EventDict
+
+from tests.processes import TOO_LONG
+from tests.scrapes import Sample, parse
+from tests.test_asgi import running
+from trio_worker.neighbours import ANSWERS_WITHIN, Neighbours
+from trio_worker.runners import inline
+from trio_worker.state_folder import Address, StateFolder
+from trio_worker.testing import WebBuddy
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> StateFolder:
+    made = StateFolder(tmp_path, Address("http://webbuddy.test", "worker"))
+    made.make()
+    return made
+
+
+@asynccontextmanager
+async def living(folder: StateFolder, said: Any, group: str = "a") -> AsyncIterator[Neighbours]:
+    neighbours = Neighbours(group)
+    async with neighbours.open(folder, {"figures": lambda: said}, runner=inline):
+        yield neighbours
+
+
+async def test_each_can_ask_all_others(folder: StateFolder) -> None:
+    """But itself, and those of another group; by their numbers, and for what there is."""
+    with trio.fail_after(30):
+        async with (
+            living(folder, "zero") as zero,
+            living(folder, ["one"]) as one,
+            living(folder, "two", group="b") as two,
+            living(folder, {"three": 3}) as three,
+        ):
+            assert [each.number for each in (zero, one, two, three)] == [0, 1, 2, 3]
+            assert await zero.ask("figures") == {1: ["one"], 3: {"three": 3}}
+            assert await three.ask("figures") == {0: "zero", 1: ["one"]}
+            assert await two.ask("figures") == {}
+            assert await zero.ask("what is not known") == {}
+
+
+async def test_nothing_is_left(folder: StateFolder) -> None:
+    """Of one that has ended; before and after it there is nobody to ask."""
+    async with living(folder, "zero") as zero:
+        assert oct((folder.path / "process-0.sock").stat().st_mode)[-3:] == "600"
+    assert list(folder.path.iterdir()) == []
+    assert await zero.ask("figures") == {}
+
+
+async def test_a_number_is_taken_again(folder: StateFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By whoever starts next, also when its process was killed, which leaves its socket behind."""
+    monkeypatch.chdir(folder.path)  # a socket's path is short
+    async with living(folder, "zero"), living(folder, "one") as one:
+        pass
+    with contextlib.closing(socket.socket(socket.AF_UNIX)) as dead:
+        dead.bind("process-1.sock")
+    async with living(folder, "zero") as zero:
+        assert await zero.ask("figures") == {}
+        async with living(folder, "new") as new:
+            assert new.number == one.number == 1
+            assert await zero.ask("figures") == {1: "new"}
+
+
+async def test_who_does_not_answer_is_left_out(folder: StateFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In half a second, and the others' answers are there all the same."""
+    monkeypatch.chdir(folder.path)
+    async with living(folder, "zero") as zero, living(folder, "one"):
+        with contextlib.closing(socket.socket(socket.AF_UNIX)) as hanging:
+            hanging.bind("process-7.sock")
+            hanging.listen()
+            began = trio.current_time()
+            assert await zero.ask("figures") == {1: "one"}
+            assert ANSWERS_WITHIN <= trio.current_time() - began < 20 * ANSWERS_WITHIN
+
+
+async def test_who_asks_badly(folder: StateFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Too much, nothing, or no line: the connection is closed, and the next is answered."""
+    monkeypatch.chdir(folder.path)
+    async with living(folder, "zero"), living(folder, "one") as one:
+        for nonsense in (b"x" * 5000, b"", b"\xff\n", b"figures\n"):
+            stream = await trio.open_unix_socket("process-0.sock")
+            async with stream:
+                with contextlib.suppress(trio.BrokenResourceError):
+                    await stream.send_all(nonsense)
+                    await stream.send_eof()
+                    assert await stream.receive_some() == b""
+        assert await one.ask("figures") == {0: "zero"}
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="elsewhere the worker says that it can't")
+async def test_a_folder_that_lies_deep(tmp_path: Path) -> None:
+    """A socket's path has 107 bytes; a state folder's may have more."""
+    folder = StateFolder(tmp_path / ("deep" * 30), Address("http://webbuddy.test", "worker"))
+    folder.make()
+    open_before = len(os.listdir("/proc/self/fd"))
+    async with living(folder, "zero"), living(folder, "one") as one:
+        assert await one.ask("figures") == {0: "zero"}
+    assert len(os.listdir("/proc/self/fd")) == open_before
+
+
+async def test_a_folder_without_sockets(folder: StateFolder, events: list[EventDict]) -> None:
+    """The worker works on, alone, and says so."""
+    (folder.path / "process-0.sock").mkdir()
+    async with living(folder, "zero") as zero:
+        assert await zero.ask("figures") == {}
+    (event,) = events
+    assert event["log_level"] == "warning"
+    assert event["event"].startswith("/metrics shows this process alone")
+
+
+async def test_the_figures_of_all_processes(tmp_path: Path) -> None:
+    """Two children of hypercorn: whichever is asked gives both, told apart, and all that was done."""
+    webbuddy = WebBuddy()
+    async with running(tmp_path, webbuddy, "--workers", "2", processes=2, NUM_WORKERS="2") as worker:
+        for number in range(6):
+            (tmp_path / str(number)).touch()
+            webbuddy.add_query(str(number))
+        page: dict[Sample, float] = {}
+        with trio.fail_after(TOO_LONG):
+            await webbuddy.until(webbuddy.all_ended)
+            async with httpx.AsyncClient(base_url=worker.url) as client:
+                while page.get(("trio_worker_processes", ())) != 2:
+                    page = parse((await client.get("/metrics")).text)
+    done = {
+        dict(labels)["process"]: value
+        for (name, labels), value in page.items()
+        if name == "trio_worker_queries_total" and dict(labels)["outcome"] == "done"
+    }
+    assert set(done) == {"0", "1"}
+    assert sum(done.values()) == 6
