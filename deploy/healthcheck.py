@@ -1,6 +1,6 @@
 """Docker's HEALTHCHECK: exits with 0 when ``/livez`` says that the worker lives, else with 1.
 
-Nothing but http.client, since it is started every ten seconds. Not urllib: that one would go through the proxy
+Nothing but http.client, since it is started every ten seconds. Not urllib: that would go through the proxy
 that the environment names.
 """
 
@@ -16,5 +16,5 @@ try:
     # `docker inspect` shows it.
     print(answer.status, answer.read(4096).decode(errors="replace"))
 except (OSError, http.client.HTTPException) as error:
-    sys.exit(f"no answer from port {port}: {error}")
+    sys.exit(f"no answer from port {port}: {str(error).strip()}")
 sys.exit(answer.status != 200)

@@ -1,0 +1,285 @@
+"""What lies in deploy/ fits the worker: its settings, its paths, its grace, its commands."""
+
+from __future__ import annotations
+
+import configparser
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from subprocess import DEVNULL
+from threading import Thread
+from typing import Any
+
+import pytest
+import trio
+import yaml
+from click.testing import CliRunner
+from dotenv import dotenv_values
+from hypercorn.config import Config
+from hypercorn.trio import serve
+
+from tests.processes import TOO_LONG
+from trio_worker.cli import main
+from trio_worker.liveness import TOLERANCE, Liveness
+from trio_worker.settings import VARIABLES, Settings
+from trio_worker.variables import defaults_of
+from trio_worker.web import make_app
+from trio_worker.web.livez import LIVE_PATH
+from trio_worker.web.readiness import READY_PATH
+
+ROOT = Path(__file__).parent.parent
+DEPLOY = ROOT / "deploy"
+UNIT, HYPERCORN = DEPLOY / "systemd" / "trio-worker.service", DEPLOY / "systemd" / "hypercorn.conf"
+DOCKERFILE = (DEPLOY / "Dockerfile").read_text(encoding="utf-8")
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+NAMES = {variable.name for variable in VARIABLES}
+GRACE = defaults_of(Settings, "shutdown_grace")["shutdown_grace"]
+PORT = 8001  # WebBuddy's own default for FASTAPI_URL
+
+
+def load(name: str) -> list[Any]:
+    return list(yaml.safe_load_all((DEPLOY / name).read_text(encoding="utf-8")))
+
+
+def parse_unit(path: Path) -> dict[str, str]:
+    """The settings of a unit's [Service]; of one that stands there twice, the last."""
+    parser = configparser.RawConfigParser(strict=False)
+    parser.optionxform = str  # type: ignore[assignment, method-assign]
+    parser.read(path, encoding="utf-8")
+    return dict(parser["Service"])
+
+
+def directive(name: str) -> str:
+    """The last instruction of that name in the Dockerfile, on one line."""
+    text = DOCKERFILE.replace("\\\n", " ")
+    return re.findall(rf"(?m)^{name} (.*)$", text)[-1]
+
+
+def image_environment() -> dict[str, str]:
+    return dict(re.findall(r"(\w+)=(\S+)", directive("ENV")))
+
+
+COMPOSE = load("compose.yaml")[0]
+KUBERNETES = {document["kind"]: document for document in load("kubernetes/trio-worker.yaml")}
+POD = KUBERNETES["StatefulSet"]["spec"]["template"]["spec"]
+SETTINGS_ENV = dotenv_values(DEPLOY / "systemd" / "settings.env")
+
+
+# --- Settings ---------------------------------------------------------------------------------------
+
+
+def test_each_variable_is_a_setting() -> None:
+    """Whatever looks like one of ours, in any file and comment, is one."""
+    of_others = {"WORKER_PORT"}  # of Kubernetes' service links
+    for path in filter(Path.is_file, DEPLOY.rglob("*")):
+        text = path.read_text(encoding="utf-8")
+        named = set(re.findall(r"\b(?:WORKER|WEBBUDDY|NUM|POLLING)_[A-Z_]+\b", text))
+        assert named <= NAMES | of_others, path
+
+
+@pytest.mark.parametrize(
+    "environ",
+    [
+        image_environment() | COMPOSE["services"]["worker"]["environment"],
+        image_environment() | KUBERNETES["ConfigMap"]["data"],
+        SETTINGS_ENV,
+    ],
+    ids=["compose", "kubernetes", "systemd"],
+)
+def test_the_settings_are_good(environ: dict[str, str], tmp_path: Path) -> None:
+    """A worker would start with them, once its secret is mounted."""
+    secret = tmp_path / "password"
+    secret.write_text("of the account\n")
+    ours = {name: value for name, value in environ.items() if name in NAMES}
+    assert "WORKER_PASSWORD" not in ours
+    settings = Settings.from_environ(ours | {"WORKER_PASSWORD_FILE": str(secret)})
+    assert (settings.password, str(settings.state_dir)) == ("of the account", "/var/lib/trio-worker")
+    assert settings.bind.endswith(f":{PORT}")
+
+
+def test_the_secrets_are_where_the_settings_say() -> None:
+    """The file that is named is the one that is mounted."""
+    worker = COMPOSE["services"]["worker"]
+    (secret,) = worker["secrets"]
+    assert worker["environment"]["WORKER_PASSWORD_FILE"] == f"/run/secrets/{secret}"
+    assert COMPOSE["secrets"][secret]["file"] == f"secrets/{secret}"
+    assert "/deploy/secrets/" in (ROOT / ".gitignore").read_text().splitlines()
+    mounts = {mount["name"]: mount["mountPath"] for mount in POD["containers"][0]["volumeMounts"]}
+    named = KUBERNETES["ConfigMap"]["data"]["WORKER_PASSWORD_FILE"]
+    assert named == f"{mounts['password']}/password"
+
+
+def test_the_journal_lasts() -> None:
+    """The state folder is a volume, or what systemd makes; all else is read-only."""
+    folder = image_environment()["WORKER_STATE_DIR"]
+    assert directive("VOLUME") == folder
+    worker = COMPOSE["services"]["worker"]
+    assert worker["read_only"] is True
+    assert worker["volumes"] == [f"journal:{folder}"]
+    assert "journal" in COMPOSE["volumes"]
+    container = POD["containers"][0]
+    assert container["securityContext"]["readOnlyRootFilesystem"] is True
+    assert {"name": "journal", "mountPath": folder} in container["volumeMounts"]
+    (claim,) = KUBERNETES["StatefulSet"]["spec"]["volumeClaimTemplates"]
+    assert claim["metadata"]["name"] == "journal"
+    unit = parse_unit(UNIT)
+    assert unit["ProtectSystem"] == "strict"
+    assert f"/var/lib/{unit['StateDirectory']}" == SETTINGS_ENV["WORKER_STATE_DIR"]
+
+
+def test_nobody_is_root() -> None:
+    """One user in the image and in Kubernetes, which has no other way to know it."""
+    user = directive("USER").partition(":")[0]
+    assert user != "0"
+    assert f"--uid {user} " in DOCKERFILE
+    assert POD["securityContext"]["runAsUser"] == POD["securityContext"]["fsGroup"] == int(user)
+    assert parse_unit(UNIT)["User"] == "trio-worker"
+
+
+# --- The stop ---------------------------------------------------------------------------------------
+
+
+def test_each_stop_gives_the_grace_and_a_margin() -> None:
+    """Whoever sends SIGTERM waits for longer than the worker takes, before SIGKILL."""
+    unit = parse_unit(UNIT)
+    worker = COMPOSE["services"]["worker"]
+    given = {
+        "systemd": float(unit["TimeoutStopSec"]),
+        "compose": float(worker["stop_grace_period"].removesuffix("s")),
+        "kubernetes": float(POD["terminationGracePeriodSeconds"]),
+    }
+    assert not [name for name, seconds in given.items() if seconds < GRACE + 5]
+    set_there = [worker["environment"], KUBERNETES["ConfigMap"]["data"], SETTINGS_ENV, image_environment()]
+    assert not [environ for environ in set_there if "WORKER_SHUTDOWN_GRACE" in environ]
+
+
+def test_signals_reach_the_worker() -> None:
+    """Exec form: a shell between would keep them to itself."""
+    assert directive("ENTRYPOINT") == '["tini", "--", "trio-worker"]'
+    assert directive("CMD") == '["run"]'
+    assert directive("STOPSIGNAL") == "SIGTERM"
+    # To hypercorn's parent alone, and to `run` alone: both stop their own.
+    assert parse_unit(UNIT)["KillMode"] == "mixed"
+
+
+# --- The commands -----------------------------------------------------------------------------------
+
+
+def test_what_is_started_exists() -> None:
+    """The unit's command is one of ours, and that of the drop-in is the README's."""
+    program, *arguments = parse_unit(UNIT)["ExecStart"].split()
+    assert Path(program).name == "trio-worker"
+    assert CliRunner().invoke(main, [*arguments, "--help"]).exit_code == 0
+    assert parse_unit(HYPERCORN)["ExecStart"].removeprefix("/opt/trio-worker/bin/") in README
+    # Only a restart helps after hypercorn's 0.
+    assert parse_unit(UNIT)["Restart"] == "always"
+
+
+def test_what_is_copied_exists() -> None:
+    """Into the image, past the list of what is not."""
+    ignored = (DEPLOY / "Dockerfile.dockerignore").read_text().splitlines()
+    for sources in re.findall(r"(?m)^COPY (?!--from)(.*) \S+$", DOCKERFILE):
+        for source in sources.split():
+            assert (ROOT / source).exists()
+            assert f"!{source}" in ignored
+
+
+# --- The probes -------------------------------------------------------------------------------------
+
+
+def test_kubernetes_asks_where_the_worker_answers() -> None:
+    """A worker whose WebBuddy is away must not be ended for it."""
+    container = POD["containers"][0]
+    paths = {
+        name: container[name]["httpGet"]["path"]
+        for name in ("startupProbe", "livenessProbe", "readinessProbe")
+    }
+    assert paths == {"startupProbe": LIVE_PATH, "livenessProbe": LIVE_PATH, "readinessProbe": READY_PATH}
+    (port,) = container["ports"]
+    assert port["containerPort"] == PORT
+    ports = {container[name]["httpGet"]["port"] for name in paths}
+    ports.add(KUBERNETES["Service"]["spec"]["ports"][0]["targetPort"])
+    ports.add(KUBERNETES["NetworkPolicy"]["spec"]["ingress"][0]["ports"][0]["port"])
+    assert ports == {port["name"]}
+    assert KUBERNETES["Service"]["spec"]["ports"][0]["port"] == PORT
+
+
+def test_the_parts_in_kubernetes_mean_each_other() -> None:
+    """Names and labels by which one part finds another."""
+    stateful = KUBERNETES["StatefulSet"]
+    labels = stateful["spec"]["template"]["metadata"]["labels"]
+    assert stateful["spec"]["selector"]["matchLabels"] == labels
+    assert KUBERNETES["Service"]["spec"]["selector"] == labels
+    assert KUBERNETES["NetworkPolicy"]["spec"]["podSelector"]["matchLabels"] == labels
+    assert stateful["spec"]["serviceName"] == KUBERNETES["Service"]["metadata"]["name"]
+    (source,) = POD["containers"][0]["envFrom"]
+    assert source["configMapRef"]["name"] == KUBERNETES["ConfigMap"]["metadata"]["name"]
+
+
+def test_compose_parts_mean_each_other() -> None:
+    """WebBuddy pushes to the worker, and lets itself be called by the name that the worker uses."""
+    webbuddy = COMPOSE["services"]["webbuddy"]["environment"]
+    assert webbuddy["FASTAPI_URL"] == f"http://worker:{PORT}"
+    assert webbuddy["WEBBUDDY_URL"] == COMPOSE["services"]["worker"]["environment"]["WEBBUDDY_URL"]
+    assert "webbuddy" in webbuddy["ALLOWED_HOSTS"].split(",")
+
+
+async def look_at_health(bind: str) -> tuple[int, str]:
+    """Run the HEALTHCHECK's command as the image does; its exit code and what it says."""
+    program, *arguments = re.findall(r'"(.*?)"', directive("HEALTHCHECK"))
+    assert (program, arguments[-1]) == ("python", "/opt/trio-worker/healthcheck.py")
+    with trio.fail_after(TOO_LONG):
+        ended = await trio.run_process(
+            [sys.executable, *arguments[:-1], str(DEPLOY / "healthcheck.py")],
+            # A proxy that nobody would get through.
+            env={"WORKER_BIND": bind, "http_proxy": "http://127.0.0.1:1"},
+            stdin=DEVNULL,
+            capture_stdout=True,
+            capture_stderr=True,
+            check=False,
+        )
+    return ended.returncode, (ended.stdout + ended.stderr).decode()
+
+
+async def test_the_healthcheck(nursery: trio.Nursery) -> None:
+    """0 while the loops keep their time, 1 when one is late."""
+    liveness, config, over = Liveness(), Config(), trio.Event()
+    config.bind = ["127.0.0.1:0"]
+    app = make_app(pushed=lambda _: None, own_url="http://localhost:8000", liveness=liveness)
+    (url,) = await nursery.start(partial(serve, app, config, shutdown_trigger=over.wait))
+    bind = f"0.0.0.0:{url.rpartition(':')[2]}"
+    assert await look_at_health(bind) == (0, '200 {"live": true, "reasons": {}}\n')
+    liveness.watch("ticker", lambda: trio.current_time() - TOLERANCE - 1)
+    code, said = await look_at_health(bind)
+    assert code == 1
+    assert said.startswith("503 ")
+    assert '"ticker"' in said
+    over.set()
+
+
+@contextmanager
+def answering_rubbish() -> Iterator[int]:
+    class Rubbish(BaseHTTPRequestHandler):
+        def handle(self) -> None:
+            self.wfile.write(b"rubbish\n")
+
+    with HTTPServer(("127.0.0.1", 0), Rubbish) as server:
+        thread = Thread(target=server.handle_request)
+        thread.start()
+        yield server.server_address[1]
+        thread.join(TOO_LONG)
+
+
+async def test_the_healthcheck_of_what_does_not_answer() -> None:
+    """One line, no traceback: `docker inspect` shows it."""
+    with answering_rubbish() as port:
+        code, said = await look_at_health(f"0.0.0.0:{port}")
+    assert (code, said) == (1, f"no answer from port {port}: rubbish\n")
+    code, said = await look_at_health(f"0.0.0.0:{port}")
+    assert code == 1
+    assert said.startswith(f"no answer from port {port}: [Errno ")
