@@ -28,8 +28,9 @@ from trio_worker.liveness import TOLERANCE, Liveness
 from trio_worker.settings import VARIABLES, Settings
 from trio_worker.variables import defaults_of
 from trio_worker.web import make_app
+from trio_worker.web.guard import Guard
 from trio_worker.web.livez import LIVE_PATH
-from trio_worker.web.readiness import READY_PATH
+from trio_worker.web.readiness import READY_PATH, Readiness
 
 ROOT = Path(__file__).parent.parent
 DEPLOY = ROOT / "deploy"
@@ -40,6 +41,9 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 NAMES = {variable.name for variable in VARIABLES}
 GRACE = defaults_of(Settings, "shutdown_grace")["shutdown_grace"]
 PORT = 8001  # WebBuddy's own default for FASTAPI_URL
+PUSH_TOKEN = (
+    "${PUSH_TOKEN:?see the top of compose.yaml}"  # WebBuddy needs it as well, which reads no file of ours
+)
 
 
 def load(name: str) -> list[Any]:
@@ -92,26 +96,34 @@ def test_each_variable_is_a_setting() -> None:
     ids=["compose", "kubernetes", "systemd"],
 )
 def test_the_settings_are_good(environ: dict[str, str], tmp_path: Path) -> None:
-    """A worker would start with them, once its secret is mounted."""
-    secret = tmp_path / "password"
-    secret.write_text("of the account\n")
+    """A worker would start with them, once its secrets are mounted; they are in no file of ours."""
+    secret = tmp_path / "secret"
+    secret.write_text("0123456789abcdef0123456789\n")
     ours = {name: value for name, value in environ.items() if name in NAMES}
-    assert "WORKER_PASSWORD" not in ours
-    settings = Settings.from_environ(ours | {"WORKER_PASSWORD_FILE": str(secret)})
-    assert (settings.password, str(settings.state_dir)) == ("of the account", "/var/lib/trio-worker")
+    assert ours.pop("WORKER_PUSH_TOKEN", PUSH_TOKEN) == PUSH_TOKEN
+    assert not {"WORKER_PASSWORD", "WORKER_ADMIN_TOKEN"} & set(ours)
+    files = {name: str(secret) for name in ours if name.endswith("_FILE")}
+    settings = Settings.from_environ(ours | files)
+    assert (settings.password, str(settings.state_dir)) == (
+        secret.read_text().strip(),
+        "/var/lib/trio-worker",
+    )
     assert settings.bind.endswith(f":{PORT}")
+    # Beyond localhost only with tokens.
+    assert ("WORKER_ADMIN_TOKEN_FILE" in files) == (not settings.bind.startswith("127."))
 
 
 def test_the_secrets_are_where_the_settings_say() -> None:
-    """The file that is named is the one that is mounted."""
+    """The files that are named are those that are mounted."""
     worker = COMPOSE["services"]["worker"]
-    (secret,) = worker["secrets"]
-    assert worker["environment"]["WORKER_PASSWORD_FILE"] == f"/run/secrets/{secret}"
-    assert COMPOSE["secrets"][secret]["file"] == f"secrets/{secret}"
+    named = [value for name, value in worker["environment"].items() if name.endswith("_FILE")]
+    assert named == [f"/run/secrets/{secret}" for secret in worker["secrets"]]
+    assert all(COMPOSE["secrets"][secret]["file"] == f"secrets/{secret}" for secret in worker["secrets"])
     assert "/deploy/secrets/" in (ROOT / ".gitignore").read_text().splitlines()
     mounts = {mount["name"]: mount["mountPath"] for mount in POD["containers"][0]["volumeMounts"]}
-    named = KUBERNETES["ConfigMap"]["data"]["WORKER_PASSWORD_FILE"]
-    assert named == f"{mounts['password']}/password"
+    named = [value for name, value in KUBERNETES["ConfigMap"]["data"].items() if name.endswith("_FILE")]
+    created = re.findall(r"--from-file=(\S+)", (DEPLOY / "kubernetes" / "trio-worker.yaml").read_text())
+    assert named == [f"{mounts['secrets']}/{key}" for key in created]
 
 
 def test_the_journal_lasts() -> None:
@@ -195,14 +207,13 @@ def test_what_is_copied_exists() -> None:
 def test_kubernetes_asks_where_the_worker_answers() -> None:
     """A worker whose WebBuddy is away must not be ended for it."""
     container = POD["containers"][0]
-    paths = {
-        name: container[name]["httpGet"]["path"]
-        for name in ("startupProbe", "livenessProbe", "readinessProbe")
-    }
-    assert paths == {"startupProbe": LIVE_PATH, "livenessProbe": LIVE_PATH, "readinessProbe": READY_PATH}
+    asked = [container[name]["httpGet"] for name in ("startupProbe", "livenessProbe")]
+    assert [probe["path"] for probe in asked] == [LIVE_PATH, LIVE_PATH]
+    healthcheck = re.findall(r'"(.*?)"', directive("HEALTHCHECK"))
+    assert container["readinessProbe"]["exec"]["command"] == [*healthcheck, READY_PATH]
     (port,) = container["ports"]
     assert port["containerPort"] == PORT
-    ports = {container[name]["httpGet"]["port"] for name in paths}
+    ports = {probe["port"] for probe in asked}
     ports.add(KUBERNETES["Service"]["spec"]["ports"][0]["targetPort"])
     ports.add(KUBERNETES["NetworkPolicy"]["spec"]["ingress"][0]["ports"][0]["port"])
     assert ports == {port["name"]}
@@ -224,20 +235,20 @@ def test_the_parts_in_kubernetes_mean_each_other() -> None:
 def test_compose_parts_mean_each_other() -> None:
     """WebBuddy pushes to the worker, and lets itself be called by the name that the worker uses."""
     webbuddy = COMPOSE["services"]["webbuddy"]["environment"]
-    assert webbuddy["FASTAPI_URL"] == f"http://worker:{PORT}"
+    assert webbuddy["FASTAPI_URL"] == f"http://push:{PUSH_TOKEN}@worker:{PORT}"
     assert webbuddy["WEBBUDDY_URL"] == COMPOSE["services"]["worker"]["environment"]["WEBBUDDY_URL"]
     assert "webbuddy" in webbuddy["ALLOWED_HOSTS"].split(",")
 
 
-async def look_at_health(bind: str) -> tuple[int, str]:
+async def look_at_health(bind: str, *path: str, **environ: str) -> tuple[int, str]:
     """Run the HEALTHCHECK's command as the image does; its exit code and what it says."""
     program, *arguments = re.findall(r'"(.*?)"', directive("HEALTHCHECK"))
     assert (program, arguments[-1]) == ("python", "/opt/trio-worker/healthcheck.py")
     with trio.fail_after(TOO_LONG):
         ended = await trio.run_process(
-            [sys.executable, *arguments[:-1], str(DEPLOY / "healthcheck.py")],
+            [sys.executable, *arguments[:-1], str(DEPLOY / "healthcheck.py"), *path],
             # A proxy that nobody would get through.
-            env={"WORKER_BIND": bind, "http_proxy": "http://127.0.0.1:1"},
+            env={"WORKER_BIND": bind, "http_proxy": "http://127.0.0.1:1"} | environ,
             stdin=DEVNULL,
             capture_stdout=True,
             capture_stderr=True,
@@ -246,11 +257,17 @@ async def look_at_health(bind: str) -> tuple[int, str]:
     return ended.returncode, (ended.stdout + ended.stderr).decode()
 
 
-async def test_the_healthcheck(nursery: trio.Nursery) -> None:
-    """0 while the loops keep their time, 1 when one is late."""
+async def test_the_healthcheck(nursery: trio.Nursery, tmp_path: Path) -> None:
+    """0 while the loops keep their time, 1 when one is late; for what else it asks, it brings the token."""
     liveness, config, over = Liveness(), Config(), trio.Event()
     config.bind = ["127.0.0.1:0"]
-    app = make_app(pushed=lambda _: None, own_url="http://localhost:8000", liveness=liveness)
+    app = make_app(
+        pushed=lambda _: None,
+        own_url="http://localhost:8000",
+        readiness=Readiness(),
+        liveness=liveness,
+        guard=Guard(admin_token="the admin's token"),
+    )
     (url,) = await nursery.start(partial(serve, app, config, shutdown_trigger=over.wait))
     bind = f"0.0.0.0:{url.rpartition(':')[2]}"
     assert await look_at_health(bind) == (0, '200 {"live": true, "reasons": {}}\n')
@@ -259,6 +276,15 @@ async def test_the_healthcheck(nursery: trio.Nursery) -> None:
     assert code == 1
     assert said.startswith("503 ")
     assert '"ticker"' in said
+    code, said = await look_at_health(bind, READY_PATH)
+    assert (code, said[:4]) == (1, "401 ")
+    (tmp_path / "token").write_text("the admin's token\n")
+    code, said = await look_at_health(bind, READY_PATH, WORKER_ADMIN_TOKEN_FILE=str(tmp_path / "token"))
+    assert (code, said) == (
+        1,
+        '503 {"ready": false, "reasons": {"service": "it has not started yet"}}\n',
+    )
+    assert await look_at_health(bind, READY_PATH, WORKER_ADMIN_TOKEN="the admin's token") == (code, said)
     over.set()
 
 
