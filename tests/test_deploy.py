@@ -14,6 +14,7 @@ from subprocess import DEVNULL
 from threading import Thread
 from typing import Any
 
+import attrs
 import pytest
 import trio
 import yaml
@@ -25,6 +26,7 @@ from hypercorn.trio import serve
 from tests.processes import TOO_LONG
 from trio_worker.cli import main
 from trio_worker.liveness import TOLERANCE, Liveness
+from trio_worker.probes import Probes
 from trio_worker.settings import VARIABLES, Settings
 from trio_worker.variables import defaults_of
 from trio_worker.web import make_app
@@ -37,6 +39,7 @@ DEPLOY = ROOT / "deploy"
 UNIT, HYPERCORN = DEPLOY / "systemd" / "trio-worker.service", DEPLOY / "systemd" / "hypercorn.conf"
 DOCKERFILE = (DEPLOY / "Dockerfile").read_text(encoding="utf-8")
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+OPERATING = (ROOT / "docs" / "operating.md").read_text(encoding="utf-8")
 
 NAMES = {variable.name for variable in VARIABLES}
 GRACE = defaults_of(Settings, "shutdown_grace")["shutdown_grace"]
@@ -309,3 +312,54 @@ async def test_the_healthcheck_of_what_does_not_answer() -> None:
     code, said = await look_at_health(f"0.0.0.0:{port}")
     assert code == 1
     assert said.startswith(f"no answer from port {port}: [Errno ")
+
+
+# --- The operator's page ----------------------------------------------------------------------------
+
+
+def test_each_command_of_the_page_exists() -> None:
+    """With its options."""
+    blocks = re.findall(r"(?ms)^```sh\n(.*?)^```", OPERATING)
+    lines = [*re.findall(r"`(trio-worker [^`\n]+)`", OPERATING), *"".join(blocks).splitlines()]
+    shown = [
+        match for line in lines if (match := re.search(r"(?:^|worker )trio-worker ([a-z]\w+)(.*)", line))
+    ]
+    assert len(shown) > 20
+    for command, rest in (match.groups() for match in shown):
+        known = {option for parameter in main.commands[command].params for option in parameter.opts}
+        assert set(re.findall(r"(?<!\S)--[a-z-]+", rest.partition("#")[0])) <= known, (command, rest)
+
+
+def test_each_link_of_the_page_leads_somewhere() -> None:
+    """Files, and headings of its own."""
+    headings = {
+        re.sub(r"[^a-z0-9 -]", "", heading.lower()).replace(" ", "-")
+        for heading in re.findall(r"(?m)^#+ (.*)$", OPERATING)
+    }
+    for target in re.findall(r"\]\(([^)]*)\)", OPERATING):
+        if target.startswith("#"):
+            assert target[1:] in headings, target
+        else:
+            assert (ROOT / "docs" / target).exists(), target
+
+
+def test_each_reason_is_explained() -> None:
+    """Those of `/readyz`, by their names."""
+    rows = re.findall(r"(?m)^\| `([a-z]+)` \|", OPERATING)
+    parts: dict[str, Any] = {
+        field.name: None for field in attrs.fields(Probes)
+    }  # only their names are asked for
+    assert sorted(rows) == sorted(Probes(**parts).questions())
+
+
+def test_a_drain_in_kubernetes_leaves_the_grace() -> None:
+    """Its hook ends while there is still time for what a SIGTERM begins."""
+    (pod,) = [
+        yaml.safe_load(block)
+        for block in re.findall(r"(?ms)^```yaml\n(.*?)^```", OPERATING)
+        if "preStop" in block
+    ]
+    _timeout, seconds, *command = pod["containers"][0]["lifecycle"]["preStop"]["exec"]["command"]
+    assert pod["terminationGracePeriodSeconds"] - int(seconds) >= GRACE + 5
+    assert command == ["trio-worker", "drain", "--wait"]
+    assert parse_unit(DEPLOY / "systemd" / "drain.conf")["KillSignal"] == "SIGUSR1"
