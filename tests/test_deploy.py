@@ -28,6 +28,7 @@ from trio_worker.cli import main
 from trio_worker.liveness import TOLERANCE, Liveness
 from trio_worker.probes import Probes
 from trio_worker.settings import VARIABLES, Settings
+from trio_worker.systemd import LOOK
 from trio_worker.variables import defaults_of
 from trio_worker.web import make_app
 from trio_worker.web.guard import Guard
@@ -180,6 +181,13 @@ def test_signals_reach_the_worker() -> None:
     assert directive("STOPSIGNAL") == "SIGTERM"
     # To hypercorn's parent alone, and to `run` alone: both stop their own.
     assert parse_unit(UNIT)["KillMode"] == "mixed"
+
+
+def test_systemd_hears_of_the_worker() -> None:
+    """By `run` only. Its patience is longer than that of `/livez`, and than the worker is silent."""
+    unit, hypercorn = parse_unit(UNIT), parse_unit(HYPERCORN)
+    assert (unit["Type"], hypercorn["Type"], hypercorn["WatchdogSec"]) == ("notify", "exec", "0")
+    assert float(unit["WatchdogSec"]) > max(TOLERANCE, 2 * LOOK)
 
 
 # --- The commands -----------------------------------------------------------------------------------
