@@ -160,6 +160,7 @@ def _compose() -> QuartTrio:
         counts=launch.pushes.counts,
         readiness=launch.pushes.readiness,
         liveness=launch.pushes.liveness,
+        status_page=launch.pushes.status_page,
     )
     # Quart cancels everything when it is over, `after_serving` itself included.
     composed.config["BACKGROUND_TASK_SHUTDOWN_TIMEOUT"] = launch.settings.shutdown_grace + MARGIN

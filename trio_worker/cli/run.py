@@ -78,6 +78,7 @@ async def _listen(launch: Launch, nursery: trio.Nursery, *, until: trio.Event) -
         counts=launch.pushes.counts,
         readiness=launch.pushes.readiness,
         liveness=launch.pushes.liveness,
+        status_page=launch.pushes.status_page,
     )
     try:
         await nursery.start(partial(serve, app, config, shutdown_trigger=until.wait))

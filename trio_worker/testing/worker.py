@@ -160,6 +160,7 @@ async def _pushing(worker: RunningWorker) -> AsyncIterator[None]:
         counts=worker.pushes.counts,
         readiness=worker.pushes.readiness,
         liveness=worker.pushes.liveness,
+        status_page=worker.pushes.status_page,
     )
     before = worker.webbuddy.push_url, worker.webbuddy.push_transport
     worker.webbuddy.push_url = worker.webbuddy.push_url or "http://worker.test:8001"
