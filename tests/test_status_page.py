@@ -131,7 +131,7 @@ async def serving(worker: RunningWorker) -> AsyncIterator[tuple[str, Way]]:
         [url] = await nursery.start(partial(serve, app, config, shutdown_trigger=stop.wait))
         way = Way(int(url.rpartition(":")[2]))
         [listener] = await trio.open_tcp_listeners(0, host="127.0.0.1")
-        nursery.start_soon(trio.serve_listeners, way.carry, [listener])
+        await nursery.start(trio.serve_listeners, way.carry, [listener])
         yield f"http://127.0.0.1:{listener.socket.getsockname()[1]}/", way
         stop.set()
         nursery.cancel_scope.cancel()
