@@ -15,6 +15,7 @@ from benchmarks import cores
 from benchmarks.calls import calls
 from benchmarks.concurrent import concurrent
 from benchmarks.figures import FULL, QUICK, Amounts, Figure, table
+from benchmarks.gentle import gentle
 from benchmarks.growth import growth
 from benchmarks.idle import idle
 from benchmarks.lines import lines
@@ -40,6 +41,7 @@ FIGURES: dict[str, Callable[[Amounts], list[Figure]]] = {
     "concurrent": concurrent,
     "processes": processes,
     "startup": startup,
+    "gentle": gentle,
 }
 PARTS = ("journal", "recovery", "command", "pool")
 """Figures of single parts: programs of their own with their own output, run when they are named."""

@@ -11,13 +11,25 @@ from pathlib import Path
 from benchmarks.cores import WORKERS
 from benchmarks.process import Process, start
 
-__all__ = ["CONTESTANTS", "DOCUMENTED", "LIMIT", "OURS", "PLAIN", "missing", "start_contestant", "start_ours"]
+__all__ = [
+    "CONTESTANTS",
+    "DOCUMENTED",
+    "LIMIT",
+    "OURS",
+    "PLAIN",
+    "folder",
+    "missing",
+    "start_contestant",
+    "start_ours",
+]
 
 OURS, DOCUMENTED, PLAIN, LIMIT = "trio-worker", "documented example", "plain httpx", "hand-written limit"
 CONTESTANTS = (DOCUMENTED, PLAIN, OURS, LIMIT)
 
 MODULES = {DOCUMENTED: "documented", PLAIN: "plain", LIMIT: "limit"}
 NEEDS = ("fastapi", "uvicorn", "requests")
+
+PASSWORD = "secret"  # noqa: S105 - the fast WebBuddy checks none
 
 ON_A_DISK = "/var/tmp"  # noqa: S108 - where /tmp is often memory, which would make the journal a cheap one
 
@@ -72,12 +84,13 @@ def start_ours(
     *,
     command: tuple[str, ...] = ("trio_worker", "run"),
     cores: list[int] = WORKERS,
+    password: str = PASSWORD,
 ) -> Iterator[Process]:
     """Start this worker, with everything as it is by default: the journal on disk, the log, the watchdog."""
     environ = {
         "WEBBUDDY_URL": url,
         "WORKER_USERNAME": "worker",
-        "WORKER_PASSWORD": "secret",
+        "WORKER_PASSWORD": password,
         "WORKER_HANDLER": "benchmarks.handler:handle",
         "WORKER_BIND": "127.0.0.1:0",
         "NUM_WORKERS": str(consumers),

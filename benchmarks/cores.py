@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-__all__ = ["REFEREE", "WORKERS", "describe", "pin", "several"]
+__all__ = ["ALL", "REFEREE", "WORKERS", "describe", "pin", "several"]
 
 
 def _usable() -> list[int]:
@@ -13,6 +13,9 @@ def _usable() -> list[int]:
 
 
 _CORES = _usable()
+
+ALL = _CORES
+"""Where several run that are not to be told apart."""
 
 REFEREE = _CORES[:1] if len(_CORES) > 1 else []
 """Where WebBuddy and the measuring program run. Empty: wherever the system likes."""

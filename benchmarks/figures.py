@@ -51,6 +51,8 @@ class Amounts:
         starts: How often something is started.
         short: Short queries, whose calls are counted.
         at_work: Queries that run at once.
+        gentle: Queries that a real WebBuddy is to be spared with.
+        gentle_consumers: How many consumers work on them.
     """
 
     rounds: int
@@ -72,6 +74,8 @@ class Amounts:
     starts: int
     short: int
     at_work: int
+    gentle: int
+    gentle_consumers: tuple[int, ...]
 
 
 FULL = Amounts(
@@ -94,6 +98,8 @@ FULL = Amounts(
     starts=7,
     short=500,
     at_work=1000,
+    gentle=600,
+    gentle_consumers=(5, 50),
 )
 
 QUICK = Amounts(
@@ -116,6 +122,8 @@ QUICK = Amounts(
     starts=1,
     short=20,
     at_work=10,
+    gentle=20,
+    gentle_consumers=(5,),
 )
 """To see that everything can be measured. The values mean nothing."""
 

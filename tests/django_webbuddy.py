@@ -4,7 +4,7 @@
 
 prints its URL on the first line of its output and serves until it is ended. Its database
 (SQLite, Django's defaults) and its log live in DIR; started again with the same DIR, it goes on
-with the same queries, tokens and accounts.
+with the same queries, tokens and accounts. A database of PostgreSQL's lives where --postgres says.
 
 The contract suite runs against it, so that the embedded WebBuddy is checked against what these
 packages really do and not against what somebody thinks they do. Written from the description of
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import threading
 from datetime import timedelta
 from pathlib import Path
@@ -42,6 +43,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--refresh-lifetime", type=float, default=7 * 24 * 3600, metavar="SECONDS")
     parser.add_argument("--rotate", action="store_true", help="ROTATE_REFRESH_TOKENS, with the blacklist")
     parser.add_argument("--debug", action="store_true", help="DEBUG: error pages of up to 100 kB")
+    parser.add_argument("--postgres", default="", metavar="FOLDER", help="of a PostgreSQL's socket")
+    parser.add_argument("--processes", type=int, default=1, help="that share the port, threads in each")
+    parser.add_argument("--middleware", default="", metavar="NAME", help="one more, around all others")
     return parser.parse_args()
 
 
@@ -57,6 +61,13 @@ class WebBuddyConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
 
+POSTGRES = {
+    "ENGINE": "django.db.backends.postgresql",
+    "HOST": ARGUMENTS.postgres,
+    "NAME": "postgres",
+    "USER": "webbuddy",
+}
+
 BLACKLIST = ["rest_framework_simplejwt.token_blacklist"] if ARGUMENTS.rotate else []
 
 settings.configure(
@@ -71,11 +82,19 @@ settings.configure(
         *BLACKLIST,
         WebBuddyConfig("webbuddy", __import__(__name__)),
     ],
-    MIDDLEWARE=["django.middleware.locale.LocaleMiddleware", "django.middleware.common.CommonMiddleware"],
+    MIDDLEWARE=[
+        *filter(None, [ARGUMENTS.middleware]),
+        "django.middleware.locale.LocaleMiddleware",
+        "django.middleware.common.CommonMiddleware",
+    ],
     # No options: these are what every new project starts with. In particular the journal mode is
     # "delete" and the time-out 5 s, and transactions begin DEFERRED. Why that makes claims fail
     # at once is told at `claim_next`.
-    DATABASES={"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": DATABASE}},
+    DATABASES={
+        "default": POSTGRES
+        if ARGUMENTS.postgres
+        else {"ENGINE": "django.db.backends.sqlite3", "NAME": DATABASE}
+    },
     # The default takes half a second of CPU for each log-in.
     PASSWORD_HASHERS=["django.contrib.auth.hashers.MD5PasswordHasher"],
     LANGUAGE_CODE="ru",
@@ -395,7 +414,7 @@ def push(query_id: int) -> None:
 
 def create_database() -> None:
     """Create the tables, two projects and three accounts; keep what an earlier start left."""
-    if DATABASE.exists():
+    if Query._meta.db_table in connection.introspection.table_names():
         return
     with connection.schema_editor() as editor:
         for model in apps.get_models(include_auto_created=True):
@@ -426,6 +445,10 @@ def main() -> None:
     server.set_app(get_wsgi_application())
     ARGUMENTS.url = f"http://{ARGUMENTS.host}:{server.server_address[1]}"
     print(ARGUMENTS.url, flush=True)
+    connection.close()  # it must not be shared
+    for _ in range(ARGUMENTS.processes - 1):
+        if os.fork() == 0:
+            break
     server.serve_forever()
 
 

@@ -14,6 +14,8 @@ import pytest
 import trio
 
 from tests.processes import TOO_LONG, WorkerProcess, start_worker
+from trio_worker.orders import order_drain
+from trio_worker.state_folder import Address, StateFolder
 from trio_worker.testing import StoredQuery, WebBuddy, serve_webbuddy
 
 HYPERCORN = ("-m", "hypercorn", "trio_worker.asgi:app")
@@ -141,6 +143,25 @@ async def test_a_stop_is_graceful(tmp_path: Path, workers: str, whom: str) -> No
     assert [query.statuses for query in queries] == [["queued", "in_progress", "done"]] * processes
     assert late.status == "queued"
     assert worker.output.count('"stopped"') == processes
+    assert "Traceback" not in worker.output
+
+
+async def test_a_drain_of_all_processes(tmp_path: Path) -> None:
+    """Hypercorn's parent would stop the others with the first that ends: that one waits for them."""
+    webbuddy = WebBuddy()
+    async with running(tmp_path, webbuddy, "--workers", "2", processes=2, NUM_WORKERS="2") as worker:
+        queries = [webbuddy.add_query(name) for name in ("one", "two")]
+        await at_work(webbuddy, *queries)
+        folder = StateFolder(tmp_path / "state", Address(webbuddy.url, "worker"))
+        assert len(order_drain(folder)) == 2
+        await worker.until(lambda line: worker.output.count('"draining') == 2)
+        (tmp_path / "one").touch()
+        await worker.until(lambda line: "waiting for the other processes that drain" in line)
+        late = webbuddy.add_query("late", push=False)
+        (tmp_path / "two").touch()
+        await worker.wait()
+    assert [query.statuses for query in queries] == [["queued", "in_progress", "done"]] * 2
+    assert late.status == "queued"
     assert "Traceback" not in worker.output
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import throughput
+from benchmarks import postgres, throughput
 from benchmarks.__main__ import FIGURES
 from benchmarks.calls import calls_of_a_query
 from benchmarks.contestants import CONTESTANTS, OURS, missing, start_contestant
@@ -30,7 +30,7 @@ def assert_measured(figures: list[Figure]) -> None:
         assert (figure.reached is not None) == bool(figure.reach), figure
 
 
-@pytest.mark.parametrize("name", sorted(FIGURES.keys() - {"processes"}))
+@pytest.mark.parametrize("name", sorted(FIGURES.keys() - {"processes", "gentle"}))
 def test_each_figure_is_measured(name: str) -> None:
     """Over real processes, with small counts."""
     assert_measured(FIGURES[name](QUICK))
@@ -43,6 +43,17 @@ def test_two_processes_are_measured_or_it_is_said_why_not() -> None:
         assert [figure.measured for figure in figures] == ["not measured: fewer than four cores"]
     else:
         assert_measured(figures)
+
+
+def test_a_real_webbuddy_is_measured_or_it_is_said_why_not() -> None:
+    """On SQLite always; on PostgreSQL, where none of our calls may fail, if that is installed."""
+    on_sqlite, on_postgres = (FIGURES["gentle"](QUICK)[part] for part in (slice(2), slice(2, None)))
+    assert_measured(on_sqlite)
+    if postgres.missing() is None:
+        assert_measured(on_postgres)
+        assert [figure.measured for figure in on_postgres[:2]] == ["0", "0"]
+    else:
+        assert [figure.measured for figure in on_postgres] == [f"not measured: {postgres.missing()}"]
 
 
 def test_throughput_is_measured() -> None:

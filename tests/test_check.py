@@ -9,7 +9,6 @@ import sys
 import time
 from pathlib import Path
 
-import httpx
 import pytest
 import trio
 
@@ -17,6 +16,7 @@ from tests.commands import Ended, environment, run_command
 from tests.processes import TOO_LONG, start_worker
 from trio_worker.disk_kind import disk_warning, read_mounts
 from trio_worker.journal_file import Entry, JournalFile
+from trio_worker.orders import pause
 from trio_worker.query import Query
 from trio_worker.state_folder import Address, StateFolder
 from trio_worker.testing import WebBuddy, serve_webbuddy
@@ -271,16 +271,12 @@ async def test_the_worker_runs_already(tmp_path: Path) -> None:
             said = f"✓ push endpoint {bind} has a worker that runs already, and is ready"
             assert line(ended, "push endpoint").startswith(said)
         bind = worker.url.removeprefix("http://")
-        webbuddy.fail_next(503, calls=1000, endpoint="claim_next")
-        async with httpx.AsyncClient(trust_env=False) as client:
-            await client.post(f"{worker.url}/api/process-query", json={"query_id": 1})
-        await worker.until(lambda line: "no query can be claimed" in line)
+        pause(StateFolder(tmp_path / "state", Address(url, "worker")))
+        await worker.until(lambda line: "paused" in line)
         ended = await run_command(tmp_path, "check", webbuddy_url=url, WORKER_BIND=bind)
     assert ended.code == 0, ended.out
     assert line(ended, "push endpoint").startswith(f"! push endpoint {bind} has a worker that runs already,")
-    assert "and is not ready: POST /api/queries/claim_next/: WebBuddy answered 503" in line(
-        ended, "push endpoint"
-    )
+    assert line(ended, "push endpoint").endswith("and is not ready: it is paused: nothing new is taken")
 
 
 async def test_the_port_is_webbuddys_own(tmp_path: Path) -> None:

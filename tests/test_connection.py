@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import math
 import os
+import socket
 import ssl
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from functools import partial
@@ -64,7 +66,7 @@ class Wire(trio.abc.Stream):
 
 
 def on(wire: Wire) -> Connection:
-    return Connection(wire, lambda: False)
+    return Connection(wire, lambda: False, lambda: None)
 
 
 def request(method: str = "GET", content: bytes | None = None, **headers: str) -> httpx.Request:
@@ -695,3 +697,42 @@ async def test_a_large_request_is_sent_whole(authority: trustme.CA) -> None:
             assert response.status_code == 200
             assert connection.usable_for == math.inf
             await connection.aclose()
+
+
+@pytest.mark.parametrize(
+    ("pieces", "times"),
+    [([OK], 0), ([OK[:-2], OK[-2:]], 1), ([OK[:9], OK[9:-1], OK[-1:]], 2)],
+    ids=["whole", "head and body", "three"],
+)
+async def test_pieces_of_an_answer_are_acknowledged_at_once(
+    pieces: list[bytes | Exception], times: int
+) -> None:
+    """A server that follows Nagle sends the next one only then. A whole answer costs nothing more."""
+    acknowledged: list[int] = []
+    wire = Wire(pieces)
+    connection = Connection(wire, lambda: False, lambda: acknowledged.append(len(wire.pieces)))
+    await connection.exchange(request(), longest=LONGEST)
+    assert len(acknowledged) == times
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere there is no such option")
+async def test_the_system_acknowledges_the_pieces_at_once() -> None:
+    """Else it waits for 40 ms, from the second exchange on: it hopes to send that along with a request."""
+
+    async def answer_in_pieces(stream: trio.SocketStream) -> None:
+        stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 0)  # as Python's servers, unlike Trio's
+        while await stream.receive_some(1_000):
+            await stream.send_all(OK[:-2])
+            await stream.send_all(OK[-2:])
+
+    with trio.fail_after(60):
+        async with serve(answer_in_pieces) as port:
+            connection = await open_connection(httpx.URL(f"http://127.0.0.1:{port}"), None)
+            took = []
+            for _ in range(30):
+                began = trio.current_time()
+                await connection.exchange(request(), longest=LONGEST)
+                took.append(trio.current_time() - began)
+            await connection.aclose()
+    # The first are acknowledged at once anyway. 40 ms is the least that Linux waits: one proves it.
+    assert min(took[-10:]) < 0.03

@@ -7,7 +7,7 @@ import socket
 import ssl
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import Any
 
@@ -20,6 +20,7 @@ from structlog.typing import EventDict
 from trio.testing import MockClock
 
 from trio_worker.web import make_app
+from trio_worker.web.connections import MOST
 from trio_worker.web.hypercorn_fixes import install
 
 PUSH = json.dumps({"query_id": 7, "webbuddy_url": "http://localhost:8000"}).encode()
@@ -113,6 +114,49 @@ async def test_an_idle_connection_is_closed(requests: bytes, clock: MockClock) -
         await stream.send_all(requests)
         assert (await read_all(stream)).count(b'{"status": "accepted"}') == len(requests) // len(KEEP)
         assert trio.current_time() - start == pytest.approx(7, abs=1)
+
+
+async def test_a_client_that_has_gone_leaves_nothing_behind(clock: MockClock) -> None:
+    """Its tasks end with its connection: the clock for idle ones does not run on."""
+    async with serving(keep_alive_timeout=3_600) as server:
+        await trio.sleep(1)
+        before = trio.lowlevel.current_statistics().tasks_living
+        for _ in range(10):
+            stream = await server.connect()
+            await stream.send_all(KEEP)
+            await stream.receive_some()
+            await stream.aclose()
+        await trio.sleep(1)
+        assert trio.lowlevel.current_statistics().tasks_living == before
+
+
+async def test_a_client_that_goes_in_the_middle_of_its_answer_leaves_nothing_behind(clock: MockClock) -> None:
+    """The same for one that does not wait for the end of its answer."""
+    async with serving(keep_alive_timeout=3_600) as server:
+        await trio.sleep(1)
+        before = trio.lowlevel.current_statistics().tasks_living
+        for _ in range(50):
+            stream = await server.connect()
+            await stream.send_all(KEEP)
+            await stream.receive_some(20)
+            await trio.aclose_forcefully(stream)
+        await trio.sleep(1)
+        assert trio.lowlevel.current_statistics().tasks_living == before
+
+
+async def test_idle_connections_do_not_keep_a_push_out(clock: MockClock) -> None:
+    """Hundreds that say nothing: as many as there are places get in, and a push does all the same."""
+    async with serving(keep_alive_timeout=3_600) as server, AsyncExitStack() as idle:
+        await trio.sleep(1)
+        before = trio.lowlevel.current_statistics().tasks_living
+        for _ in range(MOST + 200):
+            await idle.enter_async_context(await server.connect())
+        await trio.sleep(0.5)
+        # Its own, and hypercorn's clock.
+        assert trio.lowlevel.current_statistics().tasks_living == before + 2 * MOST
+        start = trio.current_time()
+        await server.answers()
+        assert trio.current_time() - start < 10
 
 
 async def test_an_idle_connection_does_not_hold_up_the_shutdown(clock: MockClock) -> None:

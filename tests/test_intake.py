@@ -16,6 +16,7 @@ from trio.testing import MockClock
 from tests.tapped import Body, TappedWebBuddy
 from trio_worker import Context, Query, clock
 from trio_worker.errors import AccessDenied
+from trio_worker.intake import LONGEST_KNOCK
 from trio_worker.testing import WebBuddy, open_worker, trio_time
 
 RARELY = 86_400.0
@@ -91,7 +92,10 @@ async def test_a_second_outage_is_said_again(autojump_clock: MockClock, events: 
 
 @pytest.mark.parametrize("trouble", ["503", "down", "hang", "refused", "html 404", "redirect"])
 async def test_claims_back_off_up_to_a_minute_and_come_back(trouble: str, autojump_clock: MockClock) -> None:
-    """Fifty consumers, pushes all the time: an hour's outage costs some hundred claims, not thousands."""
+    """Fifty consumers, pushes all the time: an hour's outage costs some hundred claims, not 180 000.
+
+    Where nobody answers at all, it is tried every two seconds: that is no claim.
+    """
     tries: list[float] = []
 
     def count(request: object) -> None:
@@ -111,15 +115,15 @@ async def test_claims_back_off_up_to_a_minute_and_come_back(trouble: str, autoju
             await trio.sleep(1)
         during = tries[begin:]
         # 50: at first each consumer may have had a claim of its own under way.
-        assert 3600 / 70 < len(during) < 50 + 250
+        most, gap = (60, 67) if trouble != "down" else (LONGEST_KNOCK, LONGEST_KNOCK + 0.1)
+        assert 3600 / 1.2 / most < len(during) < 50 + 15_000 / most
         gaps = [later - earlier for earlier, later in itertools.pairwise(during)]
-        assert max(gaps) < 67
-        assert max(gaps) > 30
+        assert most / 2 < max(gaps) < gap
         webbuddy.faults.clear()
         webbuddy.down = webbuddy.hang = False
         await trio.sleep(1)  # what hung is carried out now, for callers who have long gone
         query = webbuddy.add_query("after")
-        with trio.fail_after(70):
+        with trio.fail_after(most + 10):
             await webbuddy.until(lambda: query.status == "done")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +11,9 @@ import trio
 from trio.testing import MockClock
 
 from trio_worker import Context, Query, QueryFailed, RetryLater, clock
+from trio_worker.orders import pause
 from trio_worker.overview import MOST_PLACES
+from trio_worker.state_folder import Address, StateFolder
 from trio_worker.testing import RunningWorker, WebBuddy, open_worker, trio_time
 
 JSON = {"Content-Type": "application/json"}
@@ -154,6 +157,17 @@ async def test_a_drain_and_a_stop(autojump_clock: MockClock) -> None:
         assert not worker.pushes.status_page.snapshots.over.is_set()
         await worker.ended.wait()
         assert worker.pushes.status_page.snapshots.over.is_set()
+
+
+async def test_it_is_paused(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """That is an operator's will, and no illness."""
+    async with open_worker(handle, state_dir=tmp_path, max_processing_time=600) as worker:
+        await trio.sleep(5)
+        worker.webbuddy.add_query("answer 100")
+        await trio.sleep(5)
+        pause(StateFolder(tmp_path, Address(worker.settings.webbuddy_url, worker.settings.username)))
+        await trio.sleep(5)
+        assert state(worker) == ("fair", "Paused", "nothing new is taken, 1 query is still at work.")
 
 
 async def test_a_dead_letter_has_its_number(autojump_clock: MockClock) -> None:

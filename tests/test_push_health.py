@@ -128,3 +128,19 @@ async def test_how_often_is_polled_at_most(interval: float, least: float, autoju
     assert intervals[0] == interval
     assert min(intervals) == intervals[-1] == least
     assert [health.next_interval() for _ in range(20)][-1] == interval
+
+
+async def test_a_backlog_of_queries_that_were_pushed(
+    autojump_clock: MockClock, events: list[EventDict]
+) -> None:
+    """All consumers are busy for long: others are between them, but pushes do come."""
+    async with open_worker(quick, polling_interval=INTERVAL, num_workers=1) as worker:
+        health = worker.pushes.health
+        await worker.ask("pushed")
+        for number in range(2, 10 * MANY):
+            await trio.sleep(INTERVAL)
+            named = number % 2 == 0
+            created = datetime.fromtimestamp(1e9 + trio.current_time(), UTC)
+            query = Query(id=number, project=1, query_text="text", query_created=created)
+            health.found(query, named=named, server_now=1e9 + trio.current_time())
+    assert said(events, BROKEN) == 0

@@ -237,3 +237,41 @@ def check_log(query: StoredQuery) -> None:
     numbers = [int(number) for number in LINE.findall(" ".join(entries))]
     for earlier, later in itertools.pairwise(numbers):
         assert later == earlier + 1 or later == 0, numbers
+
+
+async def test_nobody_waits_for_the_network_twice(autojump_clock: MockClock) -> None:
+    """A second for each call, no time for the handlers: each query keeps its consumer for its claim alone.
+
+    Its log and its result travel beside the next ones; by the last of them no query had waited for any.
+    """
+
+    async def quick(query: Query, ctx: Context) -> str:
+        return "ok"
+
+    webbuddy = WebBuddy(now=trio_time(), slow=1)
+    for number in range(100):
+        webbuddy.add_query(f"query {number}", push=False)
+    async with open_worker(quick, webbuddy=webbuddy, num_workers=1):
+        await webbuddy.until(lambda: not webbuddy.with_status("queued"))
+        taken = trio.current_time()
+        await webbuddy.until(webbuddy.all_ended)
+    assert taken <= 2 + 100  # the log-in, and the call that tells WebBuddy's clock
+    assert trio.current_time() <= taken + 3  # a log entry and a result
+
+
+async def test_what_was_worked_on_leaves_nothing_behind(autojump_clock: MockClock) -> None:
+    """As many tasks, and as much to remember, after 300 queries as after 3."""
+
+    async def counted() -> tuple[int, int, int]:
+        await trio.sleep(1000)
+        statistics = trio.lowlevel.current_statistics()
+        return statistics.tasks_living, len(worker.journal.entries), len(worker.pushes.announced.unclaimed)
+
+    async with open_worker(answer) as worker:
+        for _ in range(3):
+            await worker.ask("query")
+        before = await counted()
+        for _ in range(297):
+            worker.webbuddy.add_query("query")
+        await worker.webbuddy.until(worker.webbuddy.all_ended)
+        assert await counted() == before

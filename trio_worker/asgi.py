@@ -4,6 +4,7 @@ Hypercorn runs this in each of its processes. By itself it would serve on when t
 stop gracefully only when SIGTERM goes to its parent alone; so the service looks after its process here:
 
 - SIGTERM and SIGINT are received here as well, whoever else got them, and so is the parent's death.
+- SIGUSR1 drains it, as `trio-worker drain` does. For the parent it is deadly.
 - When the service has ended and hypercorn has not been told to stop, the process is ended.
 
 Importing this module reads the environment and imports the handler. What is wrong with them is said in
@@ -27,9 +28,10 @@ from hypercorn.utils import check_multiprocess_shutdown_event
 from quart_trio import QuartTrio
 
 from trio_worker.errors import SettingsError
-from trio_worker.launch import BUG, WRONG_SETTINGS, Launch, explain, leave_by_force
+from trio_worker.launch import BUG, WRONG_SETTINGS, Launch, explain, leave_by_force, state_folder
+from trio_worker.orders import draining
 from trio_worker.stop import Stop
-from trio_worker.web import hypercorn_fixes, make_app
+from trio_worker.web import hypercorn_fixes
 
 __all__ = ["app"]
 
@@ -88,18 +90,39 @@ class Host:
         with trio.move_on_after(1):
             await self._told.wait()
             return
+        if self._launch.processes > 1 and await self._is_told_before_all_are_drained():
+            return
         # By the signal's own default, so that hypercorn's parent does not start another in its place.
         signal.signal(self._last_signal, signal.SIG_DFL)
         os.kill(os.getpid(), self._last_signal)
 
+    async def _is_told_before_all_are_drained(self) -> bool:
+        """Wait for the other processes that drain: with the first that ends hypercorn's parent stops all.
+
+        Returns:
+            Whether hypercorn has told us to stop before that.
+        """
+        folder, said = state_folder(self._launch.settings), False
+        while await trio.to_thread.run_sync(draining, folder):
+            if not said:
+                log.info("waiting for the other processes that drain")
+                said = True
+            with trio.move_on_after(1):
+                await self._told.wait()
+                return True
+        return False
+
     async def _obey_signals(self, stop: Stop, task_status: trio.TaskStatus[None]) -> None:
         # Each of them stops; hypercorn's parent repeats signals by itself, so a second one says nothing.
-        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGUSR1) as signals:
             stop.notice_signals(signal.SIGTERM, signal.SIGINT, now_from=None)
             task_status.started()
             async for number in signals:
-                self._last_signal = signal.Signals(number)
-                stop.ask()
+                if number == signal.SIGUSR1:
+                    stop.drain()
+                else:
+                    self._last_signal = signal.Signals(number)
+                    stop.ask()
 
 
 async def _obey_parent(shutdown: Event, stop: Stop) -> None:
@@ -154,14 +177,7 @@ def _compose() -> QuartTrio:
         # Hypercorn has no flag for this one.
         config.shutdown_timeout = max(config.shutdown_timeout, launch.settings.shutdown_grace + MARGIN)
     hypercorn_fixes.install()
-    composed = make_app(
-        pushed=launch.pushes.pushed,
-        own_url=launch.settings.webbuddy_url,
-        counts=launch.pushes.counts,
-        readiness=launch.pushes.readiness,
-        liveness=launch.pushes.liveness,
-        status_page=launch.pushes.status_page,
-    )
+    composed = launch.app(config.bind if config is not None else ())
     # Quart cancels everything when it is over, `after_serving` itself included.
     composed.config["BACKGROUND_TASK_SHUTDOWN_TIMEOUT"] = launch.settings.shutdown_grace + MARGIN
     host = Host(launch, shutdown)

@@ -50,7 +50,7 @@ async def open_connection(url: httpx.URL, context: ssl.SSLContext | None) -> Con
         stream = await connect(url.raw_host.decode("ascii"), port)
     except (OSError, UnicodeError) as error:  # the latter for a name that can't be one
         raise httpx.ConnectError(_said(error)) from error
-    connection = Connection(stream, stream.is_readable)
+    connection = Connection(stream, stream.is_readable, stream.acknowledge)
     if context is not None:
         try:
             await connection.secure(context, url.host)
@@ -68,16 +68,22 @@ class Connection:
     Args:
         stream: What is sent and received through.
         is_readable: Whether anything has come, or its end.
+        acknowledge: Tells the server at once that what was sent has come. Called where an answer comes in
+            pieces: Django's runserver sends its head, and by Nagle's algorithm the body only when
+            the head is acknowledged. The system would do that 40 ms later: 44 ms a call, instead of 2.
 
     Attributes:
         usable_for: Seconds for which it may wait for another request: 0 when it takes none, infinity where
             the server has not said.
     """
 
-    def __init__(self, stream: trio.abc.Stream, is_readable: Callable[[], bool]) -> None:
+    def __init__(
+        self, stream: trio.abc.Stream, is_readable: Callable[[], bool], acknowledge: Callable[[], None]
+    ) -> None:
         self._wire = _Wire(stream)
         self._stream: trio.abc.Stream = self._wire
         self._is_readable = is_readable
+        self._acknowledge = acknowledge
         self._is_secure = False
         self.usable_for = 0.0
 
@@ -172,6 +178,8 @@ class Connection:
             except trio.BrokenResourceError as error:
                 raise httpx.ReadError(_said(error)) from error
             answer.feed(data)
+            if not answer.is_complete:
+                self._acknowledge()
 
     async def _holds_more(self) -> bool:
         """Whether TLS has anything that came with the answer: another one, or a goodbye."""

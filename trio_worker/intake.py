@@ -28,6 +28,8 @@ __all__ = ["Intake"]
 log = structlog.get_logger(__name__)
 
 LONGEST_PAUSE = 60.0  # seconds between two tries while WebBuddy is down
+LONGEST_KNOCK = 2.0
+"""The same while there is not even a connection: to try costs WebBuddy nothing."""
 BUSY_TRIES = 6  # plain 500s in a row that are still no outage: about two seconds
 
 
@@ -183,12 +185,12 @@ class Intake:
     async def _sit_out(self, error: WebBuddyError) -> Held | None:
         """Try alone until a claim gets through. Cancelled or interrupted, it lets the others try."""
         began = trio.current_time()
-        pauses = Backoff(first=1.0, most=LONGEST_PAUSE)
+        pauses, knocks = Backoff(first=1.0, most=LONGEST_PAUSE), Backoff(first=1.0, most=LONGEST_KNOCK)
         try:
             while True:
                 self._note(error)
                 with self._registered(self._idle):
-                    await self._pulse.sleep(self._pause(error, pauses))
+                    await self._pulse.sleep(self._pause(error, pauses, knocks))
                 self._pulse.rest()
                 if self._backlog.has_something or not self._gates_are_open:
                     return None
@@ -231,10 +233,13 @@ class Intake:
     def _is_first_refusal(self, error: WebBuddyError) -> bool:
         return isinstance(error, AccessDenied) and not self._webbuddy.logged_in
 
-    def _pause(self, error: WebBuddyError, pauses: Backoff) -> float:
+    def _pause(self, error: WebBuddyError, pauses: Backoff, knocks: Backoff) -> float:
         if isinstance(error, AccessDenied):
             return REFUSAL_HOLDS
-        return pauses.next(error.retry_after if isinstance(error, Unavailable) else None)
+        if not isinstance(error, Unavailable):
+            return pauses.next()
+        nothing_was_sent = error.status is None and not error.maybe_done
+        return (knocks if nothing_was_sent else pauses).next(error.retry_after)
 
     async def _claim(self) -> Held | None:
         held = None

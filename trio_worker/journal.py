@@ -18,6 +18,7 @@ from trio_worker.gate import Gate
 from trio_worker.journal_file import Contents, Entry, LostClaim, Statement, Tombstone, describe
 from trio_worker.journal_rows import fact
 from trio_worker.journal_writer import CLOSE_SECONDS, LAZY, Collector, JournalWriter, Receipt
+from trio_worker.orders import Orders
 from trio_worker.runners import Runner
 from trio_worker.settings import JournalSync
 from trio_worker.state_folder import StateFolder
@@ -69,8 +70,8 @@ async def open_journal(
 class Journal:
     """What this process holds.
 
-    All but `claiming`, `take_over`, `held_here` and `revived` is synchronous: it queues, in order, and may be
-    called in cancelled code.
+    All but `claiming`, `take_over`, `held_here`, `orders` and `revived` is synchronous: it queues, in order,
+    and may be called in cancelled code.
 
     Attributes:
         entries: By their names: all that is held, dead letters too.
@@ -269,6 +270,14 @@ class Journal:
         except sqlite3.Error as error:
             raise JournalIllError(describe(error)) from error
         return self._take_in(found)
+
+    async def orders(self) -> Orders:
+        """Read what an operator wants this process to do.
+
+        Raises:
+            JournalError: The folder can't be read.
+        """
+        return await self._runner(self._own.orders)
 
     async def held_here(self) -> set[int]:
         """Read the numbers of the queries that any process of this folder holds, but for dead letters.

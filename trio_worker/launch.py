@@ -12,6 +12,7 @@ from pathlib import Path
 import attrs
 import structlog
 import trio
+from quart_trio import QuartTrio
 
 from trio_worker import event_log
 from trio_worker.capture import Capture
@@ -19,6 +20,7 @@ from trio_worker.disk_kind import disk_warning, read_mounts
 from trio_worker.environment import read_environment, unreadable_lines
 from trio_worker.errand import Errand
 from trio_worker.errors import AccessDenied, JournalError, SettingsError
+from trio_worker.exposure import exposures, open_doors
 from trio_worker.handlers.child import kill_children
 from trio_worker.handlers.kinds import find_handler
 from trio_worker.handlers.loading import Handler
@@ -32,6 +34,7 @@ from trio_worker.settings import Settings, named_handler
 from trio_worker.state_folder import Address, StateFolder
 from trio_worker.stop import Stop
 from trio_worker.watchdog import watchdog
+from trio_worker.web import Guard, make_app
 from trio_worker.webbuddy import WebBuddyClient, open_webbuddy
 
 __all__ = [
@@ -94,7 +97,8 @@ class Launch:
         if settings is None or problems:
             raise SettingsError([*problems, *_handler_problems(environ, directory), *warnings])
         event_log.configure(settings.log_level, settings.log_format)
-        warnings += tuple(mask_variables(settings.mask, environ))
+        masks.know("own tokens", settings.push_token, settings.admin_token)
+        warnings += (*mask_variables(settings.mask, environ), *exposures(settings))
         try:
             capture = Capture(settings.capture, settings.log_level)
             most = settings.num_workers
@@ -107,6 +111,24 @@ class Launch:
     def consumers(self) -> int:
         """How many consumers this process has."""
         return self.settings.share_of(self.processes)
+
+    def app(self, binds: Iterable[str]) -> QuartTrio:
+        """Make the app that listens for this worker.
+
+        Args:
+            binds: Where it will, for a warning in the log if that is open to others.
+        """
+        for warning in open_doors(self.settings, binds):
+            log.warning(warning)
+        return make_app(
+            pushed=self.pushes.pushed,
+            own_url=self.settings.webbuddy_url,
+            counts=self.pushes.counts,
+            readiness=self.pushes.readiness,
+            liveness=self.pushes.liveness,
+            status_page=self.pushes.status_page,
+            guard=Guard(self.settings.push_token, self.settings.admin_token),
+        )
 
     def stop(self) -> Stop:
         """Make the stop that `serve` obeys."""

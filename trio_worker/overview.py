@@ -19,6 +19,7 @@ from trio_worker.journal import Journal
 from trio_worker.journal_file import Entry
 from trio_worker.left_behind import LeftBehind
 from trio_worker.lost_claims import LostClaims
+from trio_worker.pause import PAUSED
 from trio_worker.push_health import PushHealth
 from trio_worker.settings import Settings
 from trio_worker.stop import Stop
@@ -116,6 +117,8 @@ class Overview:
         if self.stop.asked.is_set():
             word = "Stopping" if self.stop.limited.is_set() else "Draining"
             return "fair", word, f"nothing new is taken, {_queries(self._busy)} still at work"
+        if list(unready.values()) == [PAUSED]:
+            return "fair", "Paused", f"nothing new is taken, {_queries(self._busy)} still at work"
         if unready:
             return "bad", "Takes nothing new", _listed(unready)
         level, webbuddy = self._webbuddy()

@@ -13,6 +13,7 @@ from trio_worker.intake import Intake
 from trio_worker.journal import Journal
 from trio_worker.left_behind import LeftBehind
 from trio_worker.liveness import Liveness
+from trio_worker.pause import Pause
 from trio_worker.recovery import MOST_ASIDE, Recovery
 from trio_worker.reporting import Deliveries
 from trio_worker.stop import Stop
@@ -36,6 +37,7 @@ class Probes:
         deliveries: How much waits to be reported.
         recovery: Whether what was held before is taken up.
         backlog: Whether a query has to run alone.
+        pause: Whether an operator has paused it.
         left_behind: How many handlers run on that were given up.
     """
 
@@ -46,6 +48,7 @@ class Probes:
     deliveries: Deliveries
     recovery: Recovery
     backlog: Backlog
+    pause: Pause
     left_behind: LeftBehind
 
     def questions(self) -> dict[str, Callable[[], str | None]]:
@@ -55,6 +58,7 @@ class Probes:
         """
         return {
             "service": self._service,
+            "pause": lambda: self.pause.problem,
             "login": self._login,
             "webbuddy": self._webbuddy,
             "journal": lambda: self.journal.illness,

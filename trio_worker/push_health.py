@@ -70,8 +70,7 @@ class PushHealth:
     def heard(self) -> None:
         """A push has come."""
         self.last_at = trio.current_time()
-        self.missed = 0
-        self._missed_since = math.inf
+        self._forget_missed()
         if self.is_broken:
             self.is_broken = False
             self._interval = self._usual
@@ -85,7 +84,10 @@ class PushHealth:
             named: Whether a push had named it.
             server_now: WebBuddy's clock, in seconds since the epoch.
         """
-        if named or not self._is_new(query, server_now):
+        if named:
+            self._forget_missed()
+            return
+        if not self._is_new(query, server_now):
             return
         now = trio.current_time()
         self._found = True
@@ -106,6 +108,10 @@ class PushHealth:
             self._interval = min(self._usual, max(least, wanted))
         self._found = False
         return self._interval
+
+    def _forget_missed(self) -> None:
+        self.missed = 0
+        self._missed_since = math.inf
 
     def _is_new(self, query: Query, server_now: float) -> bool:
         if query.query_created is None:

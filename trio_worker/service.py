@@ -25,6 +25,7 @@ from trio_worker.left_behind import LeftBehind
 from trio_worker.liveness import Liveness
 from trio_worker.lost_claims import LostClaims
 from trio_worker.overview import Overview
+from trio_worker.pause import LOOK_FOR_ORDERS, Pause
 from trio_worker.phrases import phrases
 from trio_worker.probes import Probes
 from trio_worker.projects import Projects
@@ -91,6 +92,7 @@ async def run_service(
     abandon: Callable[[], None],
     call_plain: PlainCall = in_a_thread,
     look_around_every: float = LOOK_AROUND,
+    look_for_orders_every: float = LOOK_FOR_ORDERS,
     errand: Errand | None = None,
 ) -> None:
     """Claim queries, work on them and report them, until the stop is asked for.
@@ -118,6 +120,7 @@ async def run_service(
         abandon: Called when the stop is over and a handler still runs: must end the process.
         call_plain: How a plain handler is called; for virtual time.
         look_around_every: Seconds between two looks for neighbours that have died; for virtual time.
+        look_for_orders_every: The same for what an operator orders.
         errand: What is to be done before it stops by itself; None: it runs until it is stopped.
 
     Raises:
@@ -181,6 +184,12 @@ async def run_service(
                 know=deliveries.know,
                 shares_tombstones=settings.on_crash == "requeue",
             )
+            pause = Pause(
+                journal=journal,
+                stop=stop,
+                every=look_for_orders_every,
+                pulse=pulse("orders"),
+            )
             intake = Intake(
                 webbuddy=webbuddy,
                 claims=claims,
@@ -195,10 +204,12 @@ async def run_service(
                     recovery.room,
                     backlog.gate,
                     left_behind.gate,
+                    pause.gate,
                 ),
                 aside=recovery.offer,
                 errand=errand,
             )
+            pause.give_up = intake.give_up
             left_behind.too_many, left_behind.enough_ended = intake.give_up, backlog.look_again
             history = History(consumers, trio.current_time())
             consumer = Consumer(
@@ -233,6 +244,7 @@ async def run_service(
                 recovery=recovery,
                 backlog=backlog,
                 left_behind=left_behind,
+                pause=pause,
             )
             pushes.readiness.ask(**probes.questions())
             probes.watch_loops(pushes.liveness)
@@ -256,6 +268,7 @@ async def run_service(
             clocks.start_soon(look_again, pushes.wakeups, pulse("second look"))
             clocks.start_soon(recovery.look_around)
             clocks.start_soon(lost_claims.find)
+            clocks.start_soon(pause.obey)
             if settings.watch_interval:
                 interval = settings.watch_interval
                 clocks.start_soon(

@@ -21,6 +21,8 @@ __all__ = [
     "PASSWORD",
     "PASSWORD_FILE",
     "STATE_DIR",
+    "TOKEN",
+    "TOKEN_FILE",
     "URL",
     "USERNAME",
     "Kind",
@@ -160,6 +162,10 @@ def _read_names(text: str) -> tuple[str, ...]:
     return names if all(re.fullmatch(r"\w+", name) for name in names) else _reject()
 
 
+def _read_token(text: str) -> str:
+    return text.strip() if re.fullmatch(r"[A-Za-z0-9._~-]{16,200}", text.strip()) else _reject()
+
+
 def _read_path(text: str) -> Path:
     # Absolute from the start: the file is read again at each log-in, and a handler may call chdir.
     return Path(text).absolute() if "\0" not in text else _reject()
@@ -215,6 +221,11 @@ PASSWORD = Kind(
 CERTIFICATES = Kind(_read_certificates, "the path of a readable file that holds certificates (PEM)")
 PASSWORD_FILE = Kind(_read_path, "the path of a readable file that holds the password and nothing else")
 STATE_DIR = Kind(_read_folder, "the path of a folder on a local disk")
+TOKEN = Kind(
+    _read_token,
+    "16 to 200 letters, digits and any of -._~, such as `openssl rand -hex 24` gives",
+)
+TOKEN_FILE = Kind(_read_path, "the path of a readable file that holds the token and nothing else")
 URL = Kind(
     _read_url,
     "http:// or https://, a host, perhaps a port and a path; no user, no password, no ? and no #",

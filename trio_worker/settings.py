@@ -27,6 +27,8 @@ from trio_worker.setting_kinds import (
     PASSWORD,
     PASSWORD_FILE,
     STATE_DIR,
+    TOKEN,
+    TOKEN_FILE,
     URL,
     USERNAME,
     one_of,
@@ -88,6 +90,10 @@ class Settings:
         request_timeout: For one call to WebBuddy.
         shutdown_grace: From the stop signal to the exit, all in all.
         bind: ``host:port``, ``[address]:port`` or ``unix:/path``; port 0 lets the system choose.
+        push_token: What a push has to bring; None: nothing. Never in the ``repr``.
+        push_token_file: Where it stood, or None.
+        admin_token: What all else has to bring but ``/livez``; None: nothing. Never in the ``repr``.
+        admin_token_file: Where it stood, or None.
         name: Who claims, in the log.
         state_dir: Where the journal lies; absolute.
         journal_sync: ``full``: safe from a power cut; ``normal``: only from the death of the process.
@@ -194,6 +200,42 @@ class Settings:
         BIND,
         "Where `trio-worker run` listens: `host:port` or `unix:/path`.",
         default="127.0.0.1:8001",
+    )
+    push_token: str | None = setting(
+        "WORKER_PUSH_TOKEN",
+        TOKEN,
+        "What a push has to bring; WebBuddy's `FASTAPI_URL` is `http://push:TOKEN@host:8001` then.",
+        words="none",
+        example="change-me-0123456789",
+        otherwise=None,
+        secret=True,
+        or_file="push_token_file",
+    )
+    push_token_file: Path | None = setting(
+        "WORKER_PUSH_TOKEN_FILE",
+        TOKEN_FILE,
+        "Instead of `WORKER_PUSH_TOKEN`: a mounted secret. Read at the start.",
+        words="none",
+        example="/run/secrets/push-token",
+        otherwise=None,
+    )
+    admin_token: str | None = setting(
+        "WORKER_ADMIN_TOKEN",
+        TOKEN,
+        "What all other requests have to bring, but `GET /livez`.",
+        words="none",
+        example="change-me-9876543210",
+        otherwise=None,
+        secret=True,
+        or_file="admin_token_file",
+    )
+    admin_token_file: Path | None = setting(
+        "WORKER_ADMIN_TOKEN_FILE",
+        TOKEN_FILE,
+        "Instead of `WORKER_ADMIN_TOKEN`: a mounted secret. Read at the start.",
+        words="none",
+        example="/run/secrets/admin-token",
+        otherwise=None,
     )
     name: str = setting(
         "WORKER_NAME",

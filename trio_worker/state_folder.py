@@ -30,9 +30,10 @@ import attrs
 from trio_worker import clock
 from trio_worker.errors import JournalError
 
-__all__ = ["JOURNAL", "SET_ASIDE", "Address", "LockedFile", "StateFolder", "kept_from_takers"]
+__all__ = ["DRAIN", "JOURNAL", "SET_ASIDE", "Address", "LockedFile", "StateFolder", "kept_from_takers"]
 
 JOURNAL, LOCK = ".journal", ".lock"
+DRAIN = ".drain"  # an order to the process of that name: see `trio_worker.orders`
 SET_ASIDE = ".unreadable-"  # after the journal's name, and followed by when that was, in epoch seconds
 _SQLITES_OWN = ("-wal", "-shm", "-journal")
 
@@ -79,7 +80,9 @@ class LockedFile:
 
     def remove(self) -> None:
         """Delete the journal, and give the lock back."""
-        for path in (self.path, *(_beside(self.path, end) for end in _SQLITES_OWN), _lock_of(self.path)):
+        order = self.path.with_suffix(DRAIN)
+        files = (self.path, *(_beside(self.path, end) for end in _SQLITES_OWN), order, _lock_of(self.path))
+        for path in files:
             path.unlink(missing_ok=True)
         self.release()
 
@@ -182,7 +185,7 @@ class StateFolder:
 
     def _clean_up(self) -> None:
         """Remove what lies there without a journal: of processes that died early, and of readers."""
-        paths = {lock.with_suffix(JOURNAL) for lock in self.path.glob(f"*{LOCK}")}
+        paths = {path.with_suffix(JOURNAL) for end in (LOCK, DRAIN) for path in self.path.glob(f"*{end}")}
         for end in _SQLITES_OWN:
             paths |= {
                 path.with_name(path.name.removesuffix(end)) for path in self.path.glob(f"*{JOURNAL}{end}")

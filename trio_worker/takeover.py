@@ -20,6 +20,7 @@ from trio_worker import clock
 from trio_worker.errors import JournalError
 from trio_worker.journal_file import Contents, CorruptJournalError, Entry, JournalFile, LostClaim, describe
 from trio_worker.journal_rows import Statement, Tombstone, fact
+from trio_worker.orders import Orders, read_orders
 from trio_worker.settings import JournalSync
 from trio_worker.state_folder import LockedFile, StateFolder
 
@@ -120,6 +121,16 @@ class OwnJournal:
             sqlite3.Error: Our own journal can't be written to.
         """
         return Contents() if self.folder is None else self._take_over_all(self.folder, at_start=False)
+
+    def orders(self) -> Orders:
+        """Read what an operator wants this process to do.
+
+        Raises:
+            JournalError: The folder can't be read.
+        """
+        if self.folder is None or self.file.path is None:
+            return Orders()
+        return read_orders(self.folder, self.file.path)
 
     def held_by_others(self) -> set[int]:
         """Read the numbers of the queries in all other journals of the folder.

@@ -166,7 +166,7 @@ def _found(field: str, variables: Mapping[str, Variable], environ: Mapping[str, 
     if variable.or_file is not None and _is_set(file := variables[variable.or_file], environ):
         if _is_set(variable, environ):
             raise ValueError(f"{variable.name} and {file.name} are both set: expected one of them")
-        return _found_in_file(field, file, environ[file.name])
+        return _found_in_file(field, variable, file, environ[file.name])
     if _is_set(variable, environ):
         return {field: variable.read(environ[variable.name])}
     if variable.required:
@@ -179,12 +179,13 @@ def _is_set(variable: Variable, environ: Mapping[str, str]) -> bool:
     return bool(environ.get(variable.name, "").strip())
 
 
-def _found_in_file(field: str, variable: Variable, text: str) -> dict[str, str]:
+def _found_in_file(field: str, variable: Variable, file: Variable, text: str) -> dict[str, Any]:
     try:
-        path = variable.read(text)
+        path = file.read(text)
     except ValueError:
         return {}  # said by the file's own field
     try:
-        return {field: read_password(path)}
+        content = read_password(path)
     except (OSError, ValueError) as error:
-        raise variable.problem(f"{shown(text.strip())}, and {why_unreadable(error)}") from None
+        raise file.problem(f"{shown(text.strip())}, and {why_unreadable(error)}") from None
+    return {field: variable.read(content)}

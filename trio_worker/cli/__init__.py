@@ -212,6 +212,60 @@ def outbox(
     raise SystemExit(open_outbox(wish))
 
 
+@main.command(short_help="Say how the worker here is, and what to do.")
+@click.option("--watch", is_flag=True, help="Again and again, until Ctrl-C.")
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+def status(watch: bool, as_json: bool) -> None:
+    """Ask the worker that listens at WORKER_BIND whether it is alive and ready.
+
+    Exit codes: 0 it is both, 1 it is not, or does not answer, 2 wrong settings, 130 Ctrl-C.
+    """
+    _begin()
+    from trio_worker.cli.status import show_status
+
+    raise SystemExit(show_status(watch=watch, as_json=as_json))
+
+
+@main.command()
+def pause() -> None:
+    """Have the workers here take nothing new, until "resume".
+
+    Those on this machine with the same WORKER_STATE_DIR, WEBBUDDY_URL and account, also such as start
+    later. What they hold goes on. Exit codes: 0 done, 2 wrong settings, 4 a state folder that can't be used.
+    """
+    _begin()
+    from trio_worker.cli.orders import pause_workers
+
+    raise SystemExit(pause_workers())
+
+
+@main.command()
+def resume() -> None:
+    """Have paused workers take queries again.
+
+    Exit codes: 0 done, 2 wrong settings, 4 a state folder that can't be used.
+    """
+    _begin()
+    from trio_worker.cli.orders import resume_workers
+
+    raise SystemExit(resume_workers())
+
+
+@main.command(short_help="Have the workers here end when all is done.")
+@click.option("--wait", is_flag=True, help="Until they have ended.")
+def drain(wait: bool) -> None:
+    """Have the workers that run here take nothing new, and end when what they run has ended.
+
+    However long that takes; a SIGTERM still stops them within WORKER_SHUTDOWN_GRACE. Those on this machine
+    with the same WORKER_STATE_DIR, WEBBUDDY_URL and account. Exit codes: 0 done, 1 none runs, 2 wrong
+    settings, 4 a state folder that can't be used.
+    """
+    _begin()
+    from trio_worker.cli.orders import drain_workers
+
+    raise SystemExit(drain_workers(wait=wait))
+
+
 def _leave_when_asked() -> None:
     """Make a stop before the worker runs a quiet one, with 0; later Trio's receiver takes the signals over.
 

@@ -16,6 +16,7 @@ import trio
 
 from trio_worker.cli.check_report import Mark, Report
 from trio_worker.cli.running_worker import ask_worker
+from trio_worker.exposure import is_loopback
 from trio_worker.settings import Settings
 
 __all__ = ["bind_problem", "check_endpoint"]
@@ -34,20 +35,21 @@ async def check_endpoint(settings: Settings, report: Report) -> None:
     mark: Mark = "problem"
     sentence = f"{settings.bind}: its host name can't be resolved"
     with trio.move_on_after(LOOK_SECONDS):
-        mark, sentence = await _look(settings.bind, settings.webbuddy_url)
+        mark, sentence = await _look(settings)
     if mark == "problem":
         report.fail("push endpoint", sentence)
     else:
         report.say(mark, "push endpoint", sentence)
 
 
-async def _look(bind: str, url: str) -> tuple[Mark, str]:
+async def _look(settings: Settings) -> tuple[Mark, str]:
+    bind, url = settings.bind, settings.webbuddy_url
     if await trio.to_thread.run_sync(_same_place, bind, url, abandon_on_cancel=True):
         here = "that is where WEBBUDDY_URL says WebBuddy is: choose another port, as in 127.0.0.1:8001"
         return "problem", f"WORKER_BIND is {bind!r}: {here}"
     problem = await trio.to_thread.run_sync(_why_not_bind, bind, abandon_on_cancel=True)
     state = "is free"
-    if problem == TAKEN and (reasons := await ask_worker(bind)) is not None:
+    if problem == TAKEN and (reasons := await ask_worker(bind, settings.admin_token)) is not None:
         if reasons:
             return "note", f"{bind} has a worker that runs already, and is not ready: {'; '.join(reasons)}"
         problem, state = None, "has a worker that runs already, and is ready"
@@ -146,14 +148,7 @@ def _is_out_of_reach(bind: str, url: str) -> bool:
     """Whether only this machine reaches the endpoint, while WebBuddy seems to be on another."""
     if bind.startswith("unix:"):
         return False
-    return _is_loopback(_host_and_port(bind)[0]) and not _is_loopback(httpx.URL(url).host)
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+    return is_loopback(_host_and_port(bind)[0]) and not is_loopback(httpx.URL(url).host)
 
 
 def _describe(bind: str, url: str, state: str) -> tuple[Mark, str]:

@@ -8,7 +8,7 @@ from typing import Literal
 import attrs
 import click
 
-__all__ = ["FINE", "LOGIN_REFUSED", "PROBLEM", "WRONG_SETTINGS", "Mark", "Report"]
+__all__ = ["FINE", "LOGIN_REFUSED", "PROBLEM", "WRONG_SETTINGS", "Mark", "Report", "sign"]
 
 FINE, PROBLEM, WRONG_SETTINGS, LOGIN_REFUSED = 0, 1, 2, 3
 
@@ -27,6 +27,11 @@ def _signs() -> dict[str, str]:
     return _SIGNS
 
 
+def sign(mark: Mark) -> str:
+    """Give the sign of a line, in its colour."""
+    return click.style(_signs()[mark], fg=_COLOURS[mark])
+
+
 @attrs.define
 class Report:
     """Prints a line for each check, and remembers the worst.
@@ -36,11 +41,10 @@ class Report:
     """
 
     codes: set[int] = attrs.field(factory=set)
-    _signs: dict[str, str] = attrs.field(factory=_signs)
 
     def say(self, mark: Mark, what: str, sentence: str) -> None:
         """Print one line."""
-        click.echo(f"{click.style(self._signs[mark], fg=_COLOURS[mark])} {what:<14} {sentence}")
+        click.echo(f"{sign(mark)} {what:<14} {sentence}")
 
     def fail(self, what: str, sentence: str, code: int = PROBLEM) -> None:
         """Print the line of a problem."""

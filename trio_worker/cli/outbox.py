@@ -16,11 +16,10 @@ from trio_worker.cli.ending import complain
 from trio_worker.cli.outbox_journals import Change, change_letters, let_go
 from trio_worker.cli.outbox_query import in_full
 from trio_worker.cli.outbox_table import counted, table, to_json
-from trio_worker.cli.settings_here import read_here
+from trio_worker.cli.settings_here import folder_here
 from trio_worker.errors import JournalError, SettingsError
 from trio_worker.holdings import Found, Holdings, Others, look_beside, look_into
-from trio_worker.settings import read_fields
-from trio_worker.state_folder import Address, StateFolder
+from trio_worker.state_folder import StateFolder
 
 __all__ = ["Action", "Wish", "open_outbox"]
 
@@ -58,7 +57,7 @@ def open_outbox(wish: Wish) -> int:
         The exit code: 0, 1 nothing to do or not done, 2 a setting is wrong, 4 a journal can't be read.
     """
     try:
-        folder = _folder()
+        folder = folder_here()
     except SettingsError as error:
         for problem in error.problems:
             complain(problem)
@@ -78,12 +77,6 @@ def _obey(folder: StateFolder, holdings: Holdings, wish: Wish) -> int:
     if wish.action is not None:
         return _act(folder, holdings, wish, wish.action)
     return _show_in_full(holdings, wish) if wish.numbers else _show(folder, holdings)
-
-
-def _folder() -> StateFolder:
-    # Not the password nor the handler: whoever looks need not be the worker.
-    values = read_here(lambda environ: read_fields(environ, "state_dir", "webbuddy_url", "username"))
-    return StateFolder(values["state_dir"], Address(values["webbuddy_url"], values["username"]))
 
 
 # --- What is shown ----------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from functools import partial
 from pathlib import Path
@@ -17,7 +18,8 @@ from trio_worker.cli.ending import complain
 from trio_worker.errors import SettingsError
 from trio_worker.launch import OK, WRONG_SETTINGS, Launch, leave_by_force
 from trio_worker.stop import Stop
-from trio_worker.web import hypercorn_fixes, make_app
+from trio_worker.systemd import Systemd
+from trio_worker.web import hypercorn_fixes
 
 __all__ = ["run_worker"]
 
@@ -43,10 +45,14 @@ def run_worker() -> int:
 
 async def _run(launch: Launch) -> None:
     """Who lives inside whom: signals around the server around the service."""
-    stop = launch.stop()
+    stop, pushes = launch.stop(), launch.pushes
     served = trio.Event()
+    systemd = Systemd.from_environ(os.environ)
     async with trio.open_nursery() as outer:
         await outer.start(_obey_signals, stop)
+        if systemd is not None:
+            readiness, late = lambda: pushes.readiness.reasons, lambda: pushes.liveness.reasons
+            outer.start_soon(partial(systemd.keep_informed, readiness=readiness, late=late, stop=stop))
         async with trio.open_nursery() as nursery:
             await _listen(launch, nursery, until=served)
             # The endpoint outlives the service: a push that comes during the stop is answered, and
@@ -57,11 +63,13 @@ async def _run(launch: Launch) -> None:
 
 
 async def _obey_signals(stop: Stop, task_status: trio.TaskStatus[None]) -> None:
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGUSR1) as signals:
         stop.notice_signals(signal.SIGTERM, signal.SIGINT, now_from=2)
         task_status.started()
-        async for _ in signals:
-            if stop.limited.is_set():
+        async for number in signals:
+            if number == signal.SIGUSR1:
+                stop.drain()
+            elif stop.limited.is_set():
                 stop.hurry()
             else:
                 stop.ask()
@@ -72,14 +80,7 @@ async def _listen(launch: Launch, nursery: trio.Nursery, *, until: trio.Event) -
     config = Config()
     config.bind = [launch.settings.bind]
     config.graceful_timeout = 1  # seconds for requests under way at the end; a push takes milliseconds
-    app = make_app(
-        pushed=launch.pushes.pushed,
-        own_url=launch.settings.webbuddy_url,
-        counts=launch.pushes.counts,
-        readiness=launch.pushes.readiness,
-        liveness=launch.pushes.liveness,
-        status_page=launch.pushes.status_page,
-    )
+    app = launch.app(config.bind)
     try:
         await nursery.start(partial(serve, app, config, shutdown_trigger=until.wait))
     except* OSError as group:

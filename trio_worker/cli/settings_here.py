@@ -10,9 +10,10 @@ from trio_worker.cli.ending import complain
 from trio_worker.environment import read_environment, unreadable_lines
 from trio_worker.errors import SettingsError
 from trio_worker.misspellings import misspellings
-from trio_worker.settings import Settings
+from trio_worker.settings import Settings, read_fields
+from trio_worker.state_folder import Address, StateFolder
 
-__all__ = ["read_here", "settings_to_ask"]
+__all__ = ["folder_here", "read_here", "settings_to_ask"]
 
 T = TypeVar("T")
 
@@ -51,3 +52,15 @@ def settings_to_ask() -> Settings:
     # `echo` is never called: it only takes the place of a required variable.
     handler = {"WORKER_HANDLER": "trio_worker.handlers:echo"}
     return read_here(lambda environ: Settings.from_environ({**environ, **handler}))
+
+
+def folder_here() -> StateFolder:
+    """Find the state folder of the workers with these settings.
+
+    Neither the password nor the handler is asked for: whoever looks there need not be the worker.
+
+    Raises:
+        SettingsError: As `read_here` does.
+    """
+    values = read_here(lambda environ: read_fields(environ, "state_dir", "webbuddy_url", "username"))
+    return StateFolder(values["state_dir"], Address(values["webbuddy_url"], values["username"]))

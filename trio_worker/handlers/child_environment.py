@@ -31,7 +31,7 @@ def child_environment(environ: Mapping[str, str]) -> dict[str, str]:
     """
     # As for `masks`, what is short is no secret: it may be the name of the user, or "1".
     password = environ.get("WORKER_PASSWORD", "")
-    secrets = {*masks.of("password"), *masks.of("tokens"), *_long_enough(password)}
+    secrets = {*masks.of("password"), *masks.of("tokens"), *masks.of("own tokens"), *_long_enough(password)}
 
     def is_secret(value: str) -> bool:
         return any(secret in value for secret in secrets)

@@ -139,6 +139,7 @@ class Process:
                 abandon=self.doors.die,
                 call_plain=_in_place,
                 look_around_every=self.look_around_every,
+                look_for_orders_every=self.look_around_every,  # there are none
             )
 
 

@@ -5,6 +5,8 @@ This package owns no task and keeps no query. It turns a request into one synchr
 
 from __future__ import annotations
 
+from trio_worker.web.guard import Guard
 from trio_worker.web.push import PushCounts, make_app
+from trio_worker.web.readiness import Readiness
 
-__all__ = ["PushCounts", "make_app"]
+__all__ = ["Guard", "PushCounts", "Readiness", "make_app"]

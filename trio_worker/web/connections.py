@@ -25,6 +25,9 @@ PATIENCE = 1.0
 """Seconds after which a connection may be closed in favour of one that waits. A push takes milliseconds, so
 the oldest connection is an idle one, or a client that dawdles."""
 
+PARTING = 0.1
+"""Seconds in which a connection has closed, once it is told to; else the next oldest has to go as well."""
+
 BACKLOG = 1_024
 """Connections in the kernel's queue. hypercorn's default of 100 is full at once when some hundred queries are
 created together, and whoever does not get in tries again a second later."""
@@ -35,7 +38,7 @@ SSLListener = trio.SSLListener[trio.SocketStream]
 Serve = Callable[[Stream], Awaitable[object]]
 
 
-@attrs.define
+@attrs.define(eq=False)
 class Connections:
     """Those that are served now.
 
@@ -44,50 +47,53 @@ class Connections:
     """
 
     most: int = MOST
-    # Those that may still be closed in favour of others, the oldest first, with when they came.
-    _since: dict[trio.CancelScope, float] = attrs.field(factory=dict, init=False)
-    _number: int = attrs.field(default=0, init=False)
+    _places: dict[Stream, _Place] = attrs.field(factory=dict, init=False)  # the oldest first
     _left: trio.lowlevel.ParkingLot = attrs.field(factory=trio.lowlevel.ParkingLot, init=False)
 
     @property
     def number(self) -> int:
         """How many there are."""
-        return self._number
+        return len(self._places)
 
     @property
     def are_full(self) -> bool:
         """Whether there is no place for one more."""
-        return self._number >= self.most
+        return self.number >= self.most
 
     async def wait_for_place(self) -> None:
         """Return when there is a place, for somebody who waits outside.
 
-        The oldest connection older than `PATIENCE` is closed for it. Cancelled, it may have been for nobody.
+        The oldest connection is closed for it, once it is older than `PATIENCE`. Cancelled, this may have
+        closed one for nobody.
         """
         while self.are_full:
-            oldest, since = next(iter(self._since.items()), (None, math.inf))
-            with trio.move_on_at(since + PATIENCE):
+            oldest = next((place for place in self._places.values() if not place.scope.cancel_called), None)
+            with trio.move_on_at(math.inf if oldest is None else oldest.since + PATIENCE):
                 await self._left.park()
                 continue
-            # It may have left in this very moment.
-            if oldest is not None and self._since.pop(oldest, None) is not None:
-                oldest.cancel()
+            if oldest is not None:
+                oldest.scope.cancel()
+                with trio.move_on_after(PARTING):
+                    await self._left.park()
 
-    def take_place(self) -> None:
+    def take_place(self, stream: Stream) -> None:
         """Count one more, for which `serve` is called next."""
-        self._number += 1
+        self._places[stream] = _Place(trio.current_time())
 
     async def serve(self, handler: Serve, stream: Stream) -> None:
-        """Serve one, for which a place was taken, until its handler has ended or its place is needed."""
-        scope = trio.CancelScope()
-        self._since[scope] = trio.current_time()
+        """Serve one, which has taken a place, until its handler has ended or its place is needed."""
         try:
-            with scope:
+            with self._places[stream].scope:
                 await handler(stream)
         finally:
-            self._since.pop(scope, None)
-            self._number -= 1
+            del self._places[stream]
             self._left.unpark()
+
+
+@attrs.frozen
+class _Place:
+    since: float
+    scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
 
 
 @attrs.frozen
@@ -109,7 +115,7 @@ class Door(trio.abc.Listener[Stream]):
             await trio.lowlevel.wait_readable(socket_of(self.listener))
             await self.connections.wait_for_place()
         stream = await self.listener.accept()
-        self.connections.take_place()
+        self.connections.take_place(stream)
         return stream
 
     async def aclose(self) -> None:

@@ -164,7 +164,12 @@ class _ImpatientStream:
         if not data:  # the end of each answer, to hypercorn; a scope and a checkpoint less for each push
             return
         with trio.move_on_after(_SEND_SECONDS):
-            await self.stream.send_all(data)
+            try:
+                await self.stream.send_all(data)
+            except trio.BusyResourceError:
+                # hypercorn sends one thing at a time, but closes, which says "no more", in the midst of that:
+                # when rubbish comes while it answers.
+                raise trio.BrokenResourceError("the connection is being closed") from None
             return
         await self._give_up()
 

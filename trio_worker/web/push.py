@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import structlog
@@ -14,11 +14,14 @@ from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException
 
 from trio_worker.liveness import Liveness
+from trio_worker.web.guard import CHALLENGE, Guard
 from trio_worker.web.hypercorn_fixes import FixedHTTPConnection
 from trio_worker.web.livez import LIVE_PATH, livez
+from trio_worker.web.page_headers import with_page_headers
 from trio_worker.web.push_counts import PushCounts
 from trio_worker.web.push_endpoint import PUSH_PATH, PushEndpoint
 from trio_worker.web.readiness import READY_PATH, Readiness
+from trio_worker.web.reply import reply
 from trio_worker.web.status_page import StatusPage
 
 __all__ = ["PUSH_PATH", "PushCounts", "make_app"]
@@ -37,11 +40,12 @@ def make_app(
     readiness: Readiness | None = None,
     liveness: Liveness | None = None,
     status_page: StatusPage | None = None,
+    guard: Guard | None = None,
 ) -> QuartTrio:
     """Build the ASGI app: the push endpoint, ``POST /api/process-query``, the probes and the status page.
 
     But for the page, it answers every request in JSON: 200 ``{"status": "accepted"}`` for a push, otherwise
-    ``{"detail": ...}`` with 400, 404, 405, 408 (the body took too long), 413 or 500.
+    ``{"detail": ...}`` with 400, 401, 404, 405, 408 (the body took too long), 413 or 500.
 
     A push whose body has arrived as a whole is told to ``pushed`` even if the client has hung up
     meanwhile: WebBuddy's gives up after 2 seconds and does not repeat.
@@ -55,8 +59,10 @@ def make_app(
         readiness: Knows whether the worker is ready. Without it there is no ``/readyz``.
         liveness: Knows whether the worker's loops keep their time. Without it there is no ``/livez``.
         status_page: Shows people what the worker does. Without it there is nothing at ``/``.
+        guard: Knows who may ask. Without it everybody may.
     """
-    app = _PushApp(PushEndpoint(pushed, own_url, counts if counts is not None else PushCounts()))
+    push = PushEndpoint(pushed, own_url, counts if counts is not None else PushCounts())
+    app = _PushApp(push, guard if guard is not None else Guard())
     # Without provide_automatic_options=False, Quart would answer OPTIONS with 200.
     if readiness is not None:
         ready = readiness.handle
@@ -74,19 +80,36 @@ def make_app(
 class _PushApp(QuartTrio):
     asgi_http_class = FixedHTTPConnection
 
-    def __init__(self, push: PushEndpoint) -> None:
+    def __init__(self, push: PushEndpoint, guard: Guard) -> None:
         super().__init__(__name__, static_folder=None)
         self.config["MAX_CONTENT_LENGTH"] = _MAX_BODY_BYTES
         self._push = push
+        self._guard = guard
 
     async def asgi_app(self, scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
-        if scope["type"] == "http":
-            path = _tidy_path(scope["path"], scope.get("root_path", ""))
-            scope = {**scope, "path": path, "root_path": ""}
-            if path == PUSH_PATH:
-                await self._push.handle(scope, receive, send)
-                return
-        await super().asgi_app(scope, receive, send)
+        if scope["type"] != "http":
+            await super().asgi_app(scope, receive, send)
+            return
+        path = _tidy_path(scope["path"], scope.get("root_path", ""))
+        scope = {**scope, "path": path, "root_path": ""}
+        send = with_page_headers(send)
+        is_push = path == PUSH_PATH
+        headers = scope["headers"]
+        if _has_two_lengths(headers):
+            # A server may take the chunks, but a proxy in front may have taken the length, and for a body
+            # what is a request to us. So it is the last one of its connection, too.
+            await reply(send, 400, {"detail": "a length, and chunks"}, (b"connection", b"close"))
+        elif not (self._guard.admits_push(headers) if is_push else self._guard.admits(path, headers)):
+            await reply(send, 401, {"detail": "a token is needed, or another one"}, CHALLENGE)
+        elif is_push:
+            await self._push.handle(scope, receive, send)
+        else:
+            await super().asgi_app(scope, receive, send)
+
+
+def _has_two_lengths(headers: Iterable[tuple[bytes, bytes]]) -> bool:
+    names = {name.lower() for name, _ in headers}
+    return b"content-length" in names and b"transfer-encoding" in names
 
 
 def _tidy_path(path: str, root_path: str) -> str:

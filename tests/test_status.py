@@ -1,0 +1,116 @@
+"""`trio-worker status`: what people and programs read of the probes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import trio
+from click import unstyle
+
+from tests.commands import run_command
+from tests.processes import TOO_LONG, start_worker
+from trio_worker.cli.running_worker import Answers
+from trio_worker.cli.status import screen
+from trio_worker.testing import WebBuddy, serve_webbuddy
+
+BIND = "127.0.0.1:8001"
+
+TOKEN = "a-token-of-the-operators"
+
+BLOCKING = """
+import pathlib, time
+
+async def handle(query, ctx):
+    while not pathlib.Path("go").exists():
+        time.sleep(0.02)
+    return "at last"
+"""
+
+
+def drawn(width: int = 80, **answers: object) -> list[str]:
+    lines = [unstyle(line) for line in screen(BIND, Answers(**answers), width)]  # type: ignore[arg-type]
+    assert max(map(len, lines)) <= width
+    return [line.replace("ok ", "✓  ", 1).replace("NO ", "✗  ", 1) for line in lines]
+
+
+def test_a_worker_that_is_well() -> None:
+    assert drawn() == [
+        "   probe   part              127.0.0.1:8001",
+        "✓  alive                     each loop goes on in time",
+        "✓  ready                     it takes queries",
+        "",
+        "All is well.",
+    ]
+
+
+def test_what_is_wrong_and_what_to_do() -> None:
+    """A line for each reason, wrapped within its column, and the advice for each once."""
+    webbuddy = (
+        "for 75 s no query can be claimed: POST /api/queries/claim_next/: no connection to http://webbuddy"
+    )
+    assert drawn(reasons={"webbuddy": webbuddy, "pause": "it is paused: nothing new is taken"}) == [
+        "   probe   part              127.0.0.1:8001",
+        "✓  alive                     each loop goes on in time",
+        "✗  ready   webbuddy          for 75 s no query can be claimed: POST",
+        "                             /api/queries/claim_next/: no connection to",
+        "                             http://webbuddy",
+        "✗  ready   pause             it is paused: nothing new is taken",
+        "",
+        "See whether WebBuddy runs, and WEBBUDDY_URL leads there: trio-worker check. It",
+        "tries again. trio-worker resume has it take queries again.",
+    ]
+
+
+def test_a_loop_that_is_late() -> None:
+    lines = drawn(late={"journal writer": "it should have gone on 35 s ago"})
+    assert lines[1] == "✗  alive   journal writer    it should have gone on 35 s ago"
+    assert lines[4].startswith("Restart the worker: ")
+
+
+@pytest.mark.parametrize(
+    ("problem", "advice"),
+    [
+        (f"nothing listens at {BIND}", "Is the worker running"),
+        (f"what listens at {BIND} does not answer within 3 s", "If that is the worker, something blocks"),
+        (f"what listens at {BIND} wants another WORKER_ADMIN_TOKEN", "Set the one"),
+        (f"what listens at {BIND} is no trio-worker", "WORKER_BIND has to be the worker's own"),
+    ],
+)
+def test_no_answer(problem: str, advice: str) -> None:
+    lines = drawn(problem=problem)
+    blank = lines.index("")
+    assert " ".join(lines[1:blank]).split() == ["✗", "alive", *problem.split()]
+    assert lines[blank + 1].startswith(advice)
+
+
+async def test_a_real_worker_and_one_whose_loop_is_blocked(tmp_path: Path) -> None:
+    """Exit 0 and 1. A blocked loop can't answer `/livez` either, and the worker's log names the line."""
+    webbuddy = WebBuddy()
+    async with (
+        serve_webbuddy(webbuddy) as url,
+        start_worker(tmp_path, webbuddy_url=url, handler=BLOCKING, WORKER_ADMIN_TOKEN=TOKEN) as worker,
+    ):
+        await worker.until(lambda line: "Running on" in line)
+        bind = webbuddy.push_url = worker.url
+        bind = bind.removeprefix("http://")
+        with trio.fail_after(TOO_LONG):
+            await webbuddy.until(lambda: webbuddy.count("claim_next") >= 1)
+        ended = await run_command(tmp_path, "status", webbuddy_url=url, WORKER_BIND=bind)
+        assert ended.code == 1
+        assert "wants another WORKER_ADMIN_TOKEN" in " ".join(ended.out.split())
+        settings = {"WORKER_BIND": bind, "WORKER_ADMIN_TOKEN": TOKEN}
+        ended = await run_command(tmp_path, "status", "--json", webbuddy_url=url, **settings)
+        assert ended.code == 0, ended.out
+        well = {"worker": bind, "problem": None, "live": True, "late": {}, "ready": True, "reasons": {}}
+        assert json.loads(ended.out) == well
+        query = webbuddy.add_query("a question")
+        await worker.until(lambda line: "the handler blocks the whole worker" in line)
+        ended = await run_command(tmp_path, "status", webbuddy_url=url, **settings)
+        assert ended.code == 1
+        assert f"what listens at {bind} does not answer within 3 s" in " ".join(ended.out.split())
+        assert "its log names the handler and the line" in " ".join(ended.out.split())
+        (tmp_path / "go").touch()
+        with trio.fail_after(TOO_LONG):
+            await webbuddy.until(lambda: query.status == "done")
