@@ -16,13 +16,13 @@ from hypercorn.trio import serve
 from tests.chromium import Chromium, Page, running_chromium
 from trio_worker import Context, Query, QueryFailed
 from trio_worker.testing import RunningWorker, WebBuddy, open_worker
-from trio_worker.web import make_app
+from trio_worker.web import Guard, make_app
 from trio_worker.web.hypercorn_fixes import install
 from trio_worker.web.status_stream import MOST_LOOKERS
 
 AXE = Path(__file__).parent / "axe-core" / "axe.min.js"
 
-NAME = "<img src=x onerror=alert(1)>&amp;"  # a worker's name may be anything
+NAME = "<img src=x onerror=alert(1)>&amp;" + "TooLong" * 12  # a worker's name may be anything
 
 
 @pytest.fixture(scope="module")
@@ -109,10 +109,10 @@ async def scene() -> AsyncIterator[Scene]:
 
 
 @asynccontextmanager
-async def serving(worker: RunningWorker) -> AsyncIterator[tuple[str, Way]]:
+async def serving(worker: RunningWorker, guard: Guard | None = None) -> AsyncIterator[tuple[str, Way]]:
     install()
     pushes = worker.pushes
-    app = make_app(pushed=pushes.pushed, own_url="", status_page=pushes.status_page)
+    app = make_app(pushed=pushes.pushed, own_url="", status_page=pushes.status_page, guard=guard)
 
     stop = trio.Event()
     config = Config.from_mapping(bind=["127.0.0.1:0"], errorlog=None, graceful_timeout=0)
@@ -240,3 +240,13 @@ async def test_too_many_look(scene: Scene, chromium: Chromium) -> None:
     async with chromium.page(scene.url) as page:
         await page.until(f"{NOTICE} !== ''")
         assert await page.text("#connection") == "8 others look at this page already. Trying again."
+
+
+async def test_with_a_token(scene: Scene, chromium: Chromium) -> None:
+    """What the browser was asked for goes with the script, the style and the stream as well."""
+    async with serving(scene.worker, Guard(admin_token="the-token")) as (url, _):
+        async with chromium.page(url.replace("://", "://admin:the-token@")) as page:
+            await page.until(LIVE)
+            assert page.complaints == []
+        async with chromium.page(url.replace("://", "://admin:another@")) as page:
+            assert await page.evaluate("document.getElementById('state')") is None
