@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import zipfile
+import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -121,6 +122,27 @@ async def test_it_costs_nothing_while_nobody_looks(
     assert (source.asked, page.snapshots.lookers) == (before, 0)
 
 
+async def test_it_is_packed(page: StatusPage, source: Source, autojump_clock: MockClock) -> None:
+    """Each event can be read as soon as it has come; one that is much like the last is a tenth as long."""
+    many = [
+        [number, number, 1, "push", 0.0123, 1.2345, "done", "", 1795000000.0 + number]
+        for number in range(100)
+    ]
+    unpacker = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
+    sizes = []
+    async with StatusStream(page.snapshots, packed=True) as stream:
+        for count in (100, 99):
+            source.shown = {"state": STATE, "queries": many[:count]}
+            event = await anext(aiter(stream))
+            sizes.append(len(event))
+            _, data = unpacker.decompress(event).decode().split("data: ")
+            assert json.loads(data)["is"] == source.shown
+        page.end()
+        assert unpacker.decompress(await anext(aiter(stream))) == b": over\n\n"
+    assert unpacker.eof
+    assert sizes[1] * 10 < sizes[0]
+
+
 async def test_only_so_many_may_look(page: StatusPage, autojump_clock: MockClock) -> None:
     """One more is told to come back later; when somebody has gone there is a place."""
     came: list[tuple[float, str, Any]] = []
@@ -218,6 +240,7 @@ async def test_who_hangs_up_is_gone(app: QuartTrio, page: StatusPage, autojump_c
         hangs_up.set()
     assert page.snapshots.lookers == 0
     headers = dict(sent[0]["headers"])
+    assert b"content-encoding" not in headers
     assert headers[b"content-type"] == b"text/event-stream"
     assert headers[b"cache-control"] == b"no-store"
 

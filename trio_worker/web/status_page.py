@@ -70,8 +70,11 @@ class StatusPage:
         return Response(page)
 
     async def _events(self) -> Response:
-        body: StatusStream | bytes = b"" if request.method == "HEAD" else StatusStream(self.snapshots)
+        packed = request.accept_encodings.quality("gzip") > 0
+        body = b"" if request.method == "HEAD" else StatusStream(self.snapshots, packed=packed)
         response = Response(body, content_type="text/event-stream")
+        if packed:
+            response.headers["Content-Encoding"] = "gzip"
         response.headers["Cache-Control"] = "no-store"
         response.headers["X-Accel-Buffering"] = "no"  # nginx would keep events until it has enough of them
         response.timeout = None

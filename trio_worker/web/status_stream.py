@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import zlib
 from collections.abc import Callable
 from typing import Any
 
@@ -74,10 +75,12 @@ class StatusStream(ResponseBody):
 
     Args:
         snapshots: What is sent.
+        packed: Whether as gzip: one snapshot is much like the last, and 10 kB a second are a lot for a phone.
     """
 
-    def __init__(self, snapshots: Snapshots) -> None:
+    def __init__(self, snapshots: Snapshots, *, packed: bool = False) -> None:
         self._snapshots = snapshots
+        self._packer = zlib.compressobj(wbits=16 + zlib.MAX_WBITS) if packed else None
         self._has_place = False
         self._sent: bytes | None = None
         self._sent_at = -math.inf
@@ -99,24 +102,32 @@ class StatusStream(ResponseBody):
             raise StopAsyncIteration
         if not self._has_place:
             self._is_over = True
-            return _event("full", str(MOST_LOOKERS).encode(), retry=LATER)
+            return self._packed(_event("full", str(MOST_LOOKERS).encode(), retry=LATER))
         if self._sent is None:
             return self._take(self._snapshots.text(), retry=SOON)
         while True:
             with trio.move_on_after(EVERY):
                 await self._snapshots.over.wait()
-                raise StopAsyncIteration
+                self._is_over = True
+                return self._packed(b": over\n\n")
             text = self._snapshots.text()
             if text != self._sent:
                 return self._take(text)
             if trio.current_time() - self._sent_at >= BEAT:
                 self._sent_at = trio.current_time()
-                return _event("beat", b"%.3f" % clock.now())
+                return self._packed(_event("beat", b"%.3f" % clock.now()))
 
     def _take(self, text: bytes, retry: int | None = None) -> bytes:
         self._sent, self._sent_at = text, trio.current_time()
         # Beside the snapshot, which is sent only when it has changed.
-        return _event("snapshot", b'{"now":%.3f,"is":%b}' % (clock.now(), text), retry=retry)
+        return self._packed(_event("snapshot", b'{"now":%.3f,"is":%b}' % (clock.now(), text), retry=retry))
+
+    def _packed(self, event: bytes) -> bytes:
+        if self._packer is None:
+            return event
+        # So much that the browser has all of the event at once.
+        rest = zlib.Z_FINISH if self._is_over else zlib.Z_SYNC_FLUSH
+        return self._packer.compress(event) + self._packer.flush(rest)
 
 
 def _event(name: str, data: bytes, retry: int | None = None) -> bytes:
