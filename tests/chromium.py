@@ -62,6 +62,7 @@ class Chromium:
 
     requests: int
     answers: int
+    log: Path
     last_id: int = 0
 
     @asynccontextmanager
@@ -157,7 +158,7 @@ class Page:
     async def _next(self) -> dict[str, Any]:
         while b"\0" not in self._read:
             received = await self.answers.receive_some(65_536)
-            assert received, "Chromium has ended"
+            assert received, f"Chromium has ended: {self.browser.log.read_text()[-2000:]}"
             self._read += received
         message, _, rest = self._read.partition(b"\0")
         self._read = rest
@@ -182,16 +183,17 @@ def running_chromium(directory: Path) -> Iterator[Chromium]:
     from_us, requests = os.pipe()
     answers, to_us = os.pipe()
     try:
-        process = subprocess.Popen(
-            [sys.executable, "-ISc", START, str(from_us), str(to_us), path, *flags],
-            pass_fds=(from_us, to_us),
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
+        with (directory / "stderr.log").open("w") as errors:
+            process = subprocess.Popen(
+                [sys.executable, "-ISc", START, str(from_us), str(to_us), path, *flags],
+                pass_fds=(from_us, to_us),
+                stdout=subprocess.DEVNULL,
+                stderr=errors,
+            )
         os.close(from_us)
         os.close(to_us)
         try:
-            yield Chromium(requests, answers)
+            yield Chromium(requests, answers, directory / "stderr.log")
         finally:
             os.close(requests)  # it ends with its pipe
             os.close(answers)
