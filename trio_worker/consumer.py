@@ -12,6 +12,7 @@ from trio_worker.errand import Errand
 from trio_worker.errors import JournalIllError, WebBuddyError
 from trio_worker.execution import Execution
 from trio_worker.held import Held
+from trio_worker.history import Attempt, History
 from trio_worker.intake import Intake
 from trio_worker.ownership import Standing, look
 from trio_worker.phrases import Phrases
@@ -43,6 +44,7 @@ class Consumer:
         time_limit: Seconds for one query, for the query's log.
         most_retries: How often a handler may put one query aside.
         stop: The stop.
+        history: Told of each attempt, for those who look.
         errand: Told how each query ended; None: there is none.
     """
 
@@ -57,6 +59,7 @@ class Consumer:
     time_limit: float
     most_retries: int
     stop: Stop
+    history: History
     errand: Errand | None = None
 
     async def run(self) -> None:
@@ -72,7 +75,10 @@ class Consumer:
     async def work(self, held: Held) -> None:
         """See one query through an attempt. Cancelled, the outcome is that it is put back."""
         delivery = self.deliveries.of(held)
-        began = trio.current_time()
+        entry = held.entry
+        # One that was put aside, or has crashed, is counted when it is started.
+        number = entry.attempts if entry.running else entry.attempts + 1
+        attempt = self.history.begin(held.query, number, entry.source, trio.current_time())
         ending: Ending = Released(self.phrases.stopping)
         try:
             if not held.on_disk:
@@ -83,11 +89,11 @@ class Consumer:
             elif not self.stop.asked.is_set():
                 await self._begin(held)
                 ending = await self._run(held)
-            elif held.entry.running:  # as it was claimed; one that was put aside has said so long ago
+            elif entry.running:  # as it was claimed; one that was put aside has said so long ago
                 self._note_claim(held)
         finally:
             # Also when this task is cancelled, or a bug raises: the query must not stay ours.
-            self._conclude(held, delivery, ending, trio.current_time() - began)
+            self._conclude(held, delivery, ending, attempt)
 
     async def _run(self, held: Held) -> Ending:
         if held.is_over:
@@ -134,9 +140,11 @@ class Consumer:
         held.log.write(phrase.format(attempt=attempt, worker=self.worker))
         held.after_crash = False
 
-    def _conclude(self, held: Held, delivery: Delivery, ending: Ending, seconds: float) -> None:
+    def _conclude(self, held: Held, delivery: Delivery, ending: Ending, attempt: Attempt) -> None:
+        now = trio.current_time()
         if isinstance(ending, Postponed):
             ending = self._postponed(held, ending)
+        self.history.end(attempt, ending, now)
         if self.errand is not None:
             self.errand.ended(ending)
         match ending:
@@ -146,7 +154,7 @@ class Consumer:
                 log.warning("query is no longer ours; its handler was stopped", reason=reason)
                 delivery.drop()
             case _:
-                delivery.end(ending, self._last_line(ending, seconds))
+                delivery.end(ending, self._last_line(ending, now - attempt.began_at))
 
     def _postponed(self, held: Held, wish: Postponed) -> Postponed | Outcome:
         """Put a query aside; an outcome when that can't be."""

@@ -129,6 +129,7 @@ class Launch:
             liveness=self.pushes.liveness,
             figures=self.pushes.figures,
             neighbours=self.pushes.neighbours,
+            status_page=self.pushes.status_page,
             guard=Guard(self.settings.push_token, self.settings.admin_token),
         )
 

@@ -13,7 +13,7 @@ from trio_worker.journal import Journal
 from trio_worker.liveness import Pulse
 from trio_worker.stop import Stop
 
-__all__ = ["LOOK_FOR_ORDERS", "Pause"]
+__all__ = ["LOOK_FOR_ORDERS", "PAUSED", "Pause"]
 
 log = structlog.get_logger(__name__)
 

@@ -19,12 +19,14 @@ from trio_worker.execution import Execution, PlainCall, in_a_thread
 from trio_worker.figures import Figures
 from trio_worker.handlers.loading import Handler
 from trio_worker.handlers.opening import open_handler
+from trio_worker.history import History
 from trio_worker.intake import Intake
 from trio_worker.journal import Journal
 from trio_worker.left_behind import LeftBehind
 from trio_worker.liveness import Liveness
 from trio_worker.lost_claims import LostClaims
 from trio_worker.neighbours import Neighbours
+from trio_worker.overview import Overview
 from trio_worker.pause import LOOK_FOR_ORDERS, Pause
 from trio_worker.phrases import phrases
 from trio_worker.probes import Probes
@@ -40,6 +42,7 @@ from trio_worker.wakeups import Announcements, Wakeups
 from trio_worker.watch import watch
 from trio_worker.web.push_counts import PushCounts
 from trio_worker.web.readiness import Readiness
+from trio_worker.web.status_page import StatusPage
 from trio_worker.webbuddy import WebBuddyClient
 
 __all__ = ["Pushes", "run_service"]
@@ -63,6 +66,7 @@ class Pushes:
         liveness: The same of whether its loops keep their time.
         figures: The same of what it counts.
         neighbours: The other processes on the state folder.
+        status_page: The same of all that people want to see.
     """
 
     def __init__(self) -> None:
@@ -85,6 +89,7 @@ class Pushes:
                 "event_loop_delay_seconds": lambda: self.liveness.delays,
             }
         )
+        self.status_page = StatusPage(lambda: self.readiness.reasons)
 
     def pushed(self, query_id: int) -> None:
         """A push has come. Never waits."""
@@ -148,7 +153,7 @@ async def run_service(
         if opened is None:
             return  # the stop came first
         async with (
-            _cancelled_at_the_end(pushes.liveness) as clocks,
+            _cancelled_at_the_end(pushes) as clocks,
             trio.open_nursery() as delivery_nursery,
             _captured(settings) as capture,
             trio.open_nursery() as handler_nursery,
@@ -224,6 +229,7 @@ async def run_service(
             )
             pause.give_up = intake.give_up
             left_behind.too_many, left_behind.enough_ended = intake.give_up, backlog.look_again
+            history = History(consumers, trio.current_time())
             consumer = Consumer(
                 wakeups=pushes.wakeups,
                 intake=intake,
@@ -236,6 +242,7 @@ async def run_service(
                 time_limit=settings.processing_timeout,
                 most_retries=settings.max_retries,
                 stop=stop,
+                history=history,
                 errand=errand,
             )
             lost_claims = LostClaims(
@@ -272,6 +279,20 @@ async def run_service(
                 webbuddy=webbuddy,
             )
             pushes.figures.ask(readings.sources())
+            overview = Overview(
+                settings=settings,
+                history=history,
+                stop=stop,
+                journal=journal,
+                webbuddy=webbuddy,
+                intake=intake,
+                lost_claims=lost_claims,
+                left_behind=left_behind,
+                push_health=pushes.health,
+                unready=lambda: pushes.readiness.reasons,
+                late=lambda: pushes.liveness.reasons,
+            )
+            pushes.status_page.show(overview.snapshot)
             recovery.begin()
             pushes.health.begin(settings.polling_interval)
             clocks.start_soon(tick, pushes.wakeups, pushes.health.next_interval, pulse("ticker"))
@@ -299,14 +320,15 @@ async def run_service(
 
 
 @asynccontextmanager
-async def _cancelled_at_the_end(liveness: Liveness) -> AsyncIterator[trio.Nursery]:
+async def _cancelled_at_the_end(pushes: Pushes) -> AsyncIterator[trio.Nursery]:
     """A nursery whose tasks serve the body and have no end of their own."""
     try:
         async with trio.open_nursery() as nursery:
             yield nursery
             nursery.cancel_scope.cancel()
     finally:
-        liveness.forget()
+        pushes.liveness.forget()
+        pushes.status_page.end()
 
 
 @asynccontextmanager

@@ -161,6 +161,7 @@ async def _pushing(worker: RunningWorker) -> AsyncIterator[None]:
         readiness=worker.pushes.readiness,
         liveness=worker.pushes.liveness,
         figures=worker.pushes.figures,
+        status_page=worker.pushes.status_page,
     )
     before = worker.webbuddy.push_url, worker.webbuddy.push_transport
     worker.webbuddy.push_url = worker.webbuddy.push_url or "http://worker.test:8001"

@@ -24,7 +24,8 @@ __all__ = ["ClientGone", "FixedHTTPConnection", "install"]
 # What quart raises since 0.23 when the client has hung up. Before that it raised nothing.
 ClientGone: type[Exception] = getattr(quart.wrappers, "ClientDisconnectedError", ConnectionError)
 
-# For the few steps behind the last byte of an answer. Longer than _SEND_SECONDS, on which they may wait.
+# For the few steps behind the last byte of an answer, and for each part of it. Longer than _SEND_SECONDS,
+# on which they may wait.
 _FINAL_SEND_SECONDS = 5.0
 # For a client to take what is sent to it. As short as that because the server's end waits for it.
 _SEND_SECONDS = 3.0
@@ -43,6 +44,9 @@ class FixedHTTPConnection(TrioASGIHTTPConnection):
     has closed the connection (``Connection: close``) or started the clock of an idle one. Both
     then stay open for as long as the client likes, and each holds up the shutdown.
 
+    A client that reads nothing has an end here as well: on HTTP/2 it need not even leave its socket alone,
+    it only grants no window.
+
     A client that hangs up before the answer is no error: quart-trio 0.13 lets one out of the app, and
     hypercorn would log it with a traceback for each of WebBuddy's time-outs.
 
@@ -54,8 +58,11 @@ class FixedHTTPConnection(TrioASGIHTTPConnection):
             if event["type"] == "http.response.body" and not event.get("more_body", False):
                 with trio.move_on_after(_FINAL_SEND_SECONDS, shield=True):
                     await send(event)
-            else:
+                return
+            with trio.move_on_after(_FINAL_SEND_SECONDS):
                 await send(event)
+                return
+            raise ClientGone("the client does not read")
 
         try:
             await super().__call__(receive, send_all_of_it)

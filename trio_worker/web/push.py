@@ -25,6 +25,7 @@ from trio_worker.web.push_counts import PushCounts
 from trio_worker.web.push_endpoint import PUSH_PATH, PushEndpoint
 from trio_worker.web.readiness import READY_PATH, Readiness
 from trio_worker.web.reply import reply
+from trio_worker.web.status_page import StatusPage
 
 __all__ = ["PUSH_PATH", "PushCounts", "make_app"]
 
@@ -41,13 +42,14 @@ def make_app(
     counts: PushCounts | None = None,
     readiness: Readiness | None = None,
     liveness: Liveness | None = None,
+    status_page: StatusPage | None = None,
     guard: Guard | None = None,
     figures: Figures | None = None,
     neighbours: Neighbours | None = None,
 ) -> QuartTrio:
-    """Build the ASGI app with the push endpoint, ``POST /api/process-query``, and the probes.
+    """Build the ASGI app: the push endpoint, ``POST /api/process-query``, the probes and the status page.
 
-    It answers every request in JSON: 200 ``{"status": "accepted"}`` for a push, otherwise
+    But for the page, it answers every request in JSON: 200 ``{"status": "accepted"}`` for a push, otherwise
     ``{"detail": ...}`` with 400, 401, 404, 405, 408 (the body took too long), 413 or 500.
 
     A push whose body has arrived as a whole is told to ``pushed`` even if the client has hung up
@@ -61,6 +63,7 @@ def make_app(
         counts: Where to count. Without it nobody reads the numbers.
         readiness: Knows whether the worker is ready. Without it there is no ``/readyz``.
         liveness: Knows whether the worker's loops keep their time. Without it there is no ``/livez``.
+        status_page: Shows people what the worker does. Without it there is nothing at ``/``.
         guard: Knows who may ask. Without it everybody may.
         figures: What it counts. Without it there is no ``/metrics``.
         neighbours: The other processes behind our address, whose figures are shown as well.
@@ -77,6 +80,8 @@ def make_app(
     if figures is not None:
         shown = Metrics(figures, neighbours if neighbours is not None else Neighbours()).handle
         app.add_url_rule(METRICS_PATH, "metrics", shown, methods=["GET"], provide_automatic_options=False)
+    if status_page is not None:
+        status_page.add_to(app)
     app.register_error_handler(HTTPException, _http_error)
     app.register_error_handler(Exception, _unexpected_error)
     return app
