@@ -30,11 +30,13 @@ class Server:
         self.most = max(self.most, self.connections.number)
         await stream.send_all(b"hello")
         async with trio.open_nursery() as nursery:  # as in hypercorn, a task of its own reads
-            nursery.start_soon(self.listen, stream)
+            nursery.start_soon(self.listen, stream, nursery.cancel_scope)
+            await trio.sleep_forever()
 
-    async def listen(self, stream: Stream) -> None:
+    async def listen(self, stream: Stream, handling: trio.CancelScope) -> None:
         while await stream.receive_some():
             heard()
+        handling.cancel()
 
     async def connect(self) -> trio.SocketStream:
         self.clients.append(await trio.open_tcp_stream("127.0.0.1", self.port))
