@@ -23,7 +23,7 @@ from trio_worker.tokens import REFUSAL_HOLDS
 from trio_worker.wakeups import Announcements, Wakeups
 from trio_worker.webbuddy import WebBuddyClient
 
-__all__ = ["Intake"]
+__all__ = ["LONGEST_KNOCK", "LONGEST_PAUSE", "Intake"]
 
 log = structlog.get_logger(__name__)
 
@@ -48,6 +48,7 @@ class Intake:
         push_health: Told of what claims bring.
         gates: All have to be open for a claim.
         aside: Takes a query that must not run beside others.
+        longest_knock: Seconds between two tries while there is not even a connection.
         errand: What is to be done before the worker stops by itself; None: it runs until it is stopped.
 
     Attributes:
@@ -65,8 +66,10 @@ class Intake:
         push_health: PushHealth,
         gates: Sequence[Gate],
         aside: Callable[[Held], None],
+        longest_knock: float = LONGEST_KNOCK,
         errand: Errand | None = None,
     ) -> None:
+        self._longest_knock = longest_knock
         self._errand = errand
         self._webbuddy = webbuddy
         self._claims = claims
@@ -189,7 +192,7 @@ class Intake:
     async def _sit_out(self, error: WebBuddyError) -> Held | None:
         """Try alone until a claim gets through. Cancelled or interrupted, it lets the others try."""
         began = trio.current_time()
-        pauses, knocks = Backoff(first=1.0, most=LONGEST_PAUSE), Backoff(first=1.0, most=LONGEST_KNOCK)
+        pauses, knocks = Backoff(first=1.0, most=LONGEST_PAUSE), Backoff(first=1.0, most=self._longest_knock)
         try:
             while True:
                 self._note(error)

@@ -20,7 +20,7 @@ from trio_worker.figures import Figures
 from trio_worker.handlers.loading import Handler
 from trio_worker.handlers.opening import open_handler
 from trio_worker.history import History
-from trio_worker.intake import Intake
+from trio_worker.intake import LONGEST_KNOCK, Intake
 from trio_worker.journal import Journal
 from trio_worker.left_behind import LeftBehind
 from trio_worker.liveness import Liveness
@@ -111,6 +111,7 @@ async def run_service(
     call_plain: PlainCall = in_a_thread,
     look_around_every: float = LOOK_AROUND,
     look_for_orders_every: float = LOOK_FOR_ORDERS,
+    longest_knock: float = LONGEST_KNOCK,
     errand: Errand | None = None,
 ) -> None:
     """Claim queries, work on them and report them, until the stop is asked for.
@@ -139,6 +140,7 @@ async def run_service(
         call_plain: How a plain handler is called; for virtual time.
         look_around_every: Seconds between two looks for neighbours that have died; for virtual time.
         look_for_orders_every: The same for what an operator orders.
+        longest_knock: The same between two claims while there is not even a connection.
         errand: What is to be done before it stops by itself; None: it runs until it is stopped.
 
     Raises:
@@ -225,6 +227,7 @@ async def run_service(
                     pause.gate,
                 ),
                 aside=recovery.offer,
+                longest_knock=longest_knock,
                 errand=errand,
             )
             pause.give_up = intake.give_up

@@ -14,6 +14,7 @@ import trio
 
 from trio_worker import clock
 from trio_worker.handlers.loading import handler_of
+from trio_worker.intake import LONGEST_PAUSE
 from trio_worker.journal import Journal, open_journal
 from trio_worker.journal_file import Contents
 from trio_worker.recovery import LOOK_AROUND
@@ -140,6 +141,7 @@ class Process:
                 call_plain=_in_place,
                 look_around_every=self.look_around_every,
                 look_for_orders_every=self.look_around_every,  # there are none
+                longest_knock=LONGEST_PAUSE,  # one is like the other, and each has steps at which to die
             )
 
 
