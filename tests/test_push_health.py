@@ -70,6 +70,7 @@ async def test_polls_stand_in_for_pushes(autojump_clock: MockClock) -> None:
         for _ in range(100):
             waiting = worker.webbuddy.add_query("in use", push=False)
             await trio.sleep(2)
+        await worker.webbuddy.until(worker.webbuddy.all_ended)
         assert waiting.started is not None
         assert waiting.started - waiting.created <= 1.1 * INTERVAL / OFTENER + 1
         await trio.sleep(10 * INTERVAL)

@@ -160,7 +160,8 @@ async def test_it_follows_the_queries(scene: Scene, chromium: Chromium) -> None:
         await page.until(f"{row_has(good, 'done')} && {row_has(bad, 'failed: said so')}")
         assert await page.evaluate(CELLS) == "free free free"
         assert "1 done, 1 failed" in await page.text("#throughput figcaption")
-        assert await page.evaluate("document.querySelectorAll('#throughput .failed.bar').length") == 1
+        bars = "[...document.querySelectorAll('#throughput .failed.bar')]"  # one a minute; most are empty
+        assert await page.evaluate(f"{bars}.filter(bar => bar.height.baseVal.value > 0).length") == 1
         assert "author" not in await page.evaluate("document.documentElement.outerHTML")
         assert page.complaints == []  # nor does it do what our own policy forbids
 
