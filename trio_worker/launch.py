@@ -34,7 +34,7 @@ from trio_worker.settings import Settings, named_handler
 from trio_worker.state_folder import Address, StateFolder
 from trio_worker.stop import Stop
 from trio_worker.watchdog import watchdog
-from trio_worker.web import Guard, make_app
+from trio_worker.web import Guard
 from trio_worker.web.metrics import answer
 from trio_worker.webbuddy import WebBuddyClient, open_webbuddy
 
@@ -121,17 +121,8 @@ class Launch:
         """
         for warning in open_doors(self.settings, binds):
             log.warning(warning)
-        return make_app(
-            pushed=self.pushes.pushed,
-            own_url=self.settings.webbuddy_url,
-            counts=self.pushes.counts,
-            readiness=self.pushes.readiness,
-            liveness=self.pushes.liveness,
-            figures=self.pushes.figures,
-            neighbours=self.pushes.neighbours,
-            status_page=self.pushes.status_page,
-            guard=Guard(self.settings.push_token, self.settings.admin_token),
-        )
+        guard = Guard(self.settings.push_token, self.settings.admin_token)
+        return self.pushes.app(self.settings.webbuddy_url, guard)
 
     def stop(self) -> Stop:
         """Make the stop that `serve` obeys."""

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import structlog
 import trio
+from quart_trio import QuartTrio
 
 from trio_worker.backlog import Backlog
 from trio_worker.capture import Capture
@@ -40,6 +41,7 @@ from trio_worker.stop import Stop, last_resort
 from trio_worker.ticker import look_again, tick
 from trio_worker.wakeups import Announcements, Wakeups
 from trio_worker.watch import watch
+from trio_worker.web import Guard, make_app
 from trio_worker.web.push_counts import PushCounts
 from trio_worker.web.readiness import Readiness
 from trio_worker.web.status_page import StatusPage
@@ -96,6 +98,25 @@ class Pushes:
         self.announced.add(query_id)
         self.health.heard()
         self.wakeups.push()
+
+    def app(self, own_url: str, guard: Guard | None = None) -> QuartTrio:
+        """Make the app that listens: pushes come to it, and it answers all who ask.
+
+        Args:
+            own_url: Our ``WEBBUDDY_URL``.
+            guard: Knows who may ask. Without it everybody may.
+        """
+        return make_app(
+            pushed=self.pushed,
+            own_url=own_url,
+            counts=self.counts,
+            readiness=self.readiness,
+            liveness=self.liveness,
+            figures=self.figures,
+            neighbours=self.neighbours,
+            status_page=self.status_page,
+            guard=guard,
+        )
 
 
 async def run_service(

@@ -25,7 +25,6 @@ from trio_worker.testing.trial import HandlerFunction, look_at
 from trio_worker.testing.virtual_time import same_time, time_is_virtual, time_of_the_test
 from trio_worker.testing.webbuddy import WebBuddy
 from trio_worker.watchdog import watchdog
-from trio_worker.web import make_app
 from trio_worker.webbuddy import open_webbuddy
 
 __all__ = ["OpenWorker", "RunningWorker", "open_worker"]
@@ -154,15 +153,7 @@ async def _runner() -> AsyncIterator[Runner]:
 @asynccontextmanager
 async def _pushing(worker: RunningWorker) -> AsyncIterator[None]:
     """Let WebBuddy's pushes arrive at the worker's own endpoint."""
-    app = make_app(
-        pushed=worker.pushes.pushed,
-        own_url=worker.settings.webbuddy_url,
-        counts=worker.pushes.counts,
-        readiness=worker.pushes.readiness,
-        liveness=worker.pushes.liveness,
-        figures=worker.pushes.figures,
-        status_page=worker.pushes.status_page,
-    )
+    app = worker.pushes.app(worker.settings.webbuddy_url)
     before = worker.webbuddy.push_url, worker.webbuddy.push_transport
     worker.webbuddy.push_url = worker.webbuddy.push_url or "http://worker.test:8001"
     worker.webbuddy.push_transport = httpx.ASGITransport(app)  # type: ignore[arg-type]
