@@ -249,16 +249,22 @@ async def test_a_dawdling_client_does_not_delay_the_stop(tmp_path: Path) -> None
 
 async def test_the_end_of_the_grace(tmp_path: Path) -> None:
     """At the end of the grace a query is put back, also when its handler can't be stopped."""
-    for number, handler in enumerate((HELD, STUBBORN)):
+
+    async def stopped(name: str, handler: str) -> None:
         webbuddy = WebBuddy()
-        directory = tmp_path / str(number)
+        directory = tmp_path / name
         directory.mkdir()
-        async with running(directory, webbuddy, handler=handler, WORKER_SHUTDOWN_GRACE="3") as worker:
+        # A third of it is for putting back: so much that a busy machine has time for that.
+        async with running(directory, webbuddy, handler=handler, WORKER_SHUTDOWN_GRACE="12") as worker:
             query = webbuddy.add_query("one")
             await at_work(webbuddy, query)
             worker.process.send_signal(signal.SIGTERM)
             await worker.wait()
         assert query.statuses == ["queued", "in_progress", "queued"], worker.output
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(stopped, "held", HELD)
+        nursery.start_soon(stopped, "stubborn", STUBBORN)
 
 
 async def test_a_crash_ends_the_process(tmp_path: Path) -> None:

@@ -68,7 +68,7 @@ async def test_a_worker_that_is_stopped_leaves_none(tmp_path: Path) -> None:
     handler = program(tmp_path)
     async with serve_webbuddy(webbuddy) as url:
         query = webbuddy.add_query("x", push=False)
-        settings = {"WORKER_HANDLER": handler, "WORKER_SHUTDOWN_GRACE": "3"}
+        settings = {"WORKER_HANDLER": handler, "WORKER_SHUTDOWN_GRACE": "9"}
         async with start_worker(tmp_path, webbuddy_url=url, **settings) as worker:
             number = await started(tmp_path)
             worker.process.terminate()

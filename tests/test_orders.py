@@ -252,7 +252,7 @@ async def test_a_signal_drains(tmp_path: Path) -> None:
     async with (
         serve_webbuddy(webbuddy) as url,
         start_worker(
-            tmp_path, webbuddy_url=url, handler=HELD, POLLING_INTERVAL="0.5", WORKER_SHUTDOWN_GRACE="1"
+            tmp_path, webbuddy_url=url, handler=HELD, POLLING_INTERVAL="0.5", WORKER_SHUTDOWN_GRACE="6"
         ) as worker,
     ):
         query = webbuddy.add_query("a question", push=False)

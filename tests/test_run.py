@@ -152,7 +152,7 @@ async def test_a_second_signal_puts_the_query_back_at_once(tmp_path: Path) -> No
 async def test_the_end_of_the_grace_puts_the_query_back(tmp_path: Path) -> None:
     """What still runs at the end of the grace is cancelled and queued again, exit 0."""
     webbuddy = WebBuddy()
-    async with running(tmp_path, webbuddy, handler=HELD, WORKER_SHUTDOWN_GRACE="3") as worker:
+    async with running(tmp_path, webbuddy, handler=HELD, WORKER_SHUTDOWN_GRACE="9") as worker:
         query = webbuddy.add_query("first")
         await at_work(webbuddy, query)
         worker.process.send_signal(signal.SIGTERM)
