@@ -282,15 +282,15 @@ MUTATIONS = [
     Mutation(
         "the log goes before the result",
         "delivery.py",
-        "        await self._ship_first()\n",
-        "        self.hurry()\n",
+        "        if self._log_goes_first:\n            await self._ship(",
+        "        if False:\n            await self._ship(",
         "reporting",
     ),
     Mutation(
         "a log that fails holds a result back for a minute at most",
         "delivery.py",
-        "            if self._others_work:\n                log.warning",
-        "            if False:\n                log.warning",
+        "        elif self._others_work:\n            log.warning",
+        "        elif False:\n            log.warning",
         "reporting",
     ),
     Mutation(

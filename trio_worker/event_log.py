@@ -17,7 +17,7 @@ import logging
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from functools import partial
+from functools import cache, partial
 from typing import Any, TextIO
 
 import structlog
@@ -121,6 +121,16 @@ class _Logger:
         return only if isinstance(only, _Handler) and not only.filters else None
 
 
+@cache
+def _named_logger(name: str) -> _Logger:
+    return _Logger(name)
+
+
+def _logger(*name: str) -> _Logger:
+    # structlog asks anew for each line, and `logging` takes its lock to find what it knows by name.
+    return _named_logger(*name) if name else _Logger()
+
+
 def configure(level: LogLevel, format: LogFormat, stream: TextIO | None = None) -> None:
     """Send all logging of this process to one stream. A second call replaces the first.
 
@@ -171,7 +181,7 @@ def _configure_structlog(level: int) -> None:
     structlog.configure(
         processors=[*_common(), structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=_Logger,
+        logger_factory=_logger,
         # A cached logger would keep the first configuration, in a test for instance.
         cache_logger_on_first_use=False,
     )

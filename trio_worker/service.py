@@ -321,6 +321,7 @@ async def run_service(
             pushes.health.begin(settings.polling_interval)
             clocks.start_soon(tick, pushes.wakeups, pushes.health.next_interval, pulse("ticker"))
             clocks.start_soon(look_again, pushes.wakeups, pulse("second look"))
+            clocks.start_soon(deliveries.begin_in_time)
             clocks.start_soon(recovery.look_around)
             clocks.start_soon(lost_claims.find)
             clocks.start_soon(pause.obey)
