@@ -15,8 +15,9 @@ from structlog.typing import EventDict
 
 from trio_worker import Context, Query
 from trio_worker.handlers.loading import handler_of
+from trio_worker.tallies import SHORT, Spread
 from trio_worker.testing import open_worker
-from trio_worker.watchdog import _Watch, watchdog
+from trio_worker.watchdog import _Rest, _Watch, watchdog
 
 HERE = Path(__file__).name
 BLOCKS = "the handler blocks the whole worker: make it a plain def, or use trio.to_thread.run_sync"
@@ -152,6 +153,40 @@ async def test_a_plain_function_may_block(events: list[EventDict]) -> None:
     assert named(events, BLOCKS) == []
 
 
+class Rounds(trio.abc.Instrument):
+    """How often the loop has been woken."""
+
+    def __init__(self) -> None:
+        self.number = 0
+
+    def after_io_wait(self, timeout: float) -> None:
+        self.number += 1
+
+
+async def test_a_loop_at_rest_is_not_woken() -> None:
+    """It is looked at all the same: twice without a round of it."""
+
+    async def handle(query: Query, ctx: Context) -> str:
+        return "ok"
+
+    delays, rounds = Spread(SHORT), Rounds()
+
+    def looked_at(times: int) -> int:
+        began = time.monotonic()
+        while delays.counts[0] < times:
+            assert time.monotonic() - began < 30
+            time.sleep(0.01)
+        return rounds.number
+
+    def between() -> int:
+        return -looked_at(1) + looked_at(3)
+
+    with watchdog(handler_of(handle, "test:handle"), delays=delays):
+        trio.lowlevel.add_instrument(rounds)
+        assert await trio.to_thread.run_sync(between) == 0
+        trio.lowlevel.remove_instrument(rounds)
+
+
 async def test_the_watchdog_ends_with_its_block() -> None:
     """No thread is left, and nobody waits for its next look."""
 
@@ -199,7 +234,13 @@ async def test_stopping_is_not_taken_for_blocking(events: list[EventDict]) -> No
     answered = StoppedJustBefore()
     token: Any = BlockedLoop()
     watch = _Watch(
-        handler_of(handle, "test:handle"), token, threading.get_ident(), _never, _nothing, answered=answered
+        handler_of(handle, "test:handle"),
+        token,
+        threading.get_ident(),
+        _Rest(),
+        _never,
+        _nothing,
+        answered=answered,
     )
     answered.stop = watch.stop
     thread = threading.Thread(target=watch.run, daemon=True)
