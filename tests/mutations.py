@@ -145,7 +145,7 @@ MUTATIONS = [
     Mutation(
         "what waits for a consumer at a stop is put back",
         "service.py",
-        "        recovery.release()\n",
+        "        parts.recovery.release()\n",
         "",
         "recovery",
     ),
@@ -237,8 +237,8 @@ MUTATIONS = [
     ),
     Mutation(
         "what an earlier claim has said late hides no lost one",
-        "service.py",
-        "            said_before=deliveries.said_before,\n",
+        "parts.py",
+        "            said_before=self.deliveries.said_before,\n",
         "",
         "put_back",
     ),
@@ -251,8 +251,8 @@ MUTATIONS = [
     ),
     Mutation(
         "who puts all aside takes not the whole queue",
-        "service.py",
-        "                    recovery.room,\n",
+        "parts.py",
+        "                recovery.room,\n",
         "",
         "retry_later",
     ),

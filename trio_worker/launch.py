@@ -21,6 +21,7 @@ from trio_worker.environment import read_environment, unreadable_lines
 from trio_worker.errand import Errand
 from trio_worker.errors import AccessDenied, JournalError, SettingsError
 from trio_worker.exposure import exposures, open_doors
+from trio_worker.front import Front
 from trio_worker.handlers.child import kill_children
 from trio_worker.handlers.kinds import find_handler
 from trio_worker.handlers.loading import Handler
@@ -28,8 +29,9 @@ from trio_worker.holdings import look_beside
 from trio_worker.journal import Journal, open_journal
 from trio_worker.masks import SHORTEST, masks
 from trio_worker.misspellings import misspellings
+from trio_worker.parts import Given
 from trio_worker.runners import Runner, open_thread
-from trio_worker.service import Pushes, run_service
+from trio_worker.service import run_service
 from trio_worker.settings import Settings, named_handler
 from trio_worker.state_folder import Address, StateFolder
 from trio_worker.stop import Stop
@@ -72,7 +74,7 @@ class Launch:
     settings: Settings
     handler: Handler
     processes: int = 1
-    pushes: Pushes = attrs.field(factory=Pushes)
+    pushes: Front = attrs.field(factory=Front)
     warnings: tuple[str, ...] = ()
 
     @classmethod
@@ -187,17 +189,17 @@ class Launch:
             abandon=give_up_on_the_loop,
             delays=self.pushes.liveness.delays,
         ):
-            await run_service(
-                self.settings,
+            given = Given(
+                settings=self.settings,
                 handler=self.handler,
                 webbuddy=webbuddy,
                 journal=journal,
-                pushes=self.pushes,
+                front=self.pushes,
                 stop=stop,
                 consumers=self.consumers,
-                abandon=abandon,
                 errand=errand,
             )
+            await run_service(given, abandon=abandon)
 
     def _announce(self) -> None:
         for warning in (*self.warnings, *_disk_warnings(self.settings.state_dir)):

@@ -13,12 +13,14 @@ import httpx
 import trio
 
 from trio_worker import clock
+from trio_worker.front import Front
 from trio_worker.handlers.loading import handler_of
 from trio_worker.intake import LONGEST_PAUSE
 from trio_worker.journal import Journal, open_journal
 from trio_worker.journal_file import Contents
+from trio_worker.parts import Given, Rates
 from trio_worker.recovery import LOOK_AROUND
-from trio_worker.service import Pushes, run_service
+from trio_worker.service import run_service
 from trio_worker.settings import Settings
 from trio_worker.state_folder import Address, StateFolder
 from trio_worker.stop import Stop
@@ -68,7 +70,7 @@ class Process:
     handler: HandlerFunction
     clock: Callable[[], float]
     look_around_every: float = LOOK_AROUND
-    pushes: Pushes = attrs.field(factory=Pushes)
+    pushes: Front = attrs.field(factory=Front)
     stop: Stop = attrs.field(init=False)
     left: Contents = attrs.field(factory=Contents)
     journal: Journal | None = None
@@ -129,20 +131,22 @@ class Process:
                 transport=self.doors.network,
             ) as client,
         ):
-            await run_service(
-                settings,
+            given = Given(
+                settings=settings,
                 handler=handler_of(self.handler, settings.handler),
                 webbuddy=client,
                 journal=self.journal,
-                pushes=self.pushes,
+                front=self.pushes,
                 stop=self.stop,
                 consumers=settings.num_workers,
-                abandon=self.doors.die,
                 call_plain=_in_place,
-                look_around_every=self.look_around_every,
-                look_for_orders_every=self.look_around_every,  # there are none
-                longest_knock=LONGEST_PAUSE,  # one is like the other, and each has steps at which to die
+                rates=Rates(
+                    look_around=self.look_around_every,
+                    look_for_orders=self.look_around_every,  # there are none
+                    longest_knock=LONGEST_PAUSE,  # one is like the other, and each has steps at which to die
+                ),
             )
+            await run_service(given, abandon=self.doors.die)
 
 
 async def _in_place(call: Callable[[], tuple[object]]) -> tuple[object]:

@@ -13,10 +13,12 @@ import trio
 
 from trio_worker.capture import Capture
 from trio_worker.errand import Errand
+from trio_worker.front import Front
 from trio_worker.handlers.loading import Handler
 from trio_worker.journal import Journal, open_journal
+from trio_worker.parts import Given
 from trio_worker.runners import Runner, inline, open_thread
-from trio_worker.service import Pushes, run_service
+from trio_worker.service import run_service
 from trio_worker.settings import Settings
 from trio_worker.state_folder import Address, StateFolder
 from trio_worker.stop import Stop
@@ -47,7 +49,7 @@ class RunningWorker:
     webbuddy: WebBuddy
     settings: Settings
     stop: Stop
-    pushes: Pushes
+    pushes: Front
     ended: trio.Event = attrs.field(factory=trio.Event)
     abandoned: trio.Event = attrs.field(factory=trio.Event)
     journal: Journal | None = None
@@ -126,7 +128,7 @@ async def open_worker(
         webbuddy,
         chosen,
         Stop(grace=chosen.shutdown_grace, reserve=chosen.shutdown_reserve, closes=found.opens),
-        Pushes(),
+        Front(),
     )
     folder = None
     if state_dir is not None:
@@ -192,15 +194,15 @@ async def _run_worker(
         ) as client,
     ):
         with _watched(worker, handler, abandon):
-            await run_service(
-                settings,
+            given = Given(
+                settings=settings,
                 handler=handler,
                 webbuddy=client,
                 journal=worker.journal,
-                pushes=worker.pushes,
+                front=worker.pushes,
                 stop=worker.stop,
                 consumers=settings.num_workers,
-                abandon=abandon or worker.abandoned.set,
                 errand=errand,
             )
+            await run_service(given, abandon=abandon or worker.abandoned.set)
     worker.ended.set()
