@@ -28,7 +28,6 @@ __all__ = ["KILL_SECONDS", "WarmProcess", "open_process"]
 
 log = structlog.get_logger(__name__)
 
-GENTLE_SECONDS = 2.0  # for a process that has nothing to do, to end by itself
 KILL_SECONDS = 2.0
 """For a process that was killed to be gone; more only where the kernel does not let go of it."""
 
@@ -36,7 +35,7 @@ LAST_WORDS = 0.5  # seconds in which what a process has sent before its end is r
 SEND_SECONDS = 1.0  # for an answer to its question: a process reads at any time
 
 
-async def open_process(path: str, directory: Path, capture: Capture) -> WarmProcess:
+async def open_process(path: str, directory: Path, capture: Capture, end_within: float) -> WarmProcess:
     """Start a process, which then imports its handler. Its `WarmProcess.live` has to be run at once.
 
     It leads a session of its own. What it prints goes to this process's stderr; what
@@ -78,7 +77,7 @@ async def open_process(path: str, directory: Path, capture: Capture) -> WarmProc
         theirs.close()
         os.close(life_read)
     stream = trio.SocketStream(trio.socket.from_stdlib_socket(ours))
-    return WarmProcess(process, stream, life_write)
+    return WarmProcess(process, stream, life_write, end_within)
 
 
 class WarmProcess:
@@ -92,7 +91,9 @@ class WarmProcess:
         died_idle: Whether it has died with nothing to do, and unasked.
     """
 
-    def __init__(self, process: trio.Process, stream: trio.SocketStream, life: int) -> None:
+    def __init__(
+        self, process: trio.Process, stream: trio.SocketStream, life: int, end_within: float
+    ) -> None:
         self.queries = 0
         self.gone = trio.Event()
         self.how = ""
@@ -101,6 +102,7 @@ class WarmProcess:
         self._process = process
         self._stream = stream
         self._life = life
+        self._end_within = end_within
         self._scope = trio.CancelScope()
         self._settled = trio.Event()
         self._silent = trio.Event()
@@ -127,7 +129,7 @@ class WarmProcess:
     async def live(self) -> None:
         """Look after it until it has ended, and reap it.
 
-        Cancelled, it ends it: gently when it has nothing to do, within 2 s. No process is left.
+        Cancelled, it ends it: gently when it has nothing to do, within `end_within`. No process is left.
         """
         try:
             with self._scope:
@@ -161,7 +163,7 @@ class WarmProcess:
             raise HandlerError([f"the handler's process has not imported the handler in {seconds:g} s"])
 
     def retire(self) -> None:
-        """Have it end: gently, and killed after 2 s."""
+        """Have it end: gently, and killed when that takes too long."""
         self._is_ending = True
         self._scope.cancel()
 
@@ -180,7 +182,7 @@ class WarmProcess:
     async def _bury(self) -> None:
         self._is_ending = True
         self._stream.socket.close()
-        with trio.move_on_after(GENTLE_SECONDS, shield=True):
+        with trio.move_on_after(self._end_within, shield=True):
             await until_exit(self.pid)
         self.kill()
         with trio.move_on_after(KILL_SECONDS, shield=True):
