@@ -721,7 +721,7 @@ IGNORE = "trap '' TERM INT HUP; "
 async def test_cancelled(cancelling: Cancelling) -> None:
     """It gets SIGTERM, may say what it does then, and when it is gone, the cancellation goes on."""
     await cancelling.run(
-        "trap 'echo cleaned up >&2; exit' TERM; echo $$ >&2; while :; do sleep 0.01; done", grace=1000
+        "trap 'echo cleaned up >&2; exit' TERM; echo $$ >&2; while :; do sleep 0.01; done", grace=2 * TOO_LONG
     )
     assert cancelling.home.desk.lines[-1] == "cleaned up"
     assert members(cancelling.group) == []
@@ -748,7 +748,7 @@ async def test_cancelled_and_only_the_grandchild_ignores_it(cancelling: Cancelli
 async def test_the_grandchild_may_clean_up(cancelling: Cancelling) -> None:
     """SIGTERM reaches all of the group, and one that outlives the program has its time to clean up."""
     grandchild = "trap 'sleep 0.2; echo tidy >&2; exit' TERM; echo two >&2; while :; do sleep 0.01; done"
-    await cancelling.run(f"echo $$ >&2; ({grandchild}) & wait", grace=1000, lines=2)
+    await cancelling.run(f"echo $$ >&2; ({grandchild}) & wait", grace=2 * TOO_LONG, lines=2)
     assert cancelling.home.desk.lines[-1] == "tidy"
 
 
@@ -756,7 +756,7 @@ async def test_cancelled_with_a_grandchild_in_a_group_of_its_own(cancelling: Can
     """What `timeout` runs may clean up, too."""
     grandchild = "trap 'echo tidy >&2; exit' TERM; echo $$ >&2; while :; do sleep 0.01; done"
     text = f"echo $$ >&2; trap '' TERM; timeout 1000 sh -c \"{grandchild.replace('$$', chr(92) + '$$')}\""
-    await cancelling.run(text, grace=1000, lines=2)
+    await cancelling.run(text, grace=2 * TOO_LONG, lines=2)
     assert cancelling.home.desk.lines[-1] == "tidy"
     assert not is_alive(int(cancelling.home.desk.lines[1]))
 

@@ -454,7 +454,7 @@ LOOPS = {
 @pytest.mark.parametrize("loop", LOOPS.values(), ids=LOOPS)
 async def test_what_ignores_everything_is_killed(tmp_path: Path, loop: str) -> None:
     """It has no time to end by itself: it is gone, and its children, and the next query is answered."""
-    async with open_agent(tmp_path, STUBBORN, end_within=1000) as agent:
+    async with open_agent(tmp_path, STUBBORN, end_within=2 * TOO_LONG) as agent:
         (pid,) = pool_processes()
         with trio.fail_after(TOO_LONG):
             async with trio.open_nursery() as nursery:
@@ -530,7 +530,7 @@ def handle(query, ctx):
 async def test_an_idle_pool_ends_by_itself(tmp_path: Path) -> None:
     """What is registered for its end is called, and then nobody waits any longer."""
     with trio.fail_after(TOO_LONG):
-        async with open_agent(tmp_path, WHO, end_within=1000) as agent:
+        async with open_agent(tmp_path, WHO, end_within=2 * TOO_LONG) as agent:
             answer = await agent.ask()
     assert (tmp_path / f"ended {answer}").exists()
 
@@ -539,7 +539,7 @@ async def test_a_call_at_work_does_not_keep_the_pool(tmp_path: Path) -> None:
     """When everything is cancelled at once, nothing is left, and nothing waits."""
     with trio.fail_after(TOO_LONG), trio.CancelScope() as scope:
         async with (
-            open_agent(tmp_path, STUBBORN, most=3, end_within=1000) as agent,
+            open_agent(tmp_path, STUBBORN, most=3, end_within=2 * TOO_LONG) as agent,
             trio.open_nursery() as nursery,
         ):
             nursery.start_soon(agent.ask, LOOPS["python"])
@@ -597,7 +597,7 @@ def handle(query, ctx): return str(os.getpid())
 
 async def test_a_process_is_replaced_after_its_queries(tmp_path: Path) -> None:
     """Gently: it ends by itself, and what it has registered for its end is called."""
-    async with open_agent(tmp_path, WHO, recycle_after=3, end_within=1000) as agent:
+    async with open_agent(tmp_path, WHO, recycle_after=3, end_within=2 * TOO_LONG) as agent:
         answers = [await agent.ask() for _ in range(7)]
         assert [answers.count(pid) for pid in dict.fromkeys(answers)] == [3, 3, 1]
         assert (tmp_path / f"ended {answers[0]}").exists()
