@@ -9,6 +9,7 @@ import gc
 import io
 import logging
 import re
+import subprocess
 import sys
 import threading
 import time
@@ -484,6 +485,19 @@ async def test_a_process_without_stdout(autojump_clock: MockClock, monkeypatch: 
         assert said(await worker.ask("x")) == ["captured"]
         print("the test's")
     assert sys.stdout is None
+
+
+def test_nothing_is_complained_of_at_the_end_of_a_process_without_stdout() -> None:
+    """What takes its place there is never closed, on purpose."""
+    code = """
+import sys
+from trio_worker.capture import Capture
+sys.stdout = None
+with Capture("print").begin():
+    print("nowhere")
+"""
+    ended = subprocess.run([sys.executable, "-W", "default", "-c", code], capture_output=True, text=True)
+    assert (ended.returncode, ended.stderr) == (0, "")
 
 
 async def test_a_handler_of_loggings_on_stdout(autojump_clock: MockClock, capfd: Any) -> None:
