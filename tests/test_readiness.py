@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import httpx
+import pytest
 import trio
 from trio.testing import MockClock
 
 from tests.forerunner import claimed_by_the_dead, leave_behind
 from trio_worker import Context, Query, RetryLater
+from trio_worker.errors import Unavailable
 from trio_worker.testing import RunningWorker, WebBuddy, open_worker, trio_time
 from trio_worker.web.readiness import Readiness
 
@@ -95,6 +97,32 @@ async def test_a_worker_without_a_free_consumer_notices_as_well(autojump_clock: 
         webbuddy.down = False
         await trio.sleep(61)
         assert reasons(worker) == []
+
+
+async def test_one_call_that_failed_is_no_outage(autojump_clock: MockClock) -> None:
+    """Where nothing else is asked of it for long; a second failure, over a minute behind it, is one."""
+
+    async def handle(query: Query, ctx: Context) -> str:
+        for _ in range(2):
+            await trio.sleep(200)
+            with pytest.raises(Unavailable):
+                await ctx.project()
+        await trio.sleep(200)
+        await ctx.project()
+        return await slow(query, ctx)
+
+    webbuddy = WebBuddy(now=trio_time())
+    async with open_worker(
+        handle, webbuddy=webbuddy, polling_interval=3_600, processing_timeout=2_000, watch_interval=0
+    ) as worker:
+        webbuddy.fail_next(503, endpoint="project", calls=2)
+        webbuddy.add_query("a question")
+        await trio.sleep(390)
+        assert (webbuddy.count("project", 503), reasons(worker)) == (1, [])
+        await trio.sleep(200)
+        assert (webbuddy.count("project", 503), reasons(worker)) == (2, ["webbuddy"])
+        await trio.sleep(200)
+        assert (webbuddy.count("project", 200), reasons(worker)) == (1, [])
 
 
 async def test_that_only_claims_fail_is_a_reason(autojump_clock: MockClock) -> None:
