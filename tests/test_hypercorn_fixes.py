@@ -183,6 +183,24 @@ async def test_a_client_that_never_reads_does_not_hold_up_the_shutdown(clock: Mo
     await trio.aclose_forcefully(stream)
 
 
+async def test_an_answer_may_take_longer_than_a_client_may_be_silent(clock: MockClock) -> None:
+    """As the status page's stream, which has no end and whose reader nothing to say: not cut after a minute."""
+
+    async def tell_the_time(scope: Any, receive: Any, send: Any) -> None:
+        assert scope["type"] == "http"  # hypercorn does without a lifespan
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        for _ in range(20):
+            await send({"type": "http.response.body", "body": b"tick ", "more_body": True})
+            await trio.sleep(15)
+        await send({"type": "http.response.body", "body": b"end", "more_body": False})
+
+    async with serving(tell_the_time) as server, await server.connect() as stream:
+        await stream.send_all(b"GET / HTTP/1.1\r\nHost: worker\r\nConnection: close\r\n\r\n")
+        received = await read_all(stream)
+        assert received.count(b"tick ") == 20
+        assert b"end" in received
+
+
 async def test_a_connection_is_used_again(clock: MockClock) -> None:
     """One after the other, and several at a time (pipelined): each gets its own answer, in order."""
     async with serving() as server, await server.connect() as stream:

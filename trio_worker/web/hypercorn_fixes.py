@@ -5,6 +5,7 @@ Each has a test that fails without it (tests/test_hypercorn_fixes.py).
 
 from __future__ import annotations
 
+import math
 from functools import partial, wraps
 from typing import Any, NoReturn
 
@@ -29,8 +30,8 @@ ClientGone: type[Exception] = getattr(quart.wrappers, "ClientDisconnectedError",
 _FINAL_SEND_SECONDS = 5.0
 # For a client to take what is sent to it. As short as that because the server's end waits for it.
 _SEND_SECONDS = 3.0
-# Without a byte from the client. Idle connections have hypercorn's `keep_alive_timeout`; this is for
-# those of which hypercorn has lost count.
+# Without a byte from the client or, as for the status page's stream, to it. Idle connections have hypercorn's
+# `keep_alive_timeout`; this is for those of which hypercorn has lost count.
 _RECEIVE_SECONDS = 60.0
 
 _log = structlog.stdlib.get_logger(__name__)
@@ -150,12 +151,13 @@ class _TrioWithPlaces:
 _trio_with_places = _TrioWithPlaces()
 
 
-@attrs.frozen
+@attrs.define
 class _ImpatientStream:
     """A connection whose every wait for the client has an end. All else is the stream's own."""
 
     stream: Any  # trio.SocketStream, or trio.SSLStream around one
     receive_seconds: float
+    _sent_at: float = attrs.field(default=-math.inf, init=False)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.stream, name)
@@ -170,14 +172,18 @@ class _ImpatientStream:
                 # hypercorn sends one thing at a time, but closes, which says "no more", in the midst of that:
                 # when rubbish comes while it answers.
                 raise trio.BrokenResourceError("the connection is being closed") from None
+            self._sent_at = trio.current_time()
             return
         await self._give_up()
 
     async def receive_some(self, max_bytes: int) -> bytes:
-        with trio.move_on_after(self.receive_seconds):
-            data = bytes(await self.stream.receive_some(max_bytes))
-            heard()
-            return data
+        give_up_at = trio.current_time() + self.receive_seconds
+        while trio.current_time() < give_up_at:
+            with trio.move_on_at(give_up_at):
+                data = bytes(await self.stream.receive_some(max_bytes))
+                heard()
+                return data
+            give_up_at = self._sent_at + self.receive_seconds
         await self._give_up()
         return b""
 
