@@ -184,7 +184,7 @@ async def test_a_client_that_never_reads_does_not_hold_up_the_shutdown(clock: Mo
 
 
 async def test_an_answer_may_take_longer_than_a_client_may_be_silent(clock: MockClock) -> None:
-    """As the status page's stream, which has no end and whose reader nothing to say: not cut after a minute."""
+    """As the status page's stream, which has no end, and whose reader nothing to say: it is not cut."""
 
     async def tell_the_time(scope: Any, receive: Any, send: Any) -> None:
         assert scope["type"] == "http"  # hypercorn does without a lifespan

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -277,9 +278,13 @@ def _pretty_renderer(*, colors: bool) -> Processor:
     )
 
 
+# Made once: `json.dumps` makes one for each call.
+_encode = json.JSONEncoder(ensure_ascii=False, default=repr).encode
+
+
 def _render_json(_logger: object, _method: str, event: EventDict) -> str:
     first = {key: event.pop(key) for key in _FIRST_KEYS if key in event}
-    line = json.dumps(first | dict(event), ensure_ascii=False, default=repr)
+    line = _encode(first | dict(event))
     # A lone surrogate can't be written as UTF-8; its escape is the same in JSON.
     return line.encode(errors="backslashreplace").decode()
 
@@ -290,7 +295,7 @@ def _loggable(_logger: object, _method: str, event: EventDict) -> EventDict:
 
 def _loggable_value(value: Any) -> Any:
     """The value itself if it can be printed, else what can be said of it."""
-    if value is None or isinstance(value, str | int):
+    if value is None or isinstance(value, str | int) or (type(value) is float and math.isfinite(value)):
         return value
     try:
         json.dumps(value, default=repr, allow_nan=False)
