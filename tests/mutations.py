@@ -365,6 +365,107 @@ MUTATIONS = [
         "",
         "lost_claims",
     ),
+    # --- The way to WebBuddy -------------------------------------------------------------------------
+    Mutation(
+        "what was surely not sent is sent again, and nothing else",
+        "transport.py",
+        "            except NotSentError:\n",
+        "            except httpx.TransportError:\n",
+        "transport connection",
+    ),
+    Mutation(
+        "a connection on which something came unasked is not used again",
+        "transport.py",
+        "if now < end and connection.is_silent():",
+        "if now < end:",
+        "transport connection",
+    ),
+    Mutation(
+        "an answer that never ends is given up",
+        "answer_parser.py",
+        "if len(self._body) > self._longest:",
+        "if False:",
+        "connection transport",
+    ),
+    Mutation(
+        "fewer calls at once when WebBuddy has too much to do",
+        "turns.py",
+        "        self._aim(max(1, self.at_once // 2))\n",
+        "        self._aim(self.at_once)\n",
+        "turns webbuddy",
+    ),
+    # --- Handlers ------------------------------------------------------------------------------------
+    Mutation(
+        "an answer that came too late is none",
+        "execution.py",
+        "if self.deadline.scope.cancel_called or self.deadline.has_come():",
+        "if self.deadline.scope.cancel_called:",
+        "execution context context_desk bad_moments",
+    ),
+    Mutation(
+        "the log goes out while the handler works",
+        "reporting.py",
+        "                self._later.append((trio.current_time() + GATHER, delivery))\n",
+        "                pass\n",
+        "reporting service query_log drain",
+    ),
+    # --- Operating -----------------------------------------------------------------------------------
+    Mutation(
+        "a loop that is late is no sign of life",
+        "liveness.py",
+        "            if seconds > TOLERANCE\n",
+        "            if seconds > 1e9\n",
+        "liveness",
+    ),
+    Mutation(
+        "a worker that can not claim for a minute is not ready",
+        "probes.py",
+        "        if seconds <= PATIENCE:\n",
+        "        if seconds <= 1e9:\n",
+        "readiness",
+    ),
+    Mutation(
+        "pushes that stop coming are noticed",
+        "push_health.py",
+        "            self._judge()\n",
+        "            pass\n",
+        "push_health",
+    ),
+    Mutation(
+        "a token is wanted from whoever pushes",
+        "web/guard.py",
+        "        return _admits(self.push_token, headers)\n",
+        "        return True\n",
+        "guard push",
+    ),
+    Mutation(
+        "a token is wanted from whoever looks",
+        "web/guard.py",
+        "return path == LIVE_PATH or _admits(self.admin_token, headers)",
+        "return True",
+        "guard",
+    ),
+    Mutation(
+        "a paused worker takes nothing",
+        "pause.py",
+        "        self.gate.keep(open=not paused)\n",
+        "        pass\n",
+        "orders",
+    ),
+    Mutation(
+        "a drain takes nothing new",
+        "stop.py",
+        "        self.asked.set()\n\n    def ask",
+        "        pass\n\n    def ask",
+        "stop orders drain",
+    ),
+    Mutation(
+        "a loop at rest is not woken",
+        "watchdog.py",
+        "            if self.rest.is_on:\n",
+        "            if False:\n",
+        "watchdog",
+    ),
 ]
 
 
