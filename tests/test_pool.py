@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 import trio
+from trio.testing import MockClock
 
 from tests.pools import TOO_LONG, Agent, NoteBook, group, open_agent, pool_processes, until
 from trio_worker.errors import HandlerCrashed, HandlerError, QueryFailed, RetryLater, Unavailable
@@ -374,7 +375,9 @@ def handle(query, ctx):
     for _ in range(200): ctx.log("before")
     exec(query.query_text)
 """
-    async with open_agent(tmp_path, code) as agent:
+    # Who has lost its connection without having closed it has more time to end than a busy machine takes.
+    end_within = 0.5 if "shut" in statement else 2 * TOO_LONG
+    async with open_agent(tmp_path, code, end_within=end_within) as agent:
         (pid,) = pool_processes()
         with pytest.raises(HandlerCrashed) as crash:
             await agent.ask(statement)
@@ -402,6 +405,32 @@ def handle(query, ctx):
         with pytest.raises(HandlerCrashed):
             await agent.ask()
         assert len(agent.book.lines) == 50
+
+
+async def test_what_it_said_before_its_death_is_read_in_any_time(
+    tmp_path: Path, mock_clock: MockClock
+) -> None:
+    """An answer, too, though each line takes a busy machine a second."""
+    code = """
+import os
+def handle(query, ctx):
+    ctx.log("first")
+    for _ in range(4): ctx.log("x" * 42000)
+    ctx._desk._line.send({"run": ctx._desk.run, "end": {"answer": "answer", "size": 6}})
+    os._exit(1)
+"""
+
+    class Slow(NoteBook):
+        def log(self, text: str) -> None:
+            super().log(text)
+            mock_clock.jump(1)
+
+    mock_clock.rate = 1
+    async with open_agent(tmp_path, code) as agent:
+        for _ in range(4):  # what the loop comes to first is chance
+            agent.book = Slow(stall=0.3)
+            assert await agent.ask() == "answer"
+            assert len(agent.book.lines) == 5
 
 
 async def test_a_message_of_another_query_is_not_taken(tmp_path: Path) -> None:
