@@ -126,6 +126,17 @@ def test_prometheus_takes_the_rules() -> None:
     assert f"SUCCESS: {len(RULES)} rules found" in promtool("check", "rules", ALERTS)
 
 
+def test_prometheus_takes_the_scrape_job_of_the_docs(tmp_path: Path) -> None:
+    """As it stands there; the rules ask for its name."""
+    guide = (ALERTS.parent.parent / "docs" / "operating.md").read_text(encoding="utf-8")
+    job = guide.partition("### Prometheus\n")[2].partition("```yaml\n")[2].partition("```")[0]
+    (tmp_path / "prometheus.yml").write_text(job)
+    (tmp_path / "alerts.yaml").write_bytes(ALERTS.read_bytes())
+    promtool("check", "config", "--syntax-only", tmp_path / "prometheus.yml")
+    (name,) = (job["job_name"] for job in yaml.safe_load(job)["scrape_configs"])
+    assert f'up{{job="{name}"}}' in RULES["TrioWorkerDown"]["expr"]
+
+
 def test_each_alert_fires_in_time(tmp_path: Path) -> None:
     """And in no minute before, and in none of a worker that is well enough."""
     tests = [
