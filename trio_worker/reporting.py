@@ -17,6 +17,7 @@ from trio_worker.ownership import Standing
 from trio_worker.phrases import Phrases
 from trio_worker.query import Query
 from trio_worker.stop import Stop
+from trio_worker.trouble import Trouble
 from trio_worker.webbuddy import WebBuddyClient
 
 __all__ = ["Deliveries"]
@@ -43,6 +44,10 @@ class Deliveries:
     Attributes:
         gate: Open while there is room for one more query.
         tally: What became of queries, in numbers.
+        entry_refused: Said when WebBuddy refuses a log entry.
+        log_overtaken: Said when it takes none, and results go before their logs.
+        result_refused: Said when it refuses a result.
+        dead_letter: Said when it refuses that a query has failed, too.
     """
 
     def __init__(
@@ -71,6 +76,18 @@ class Deliveries:
         self._waiting = 0
         self._left = trio.Event()
         self._said: dict[int, set[int]] = {}
+        # Of all queries: a WebBuddy that refuses one thing may refuse the same of ten thousand.
+        self.entry_refused = Trouble(log, "WebBuddy refused a log entry; it is dropped")
+        self.log_overtaken = Trouble(log, "WebBuddy takes no log entries: the result goes first")
+        self.result_refused = Trouble(
+            log, "WebBuddy refused the result; reporting failed instead", level="error"
+        )
+        self.dead_letter = Trouble(
+            log,
+            "WebBuddy refuses every result: the query stays as it is there, and the result here as a dead"
+            " letter (trio-worker outbox)",
+            level="error",
+        )
 
     @property
     def waiting(self) -> int:
