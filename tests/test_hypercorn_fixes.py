@@ -186,7 +186,7 @@ async def test_a_client_that_never_reads_does_not_hold_up_the_shutdown(clock: Mo
 async def test_the_same_bad_packet_is_not_logged_again_and_again(
     clock: MockClock, events: list[EventDict]
 ) -> None:
-    """Data behind a websocket upgrade breaks hypercorn; our app is not broken by it, which hypercorn would log."""
+    """Data behind a websocket upgrade breaks hypercorn, but not our app, of which hypercorn would log it."""
     app = make_app(pushed=lambda _id: None, own_url="http://localhost:8000")
     broken: list[Exception] = []
 

@@ -105,8 +105,8 @@ class _PushApp(QuartTrio):
 
     async def asgi_app(self, scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
         if scope["type"] == "websocket":
-            # Nobody has one here. Where a client talks before it is answered, hypercorn has hung up on it, and
-            # would log that we can't any more: with a traceback, for each such packet of anybody.
+            # Nobody has one here. Where a client talks before it is answered, hypercorn has hung up on it,
+            # and would log that we can't any more: with a traceback, for each such packet of anybody.
             with suppress(LocalProtocolError):
                 await send({"type": "websocket.close", "code": 1000, "reason": None})
             return
