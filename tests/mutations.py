@@ -95,7 +95,7 @@ MUTATIONS = [
     Mutation(
         "an ill disk closes the intake",
         "journal_writer.py",
-        "            self.gate.close()\n",
+        "        self.gate.close()\n",
         "",
         "journal_illness",
     ),
@@ -289,8 +289,8 @@ MUTATIONS = [
     Mutation(
         "a log that fails holds a result back for a minute at most",
         "delivery.py",
-        "        elif self._others_work:\n            log.warning",
-        "        elif False:\n            log.warning",
+        "        elif self._fails_alone:\n            self._all",
+        "        elif False:\n            self._all",
         "reporting",
     ),
     Mutation(

@@ -172,11 +172,11 @@ def test_a_stream_that_can_not_be_written_to(capsys: pytest.CaptureFixture[str])
 
 
 def test_json_line() -> None:
-    """An event is one JSON object: when, how important, what, by whom, and what it is about."""
+    """An event is one JSON object: when, how important, what, of which query, by whom, and what else."""
     stream = configured()
-    structlog.get_logger("trio_worker.consumer").info("query claimed", query=123, source="push")
+    structlog.get_logger("trio_worker.consumer").info("query claimed", source="push", query=123)
     said = event(stream)
-    assert list(said)[:4] == ["timestamp", "level", "event", "logger"]
+    assert list(said) == ["timestamp", "level", "event", "query", "logger", "source"]
     when = datetime.fromisoformat(said.pop("timestamp"))
     assert when.utcoffset() == timedelta(0)
     assert said == {

@@ -183,8 +183,32 @@ async def test_a_client_that_never_reads_does_not_hold_up_the_shutdown(clock: Mo
     await trio.aclose_forcefully(stream)
 
 
+async def test_the_same_bad_packet_is_not_logged_again_and_again(
+    clock: MockClock, events: list[EventDict]
+) -> None:
+    """Data behind a websocket upgrade breaks hypercorn, but not our app, of which hypercorn would log it."""
+    app = make_app(pushed=lambda _id: None, own_url="http://localhost:8000")
+    broken: list[Exception] = []
+
+    async def watched(scope: Any, receive: Any, send: Any) -> None:
+        try:
+            await app(scope, receive, send)
+        except Exception as error:
+            broken.append(error)
+            raise
+
+    async with serving(watched) as server:
+        for _ in range(20):
+            async with await server.connect() as stream:
+                await stream.send_all(UPGRADE + b"\x81\x05hello")
+                await read_all(stream)
+    assert broken == []
+    lines = [event["event"] for event in events if event["log_level"] == "error"]
+    assert lines == ["a connection broke the HTTP server's code and was closed"]
+
+
 async def test_an_answer_may_take_longer_than_a_client_may_be_silent(clock: MockClock) -> None:
-    """As the status page's stream, which has no end, and whose reader nothing to say: it is not cut."""
+    """As the status page's stream, which has no end, and whose reader nothing to say."""
 
     async def tell_the_time(scope: Any, receive: Any, send: Any) -> None:
         assert scope["type"] == "http"  # hypercorn does without a lifespan

@@ -82,15 +82,15 @@ class Consumer:
         ending: Ending = Released(self.phrases.stopping)
         try:
             if not held.on_disk:
-                self._note_claim(held)
+                self._note_claim(held, attempt)
                 ending = Released(self.phrases.not_written)
             elif not await self._is_ours(held):
                 ending = Revoked("somebody took it while it waited")
             elif not self.stop.asked.is_set():
-                await self._begin(held)
+                await self._begin(held, attempt)
                 ending = await self._run(held)
             elif entry.running:  # as it was claimed; one that was put aside has said so long ago
-                self._note_claim(held)
+                self._note_claim(held, attempt)
         finally:
             # Also when this task is cancelled, or a bug raises: the query must not stay ours.
             self._conclude(held, delivery, ending, attempt)
@@ -116,28 +116,34 @@ class Consumer:
             return True
         return found not in (Standing.TAKEN, Standing.OTHER_DATABASE)
 
-    async def _begin(self, held: Held) -> None:
+    async def _begin(self, held: Held, attempt: Attempt) -> None:
         """Tell the query's author, and see to it that the attempt is on disk before the handler starts."""
         if held.entry.running:  # as it was claimed
-            self._note_claim(held)
+            self._note_claim(held, attempt)
         else:
             try:
                 await held.start().durable()
             except JournalIllError:
                 pass  # its claim is on disk; an attempt that is not counted is better than none
-            self._note_attempt(held)
+            self._note_attempt(held, attempt)
         held.log.write(self.phrases.started.format(limit=self.time_limit))
 
-    def _note_claim(self, held: Held) -> None:
-        log.info("query claimed", source=held.entry.source)
-        source = self.phrases.claimed_push if held.entry.source == "push" else self.phrases.claimed_poll
+    def _note_claim(self, held: Held, attempt: Attempt) -> None:
+        pick_up = attempt.pick_up if attempt.pick_up is None else round(attempt.pick_up, 3)
+        log.info("query claimed", attempt=attempt.attempt, source=attempt.source, pick_up_seconds=pick_up)
+        source = self.phrases.claimed_push if attempt.source == "push" else self.phrases.claimed_poll
         held.log.write(self.phrases.claimed.format(worker=self.worker, source=source))
 
-    def _note_attempt(self, held: Held) -> None:
-        attempt, deaths = held.entry.attempts, held.entry.deaths
-        log.info("query is tried again", attempt=attempt, deaths=deaths, alone=held.is_suspect)
+    def _note_attempt(self, held: Held, attempt: Attempt) -> None:
+        log.info(
+            "query is tried again",
+            attempt=attempt.attempt,
+            source=attempt.source,
+            deaths=held.entry.deaths,
+            alone=held.is_suspect,
+        )
         phrase = self.phrases.again_after_crash if held.after_crash else self.phrases.again
-        held.log.write(phrase.format(attempt=attempt, worker=self.worker))
+        held.log.write(phrase.format(attempt=attempt.attempt, worker=self.worker))
         held.after_crash = False
 
     def _conclude(self, held: Held, delivery: Delivery, ending: Ending, attempt: Attempt) -> None:
@@ -147,14 +153,25 @@ class Consumer:
         self.history.end(attempt, ending, now)
         if self.errand is not None:
             self.errand.ended(ending)
+        seconds = now - attempt.began_at
+        said = {"attempt": attempt.attempt, "source": attempt.source, "seconds": round(seconds, 3)}
         match ending:
-            case Postponed():
+            case Postponed(again_in, reason):
+                retries = held.entry.retries
+                log.info("query put aside", **said, again_in_seconds=again_in, retries=retries, reason=reason)
                 self.deliveries.tally.outcomes.add("put_aside")  # its delivery goes on
             case Revoked(reason):
-                log.warning("query is no longer ours; its handler was stopped", reason=reason)
+                log.warning("query is no longer ours; its handler was stopped", **said, reason=reason)
                 delivery.drop()
-            case _:
-                delivery.end(ending, self._last_line(ending, now - attempt.began_at))
+            case Done():
+                log.info("query done", **said)
+                delivery.end(ending, self.phrases.done.format(seconds=seconds))
+            case Failed(reason, kind):
+                log.warning("query failed", **said, kind=kind, reason=reason)
+                delivery.end(ending, self.phrases.failed.format(seconds=seconds, reason=reason))
+            case Released(reason):
+                log.warning("query put back", **said, reason=reason)
+                delivery.end(ending, self.phrases.put_back.format(seconds=seconds, reason=reason))
 
     def _postponed(self, held: Held, wish: Postponed) -> Postponed | Outcome:
         """Put a query aside; an outcome when that can't be."""
@@ -163,22 +180,8 @@ class Consumer:
         count, most = held.entry.retries + 1, self.most_retries
         if count > most:
             return Failed(self.phrases.too_often.format(count=count, most=most), "too_often")
-        log.info("query put aside", seconds=wish.seconds, reason=wish.reason, retries=count)
         line = self.phrases.postponed.format(seconds=wish.seconds, reason=wish.reason)
         held.log.write(line.rstrip(": "))
         held.postpone(wish.seconds)
         self.recovery.add(held)
         return wish
-
-    def _last_line(self, outcome: Outcome, seconds: float) -> str:
-        took = round(seconds, 3)
-        match outcome:
-            case Done():
-                log.info("query done", seconds=took)
-                return self.phrases.done.format(seconds=seconds)
-            case Failed(reason, kind):
-                log.warning("query failed", kind=kind, reason=reason, seconds=took)
-                return self.phrases.failed.format(seconds=seconds, reason=reason)
-            case Released(reason):
-                log.warning("query put back", seconds=took)
-                return self.phrases.put_back.format(seconds=seconds, reason=reason)

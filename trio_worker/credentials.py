@@ -9,6 +9,7 @@ import structlog
 import trio
 
 from trio_worker.masks import masks
+from trio_worker.trouble import Trouble
 
 __all__ = ["Credentials", "read_password", "why_unreadable"]
 
@@ -54,9 +55,15 @@ class Credentials:
     username: str
     _password: str = attrs.field(repr=False)
     password_file: Path | None = None
+    _unreadable: Trouble = attrs.field(init=False, repr=False, eq=False)
 
     def __attrs_post_init__(self) -> None:
         masks.know("password", self._password)
+        self._unreadable = Trouble(
+            log,
+            "password file can't be read, the last password known is used",
+            over="password file can be read again",
+        )
 
     async def read(self) -> tuple[str, str]:
         """Give the name and the password as they are now, for one log-in.
@@ -79,10 +86,8 @@ class Credentials:
                 read_password, self.password_file, abandon_on_cancel=True
             )
         except (OSError, ValueError) as error:
-            log.warning(
-                "password file can't be read, the last password known is used",
-                file=str(self.password_file),
-                reason=why_unreadable(error),
-            )
+            self._unreadable.happened(file=str(self.password_file), reason=why_unreadable(error))
+        else:
+            self._unreadable.is_over(file=str(self.password_file))
         masks.know("password", self._password)
         return self.username, self._password

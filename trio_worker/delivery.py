@@ -66,6 +66,7 @@ class Delivery:
         self.is_begun = False
         self._looks = Looks(deliveries.webbuddy, held, after=deliveries.look_after)
         self._log_fails_since = math.inf
+        self._fails_alone = False  # as seen when it last failed
         self._entry_taken = True
         if held.outcome is not None:
             held.log.close("")
@@ -170,8 +171,9 @@ class Delivery:
     def _overtake(self) -> None:
         if self._all.stop.limited.is_set():
             self._log_goes_first = False
-        elif self._others_work:
-            log.warning("WebBuddy takes no log entries: the result goes first", query=self.held.query.id)
+        # Else it is down, or was: now is the time to try the log again.
+        elif self._fails_alone:
+            self._all.log_overtaken.happened(query=self.held.query.id)
             self._log_goes_first = False
 
     async def _tell(self) -> None:
@@ -215,8 +217,8 @@ class Delivery:
             self.held.resumed = False
         failed = None if to_the_end else self._note_failure
         while (entry := await self.held.log.next_entry()) is not None:
-            self._log_fails_since = math.inf
             await self._persist(partial(self._send_entry, entry), failed=failed)
+            self._log_fails_since, self._fails_alone = math.inf, False
             self._all.tally.shipped(*self.held.log.sent(), taken=self._entry_taken)
 
     async def _reconcile(self) -> None:
@@ -246,14 +248,13 @@ class Delivery:
             await self._all.webbuddy.add_log(self.held.query, entry)
         except Refused as refused:
             self._entry_taken = False
-            log.warning(
-                "WebBuddy refused a log entry; it is dropped", query=self.held.query.id, reason=str(refused)
-            )
+            self._all.entry_refused.happened(query=self.held.query.id, reason=str(refused))
 
     def _note_failure(self) -> None:
         """The log fails: from the end of the query on it may hold the result back for so long."""
         now, closed_at = trio.current_time(), self.held.log.closed_at
         self._log_fails_since = min(self._log_fails_since, now)
+        self._fails_alone = self._others_work
         if closed_at is None:
             return
         overtaken_at = max(self._log_fails_since, closed_at) + LOG_PATIENCE
@@ -285,7 +286,7 @@ class Delivery:
 
     async def _report_refusal(self, refused: Refused) -> None:
         number = self.held.query.id
-        log.error("WebBuddy refused the result; reporting failed instead", query=number, reason=str(refused))
+        self._all.result_refused.happened(query=number, reason=str(refused))
         outcome = self.held.outcome
         reason = (
             outcome.reason
@@ -300,12 +301,7 @@ class Delivery:
         except Refused as again:
             self.held.instead = None
             self.held.died(str(again))
-            log.error(
-                "WebBuddy refuses every result: the query stays as it is there, and the result here as a dead"
-                " letter (trio-worker outbox)",
-                query=number,
-                reason=str(again),
-            )
+            self._all.dead_letter.happened(query=number, reason=str(again))
         else:
             self._all.tally.reported(self.held.entry.ended_at)
 

@@ -33,7 +33,7 @@ __all__ = ["configure", "printed"]
 # a request's time. hypercorn.access prints only when Hypercorn was asked to, by a handler of its own.
 _QUIET = ("httpx", "httpcore", "hpack", "hypercorn.access")
 
-_FIRST_KEYS = ("timestamp", "level", "event", "logger")
+_FIRST_KEYS = ("timestamp", "level", "event", "query", "attempt", "logger")
 
 
 class _Handler(logging.StreamHandler[TextIO]):
@@ -269,13 +269,21 @@ def _masked(render: Processor) -> Processor:
 
 
 def _pretty_renderer(*, colors: bool) -> Processor:
-    return structlog.dev.ConsoleRenderer(
+    console = structlog.dev.ConsoleRenderer(
         colors=colors,
+        sort_keys=False,
         # By repr: a value that came from outside may hold a terminal's escape sequences.
         repr_native_str=True,
         # The traceback is text by now; but with any other formatter structlog 24 and 25 warn of that.
         exception_formatter=structlog.dev.plain_traceback,
     )
+
+    def render(logger: Any, method: str, event: EventDict) -> str:
+        # Of which query it is, first; it is bound, and stands behind all else.
+        first = {"query": event.pop("query")} if "query" in event else {}
+        return console(logger, method, first | dict(event))
+
+    return render
 
 
 # Made once: `json.dumps` makes one for each call.

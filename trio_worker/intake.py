@@ -20,6 +20,7 @@ from trio_worker.held import Held
 from trio_worker.liveness import Pulse
 from trio_worker.push_health import PushHealth
 from trio_worker.tokens import REFUSAL_HOLDS
+from trio_worker.trouble import Trouble
 from trio_worker.wakeups import Announcements, Wakeups
 from trio_worker.webbuddy import WebBuddyClient
 
@@ -84,7 +85,9 @@ class Intake:
         self._idle: dict[trio.CancelScope, None] = {}
         self._outage: WebBuddyError | None = None
         self._outage_since = math.inf
-        self._told: set[type[WebBuddyError]] = set()
+        self._trouble = Trouble(
+            log, "no query can be claimed; trying again", over="WebBuddy hands out queries again"
+        )
         self._over = trio.Event()
         self._closed = False
         self._pulse = Pulse()
@@ -191,7 +194,6 @@ class Intake:
 
     async def _sit_out(self, error: WebBuddyError) -> Held | None:
         """Try alone until a claim gets through. Cancelled or interrupted, it lets the others try."""
-        began = trio.current_time()
         pauses, knocks = Backoff(first=1.0, most=LONGEST_PAUSE), Backoff(first=1.0, most=self._longest_knock)
         try:
             while True:
@@ -204,29 +206,22 @@ class Intake:
                 self._wakeups.ask()
                 self.retries += 1
                 try:
-                    held = await self._claim()
+                    return await self._claim()
                 except JournalIllError:
                     return None
                 except WebBuddyError as again:
                     error = again
-                    continue
-                seconds = round(trio.current_time() - began, 1)
-                log.info("WebBuddy hands out queries again", after_seconds=seconds)
-                return held
         finally:
             self._outage, self._outage_since = None, math.inf
-            self._told.clear()
             self._over.set()
 
     def _note(self, error: WebBuddyError) -> None:
-        """Say it once on the way down, and again only when there is something else to do about it."""
+        """Say it on the way down, and again at once only when there is something else to do about it."""
         if self._is_first_refusal(error):
             raise error
         # A proxy's 502 and a plain 500 take turns while a server comes up: that is one outage.
         kind = Unavailable if isinstance(error, Unavailable) else type(error)
-        if kind not in self._told:
-            self._told.add(kind)
-            log.warning("no query can be claimed; trying again", reason=str(error))
+        self._trouble.happened(kind.__name__, reason=str(error))
         if self._outage is None:
             self._over = trio.Event()
             self._outage_since = trio.current_time()
@@ -282,6 +277,7 @@ class Intake:
         """Send one claim, and draw from its answer what there is to know of the queue."""
         rung, times_empty = self._wakeups.newest, self._announced.times_empty
         found = await self._claims.send(times_empty, wanted=lambda: not self._closed)
+        self._trouble.is_over()
         if found is None:
             self._on_errand(Errand.found_nothing)
             if self._wakeups.found_nothing(rung):

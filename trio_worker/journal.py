@@ -23,6 +23,7 @@ from trio_worker.runners import Runner
 from trio_worker.settings import JournalSync
 from trio_worker.state_folder import StateFolder
 from trio_worker.takeover import OwnJournal
+from trio_worker.trouble import Trouble
 
 __all__ = ["Journal", "Receipt", "open_journal"]
 
@@ -94,6 +95,9 @@ class Journal:
         self._claims: dict[trio.lowlevel.Task, float] = {}  # under way: when they began, by WebBuddy's clock
         self._closed = False
         self._has_told_of_losses = False
+        self._unreadable = Trouble(
+            log, "neighbours' journals can't be read", over="neighbours' journals can be read again"
+        )
         self._take_in(own.found)
 
     @property
@@ -172,8 +176,9 @@ class Journal:
         try:
             stones = await self._runner(partial(self._own.tombstones_of_others, query_id, created))
         except (JournalError, sqlite3.Error) as error:
-            log.warning("neighbours' journals can't be read", reason=str(error))
+            self._unreadable.happened(reason=str(error))
             return None
+        self._unreadable.is_over()
         return max(stones, key=lambda stone: (stone.attempts, stone.deaths), default=None)
 
     # --- Claims whose answers are lost ----------------------------------------------------------------

@@ -19,6 +19,7 @@ from trio_worker.errors import JournalIllError
 from trio_worker.gate import Gate
 from trio_worker.journal_file import Statement, describe
 from trio_worker.runners import Runner
+from trio_worker.trouble import Trouble
 
 __all__ = ["CLOSE_SECONDS", "LAZY", "Collector", "JournalWriter", "Receipt"]
 
@@ -93,6 +94,12 @@ class JournalWriter:
         self._apply = apply
         self._runner = runner
         self._name = name
+        self._trouble = Trouble(
+            log,
+            "nothing new is claimed: the journal can't be written",
+            over="the journal can be written to again",
+            level="error",
+        )
         self._statements: list[Statement] = []
         self._receipts: list[Receipt] = []  # for those; more than one only while the disk is ill
         self._collectors: dict[Collector, None] = {}
@@ -199,18 +206,15 @@ class JournalWriter:
         self._recover()
 
     def _fall_ill(self, illness: str, receipts: list[Receipt]) -> None:
-        if self.illness is None:
-            log.error(
-                "nothing new is claimed: the journal can't be written", reason=illness, journal=self._name
-            )
-            self.gate.close()
+        self._trouble.happened(reason=illness, journal=self._name)
+        self.gate.close()
         self.illness = illness
         for receipt in (*receipts, *self._receipts):
             receipt.settle(illness)
 
     def _recover(self) -> None:
         if self.illness is not None:
-            log.info("the journal can be written to again", journal=self._name)
+            self._trouble.is_over(journal=self._name)
             self.illness = None
             self.gate.open()
 

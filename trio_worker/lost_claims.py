@@ -22,6 +22,7 @@ from trio_worker.journal import Journal
 from trio_worker.journal_file import LostClaim
 from trio_worker.liveness import Pulse
 from trio_worker.query import Query
+from trio_worker.trouble import Trouble
 from trio_worker.webbuddy import WebBuddyClient
 
 __all__ = ["LostClaims"]
@@ -79,9 +80,11 @@ class LostClaims:
     _unaskable_at: float | None = attrs.field(default=None, init=False)
     _told: bool = attrs.field(default=False, init=False)
     _pauses: Backoff = attrs.field(init=False)
+    _unreadable: Trouble = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
         self._pauses = Backoff(first=1.0, most=LONGEST_PAUSE)
+        self._unreadable = Trouble(log, "can't look for the queries of lost claims")
 
     async def find(self) -> Never:
         """Look every minute, as long as there is something to look for. Never returns.
@@ -102,7 +105,7 @@ class LostClaims:
                 log.debug("can't look for the queries of lost claims", reason=str(error))
                 wait = self._pauses.next(error.retry_after if isinstance(error, Unavailable) else None)
             except JournalError as error:
-                log.warning("can't look for the queries of lost claims", reason=str(error))
+                self._unreadable.happened(reason=str(error))
                 wait = self._pauses.next()
             await self.pulse.sleep(wait)
 

@@ -12,6 +12,7 @@ from trio_worker.gate import Gate
 from trio_worker.journal import Journal
 from trio_worker.liveness import Pulse
 from trio_worker.stop import Stop
+from trio_worker.trouble import Trouble
 
 __all__ = ["LOOK_FOR_ORDERS", "PAUSED", "Pause"]
 
@@ -48,9 +49,15 @@ class Pause:
     give_up: Callable[[str], None] = _nobody
     gate: Gate = attrs.field(factory=Gate, init=False)
     problem: str | None = attrs.field(default="whether it is paused is not known yet", init=False)
+    _unreadable: Trouble = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
         self.gate.close()
+        self._unreadable = Trouble(
+            log,
+            "whether the worker is to pause or to drain can't be read",
+            over="whether the worker is to pause or to drain can be read again",
+        )
 
     async def obey(self) -> None:
         """Look for orders, and follow them. Never returns."""
@@ -59,8 +66,9 @@ class Pause:
             try:
                 orders = await self.journal.orders()
             except JournalError as error:
-                log.warning("whether the worker is to pause or to drain can't be read", reason=str(error))
+                self._unreadable.happened(reason=str(error))
             else:
+                self._unreadable.is_over()
                 self._set(paused=orders.paused)
                 if orders.drain:
                     self.stop.drain()

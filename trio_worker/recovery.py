@@ -24,6 +24,7 @@ from trio_worker.query import Failed, Released
 from trio_worker.reporting import Deliveries
 from trio_worker.settings import OnCrash
 from trio_worker.tokens import REFUSAL_HOLDS
+from trio_worker.trouble import Trouble
 from trio_worker.webbuddy import WebBuddyClient
 
 __all__ = ["LOOK_AROUND", "MOST_ASIDE", "Recovery"]
@@ -82,6 +83,12 @@ class Recovery:
     room: Gate = attrs.field(factory=Gate, init=False)
     _aside: int = attrs.field(default=0, init=False)
     _is_over: bool = attrs.field(default=False, init=False)
+    _unreadable: Trouble = attrs.field(
+        factory=lambda: Trouble(
+            log, "the journals can't be looked through", over="the journals can be looked through again"
+        ),
+        init=False,
+    )
 
     def begin(self) -> None:
         """Take up what the journal held when it was opened."""
@@ -112,18 +119,21 @@ class Recovery:
             if self._is_over:
                 return
             # One after the other: what the first has given must not be lost with an error of the second.
-            await self._take_up_from(self.journal.take_over, "taking up what another process has left")
-            await self._take_up_from(self.journal.revived, "trying dead letters again")
+            well = await self._take_up_from(self.journal.take_over, "taking up what another process has left")
+            well &= await self._take_up_from(self.journal.revived, "trying dead letters again")
+            if well:
+                self._unreadable.is_over()
 
-    async def _take_up_from(self, source: Callable[[], Awaitable[list[Entry]]], event: str) -> None:
+    async def _take_up_from(self, source: Callable[[], Awaitable[list[Entry]]], event: str) -> bool:
         try:
             found = self._held(await source())
         except JournalError as error:
-            log.warning("the journals can't be looked through", reason=str(error))
-            return
+            self._unreadable.happened(reason=str(error))
+            return False
         if found:
             log.warning(event, queries=len(found))
             self.nursery.start_soon(self._take_up, found, _nothing)
+        return True
 
     def _held(self, entries: Iterable[Entry]) -> list[Held]:
         alive = (entry for entry in entries if entry.dead is None)

@@ -19,6 +19,7 @@ from trio_worker.phrases import Phrases
 from trio_worker.query import Query
 from trio_worker.query_log import GATHER
 from trio_worker.stop import Stop
+from trio_worker.trouble import Trouble
 from trio_worker.webbuddy import WebBuddyClient
 
 __all__ = ["Deliveries"]
@@ -45,6 +46,10 @@ class Deliveries:
     Attributes:
         gate: Open while there is room for one more query.
         tally: What became of queries, in numbers.
+        entry_refused: Said when WebBuddy refuses a log entry.
+        log_overtaken: Said when it takes none, and results go before their logs.
+        result_refused: Said when it refuses a result.
+        dead_letter: Said when it refuses that a query has failed, too.
     """
 
     def __init__(
@@ -75,6 +80,18 @@ class Deliveries:
         self._later: deque[tuple[float, Delivery]] = deque()  # those that may not have begun yet, and when to
         self._is_one_later = trio.Event()
         self._said: dict[int, set[int]] = {}
+        # Of all queries: a WebBuddy that refuses one thing may refuse the same of ten thousand.
+        self.entry_refused = Trouble(log, "WebBuddy refused a log entry; it is dropped")
+        self.log_overtaken = Trouble(log, "WebBuddy takes no log entries: the result goes first")
+        self.result_refused = Trouble(
+            log, "WebBuddy refused the result; reporting failed instead", level="error"
+        )
+        self.dead_letter = Trouble(
+            log,
+            "WebBuddy refuses every result: the query stays as it is there, and the result here as a dead"
+            " letter (trio-worker outbox)",
+            level="error",
+        )
 
     @property
     def waiting(self) -> int:

@@ -291,7 +291,9 @@ class _SocketServer:
             await self.connect(stream)
         finally:
             webbuddy.open_connections -= 1
-            del self.streams[name]
+            # The client's port may be another connection's by now.
+            if self.streams.get(name) is stream:
+                del self.streams[name]
             webbuddy.announce()
 
     async def _answer(self, scope: Message, receive: Receive, send: Send) -> None:

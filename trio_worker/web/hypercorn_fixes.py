@@ -18,6 +18,7 @@ from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable, ASGISendEvent
 from quart_trio.asgi import TrioASGIHTTPConnection
 
+from trio_worker.trouble import Trouble
 from trio_worker.web.connections import BACKLOG, heard, serve_listeners, socket_of
 
 __all__ = ["ClientGone", "FixedHTTPConnection", "install"]
@@ -105,7 +106,19 @@ async def _run_guarded(self: TCPServer) -> None:
     # Whatever it is, it concerns one connection, and trio.serve_listeners closes that behind us.
     # `except*` lets a Cancelled in the same group through.
     except* Exception as errors:  # noqa: BLE001
-        _log.error("a connection broke the HTTP server's code and was closed", exc_info=errors)
+        _broken_connections().happened(type(errors.exceptions[0]).__name__, exc_info=errors)
+
+
+_broken: trio.lowlevel.RunVar[Trouble] = trio.lowlevel.RunVar("trio_worker: broken connections")
+
+
+def _broken_connections() -> Trouble:
+    # Of this run: a connection has no owner here that would outlive it, and anybody can send such packets.
+    try:
+        return _broken.get()
+    except LookupError:
+        _broken.set(Trouble(_log, "a connection broke the HTTP server's code and was closed", level="error"))
+        return _broken.get()
 
 
 _read_data = TCPServer._read_data

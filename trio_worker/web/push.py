@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
 import structlog
-from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable, Scope
+from h11 import LocalProtocolError
+from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable, HTTPScope, Scope
 from quart import Response
 from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException
@@ -17,6 +19,7 @@ from werkzeug.exceptions import HTTPException
 from trio_worker.figures import Figures
 from trio_worker.liveness import Liveness
 from trio_worker.neighbours import Neighbours
+from trio_worker.trouble import Trouble
 from trio_worker.web.guard import CHALLENGE, Guard
 from trio_worker.web.hypercorn_fixes import FixedHTTPConnection
 from trio_worker.web.livez import LIVE_PATH, livez
@@ -24,7 +27,7 @@ from trio_worker.web.metrics import METRICS_PATH, Metrics
 from trio_worker.web.openapi import OPENAPI_PATH, openapi
 from trio_worker.web.page_headers import with_page_headers
 from trio_worker.web.push_counts import PushCounts
-from trio_worker.web.push_endpoint import PUSH_PATH, PushEndpoint
+from trio_worker.web.push_endpoint import PUSH_PATH, PushEndpoint, client_of
 from trio_worker.web.readiness import READY_PATH, Readiness
 from trio_worker.web.reply import reply
 from trio_worker.web.status_page import StatusPage
@@ -33,6 +36,8 @@ __all__ = ["PUSH_PATH", "PushCounts", "make_app"]
 
 # Of all but the push, which has a limit of its own: nothing here reads a body.
 _MAX_BODY_BYTES = 64 * 1024
+
+_MOST_PATH = 100  # characters of it in the log
 
 _log = structlog.stdlib.get_logger(__name__)
 
@@ -87,7 +92,7 @@ def make_app(
         status_page.add_to(app)
     add(OPENAPI_PATH, "openapi", openapi(app.paths, guard))
     app.register_error_handler(HTTPException, _http_error)
-    app.register_error_handler(Exception, _unexpected_error)
+    app.register_error_handler(Exception, app.unexpected_error)
     return app
 
 
@@ -99,12 +104,20 @@ class _PushApp(QuartTrio):
         self.config["MAX_CONTENT_LENGTH"] = _MAX_BODY_BYTES
         self._push = push
         self._guard = guard
+        self._no_token = Trouble(_log, "a request without the right token is refused")
+        self._broken = Trouble(_log, "a page broke: a bug", level="error")
 
     def paths(self) -> set[str]:
         """Say what there is."""
         return {PUSH_PATH, *(rule.rule for rule in self.url_map.iter_rules())}
 
     async def asgi_app(self, scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
+        if scope["type"] == "websocket":
+            # Nobody has one here. Where a client talks before it is answered, hypercorn has hung up on it,
+            # and would log that we can't any more: with a traceback, for each such packet of anybody.
+            with suppress(LocalProtocolError):
+                await send({"type": "websocket.close", "code": 1000, "reason": None})
+            return
         if scope["type"] != "http":
             await super().asgi_app(scope, receive, send)
             return
@@ -118,11 +131,26 @@ class _PushApp(QuartTrio):
             # what is a request to us. So it is the last one of its connection, too.
             await reply(send, 400, {"detail": "a length, and chunks"}, (b"connection", b"close"))
         elif not (self._guard.admits_push(headers) if is_push else self._guard.admits(path, headers)):
+            self._note_stranger(scope, is_push=is_push)
             await reply(send, 401, {"detail": "a token is needed, or another one"}, CHALLENGE)
         elif is_push:
             await self._push.handle(scope, receive, send)
         else:
             await super().asgi_app(scope, receive, send)
+
+    def _note_stranger(self, scope: HTTPScope, *, is_push: bool) -> None:
+        if is_push:
+            self._push.counts.refused += 1
+        hint = "FASTAPI_URL is http://push:WORKER_PUSH_TOKEN@…" if is_push else "send WORKER_ADMIN_TOKEN"
+        path = scope["path"][:_MOST_PATH]
+        self._no_token.happened("push" if is_push else "", client=client_of(scope), path=path, hint=hint)
+
+    # Async, as `_http_error`, because Quart calls others in a thread.
+
+    async def unexpected_error(self, error: Exception) -> Response:
+        """Answer with 500."""
+        self._broken.happened(type(error).__name__, exc_info=error)
+        return _json(500, {"detail": "internal error"})
 
 
 def _has_two_lengths(headers: Iterable[tuple[bytes, bytes]]) -> bool:
@@ -143,9 +171,6 @@ def _tidy_path(path: str, root_path: str) -> str:
     return path.rstrip("/") or "/"
 
 
-# The error handlers are async because Quart calls others in a thread.
-
-
 async def _http_error(error: HTTPException) -> Response:
     response = _json(error.code or 500, {"detail": error.description or error.name})
     # 405 says in `Allow` what would do, and other errors have headers of their own.
@@ -153,11 +178,6 @@ async def _http_error(error: HTTPException) -> Response:
         if name.lower() not in ("content-type", "content-length"):
             response.headers[name] = value
     return response
-
-
-async def _unexpected_error(error: Exception) -> Response:
-    _log.error("a page broke: a bug", exc_info=error)
-    return _json(500, {"detail": "internal error"})
 
 
 def _json(status: int, content: dict[str, Any]) -> Response:

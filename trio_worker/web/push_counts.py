@@ -13,7 +13,7 @@ class PushCounts:
 
     Attributes:
         accepted: Pushes that were answered with 200.
-        refused: Requests to the push endpoint that were no push (400, 408, 413).
+        refused: Requests to the push endpoint that were no push (400, 408, 413), or had no token (401).
         other_url: Accepted pushes that named another WebBuddy than ours.
     """
 

@@ -22,6 +22,7 @@ import trio
 from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable, HTTPScope
 from werkzeug.exceptions import BadRequest, HTTPException, RequestEntityTooLarge, RequestTimeout
 
+from trio_worker.trouble import Trouble
 from trio_worker.web.push_counts import PushCounts
 from trio_worker.web.reply import reply
 
@@ -57,9 +58,13 @@ class PushEndpoint:
     own_url: str
     counts: PushCounts
     _own: str | None = attrs.field(init=False)
+    _no_push: Trouble = attrs.field(init=False)
+    _broken: Trouble = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
         self._own = _comparable(self.own_url)
+        self._no_push = Trouble(_log, "a request to the push endpoint is no push")
+        self._broken = Trouble(_log, "the push endpoint broke: a bug", level="error")
 
     async def handle(self, scope: HTTPScope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
         """Answer one request, of whichever method.
@@ -77,10 +82,11 @@ class PushEndpoint:
             self.counts.refused += 1
         except HTTPException as error:
             self.counts.refused += 1
+            self._no_push.happened(client=client_of(scope), reason=error.description)
             await reply(send, error.code or 400, {"detail": error.description})
         # `pushed` is not ours.
         except Exception as error:  # noqa: BLE001
-            _log.error("the push endpoint broke: a bug", exc_info=error)
+            self._broken.happened(type(error).__name__, exc_info=error)
             await reply(send, 500, {"detail": "internal error"})
         else:
             await reply(send, 200, {"status": "accepted"})
@@ -103,6 +109,12 @@ class PushEndpoint:
                 webbuddy_url=_printable(self.own_url),
             )
         self.counts.other_url += 1
+
+
+def client_of(scope: HTTPScope) -> str:
+    """Give the address that a request has come from; of a proxy, where there is one."""
+    client = scope.get("client")
+    return client[0] if client else "unknown"
 
 
 async def _read_body(scope: HTTPScope, receive: ASGIReceiveCallable) -> bytes:
