@@ -10,7 +10,7 @@ import pytest
 from quart_trio import QuartTrio
 
 from tests.test_push import OWN_URL, PUSH, client_of
-from trio_worker.service import Pushes
+from trio_worker.front import Front
 from trio_worker.web import Readiness, make_app
 from trio_worker.web.guard import Guard
 
@@ -115,7 +115,7 @@ async def test_all_else_needs_the_other_token(path: str, method: str) -> None:
 )
 async def test_figures_are_for_who_has_the_token(header: str | None, status: int) -> None:
     """As Prometheus brings it; nobody else learns a single figure."""
-    async with client_of(Pushes().app(OWN_URL, GUARD)) as client:
+    async with client_of(Front().app(OWN_URL, GUARD)) as client:
         headers = {} if header is None else {"Authorization": header}
         response = await client.get("/metrics", headers=headers)
     assert response.status_code == status

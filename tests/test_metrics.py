@@ -474,7 +474,7 @@ async def test_pushes(autojump_clock: MockClock) -> None:
             "foreign_pushes_total": {"": 1},
         }
         assert await seen.values("pushes_broken") == {"": 0}
-        seen.worker.pushes.health.is_broken = True
+        seen.worker.front.health.is_broken = True
         assert await seen.values("pushes_broken") == {"": 1}
 
 
@@ -492,7 +492,7 @@ async def test_ready_and_live(autojump_clock: MockClock) -> None:
         await trio.sleep(100)
         assert await seen.values("ready") == {"": 1}
         assert await seen.values("late_loops") == {"": 0}
-        seen.worker.pushes.liveness.watch("a loop that is stuck", lambda: trio.current_time() - 31)
+        seen.worker.front.liveness.watch("a loop that is stuck", lambda: trio.current_time() - 31)
         assert await seen.values("late_loops") == {"": 1}
 
 

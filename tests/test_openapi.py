@@ -20,7 +20,7 @@ from trio.testing import MockClock
 from tests.processes import TOO_LONG, start_worker
 from tests.test_guard import ADMIN_TOKEN, GUARD, PUSH_TOKEN
 from tests.test_push import OWN_URL, call, client_of, messages, part
-from trio_worker.service import Pushes
+from trio_worker.front import Front
 from trio_worker.testing import WebBuddy, serve_webbuddy
 from trio_worker.web import Guard, make_app
 
@@ -39,14 +39,14 @@ async def document_of(app: QuartTrio) -> dict[str, Any]:
 @pytest.mark.parametrize("guard", [Guard(), GUARD])
 async def test_it_is_openapi(guard: Guard) -> None:
     """By the schema of OpenAPI 3.1 itself."""
-    document = await document_of(Pushes().app(OWN_URL, guard))
+    document = await document_of(Front().app(OWN_URL, guard))
     assert document["openapi"] == "3.1.0"
     schemathesis.openapi.from_dict(document).validate()
 
 
 async def test_it_has_all_routes_and_no_other() -> None:
     """Each path with each of its methods; of an app that has less, less."""
-    app = Pushes().app(OWN_URL)
+    app = Front().app(OWN_URL)
     there = {
         rule.rule: {method.lower() for method in rule.methods or ()} for rule in app.url_map.iter_rules()
     }
@@ -67,7 +67,7 @@ async def test_it_has_all_routes_and_no_other() -> None:
 )
 async def test_it_says_where_a_token_is_needed(guard: Guard, locks: set[str]) -> None:
     """And 401 nowhere else; it is what the worker does."""
-    app = Pushes().app(OWN_URL, guard)
+    app = Front().app(OWN_URL, guard)
     document = await document_of(app)
     schemes = {f"{lock}_{way}" for lock in locks for way in ("basic", "bearer")}
     assert {*document["components"]["securitySchemes"]} == schemes

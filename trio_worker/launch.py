@@ -67,14 +67,14 @@ class Launch:
         settings: The settings.
         handler: The user's handler, imported.
         processes: How many processes share ``NUM_WORKERS``.
-        pushes: Shared by the push endpoint and the service.
+        front: Shared by the push endpoint and the service.
         warnings: Sentences about the environment, for the log.
     """
 
     settings: Settings
     handler: Handler
     processes: int = 1
-    pushes: Front = attrs.field(factory=Front)
+    front: Front = attrs.field(factory=Front)
     warnings: tuple[str, ...] = ()
 
     @classmethod
@@ -124,7 +124,7 @@ class Launch:
         for warning in open_doors(self.settings, binds):
             log.warning(warning)
         guard = Guard(self.settings.push_token, self.settings.admin_token)
-        return self.pushes.app(self.settings.webbuddy_url, guard)
+        return self.front.app(self.settings.webbuddy_url, guard)
 
     def stop(self) -> Stop:
         """Make the stop that `serve` obeys."""
@@ -149,9 +149,9 @@ class Launch:
         async with (
             open_thread("trio-worker journal") as runner,
             open_journal(state_folder(settings), sync=settings.journal_sync, runner=runner) as journal,
-            self.pushes.neighbours.open(
+            self.front.neighbours.open(
                 state_folder(settings),
-                {"figures": partial(answer, self.pushes.figures)},
+                {"figures": partial(answer, self.front.figures)},
                 runner=runner,
             ),
             open_webbuddy(
@@ -163,7 +163,7 @@ class Launch:
         ):
             await _warn_of_the_stranded(state_folder(settings), runner)
             await self._work(journal, webbuddy, stop, abandon, errand)
-        log.info("stopped", pushes=attrs.asdict(self.pushes.counts))
+        log.info("stopped", pushes=attrs.asdict(self.front.counts))
 
     async def _work(
         self,
@@ -187,14 +187,14 @@ class Launch:
             self.handler,
             forced_end=lambda: stop.forced_end,
             abandon=give_up_on_the_loop,
-            delays=self.pushes.liveness.delays,
+            delays=self.front.liveness.delays,
         ):
             given = Given(
                 settings=self.settings,
                 handler=self.handler,
                 webbuddy=webbuddy,
                 journal=journal,
-                front=self.pushes,
+                front=self.front,
                 stop=stop,
                 consumers=self.consumers,
                 errand=errand,

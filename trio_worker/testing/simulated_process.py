@@ -55,7 +55,7 @@ class Process:
         handler: Its handler.
         look_around_every: Seconds between two looks for neighbours that have died.
         clock: Its machine's clock, which may be wrong.
-        pushes: What comes to its push endpoint.
+        front: What comes in to it.
         stop: Its stop.
         left: What was on its disk when it died.
         journal: What it holds, once it has begun.
@@ -70,7 +70,7 @@ class Process:
     handler: HandlerFunction
     clock: Callable[[], float]
     look_around_every: float = LOOK_AROUND
-    pushes: Front = attrs.field(factory=Front)
+    front: Front = attrs.field(factory=Front)
     stop: Stop = attrs.field(init=False)
     left: Contents = attrs.field(factory=Contents)
     journal: Journal | None = None
@@ -136,7 +136,7 @@ class Process:
                 handler=handler_of(self.handler, settings.handler),
                 webbuddy=client,
                 journal=self.journal,
-                front=self.pushes,
+                front=self.front,
                 stop=self.stop,
                 consumers=settings.num_workers,
                 call_plain=_in_place,
@@ -170,5 +170,5 @@ class PushesTo(httpx.AsyncBaseTransport):
         self.processes = [process for process in self.processes if process.is_alive]
         if not self.processes:
             raise httpx.ConnectError("nobody listens", request=request)
-        self.processes[-1].pushes.pushed(json.loads(await request.aread())["query_id"])
+        self.processes[-1].front.pushed(json.loads(await request.aread())["query_id"])
         return httpx.Response(200)

@@ -40,7 +40,7 @@ class RunningWorker:
         webbuddy: The WebBuddy that it works for: its state, knobs and counters.
         settings: What it runs with.
         stop: `Stop.ask` stops it as a signal would.
-        pushes: What its push endpoint and its consumers share.
+        front: Shared by its push endpoint and its consumers.
         ended: Set when its service has ended.
         journal: What it holds; None until it has begun.
         abandoned: Set when it would have ended its process by force: a handler can't be stopped.
@@ -49,7 +49,7 @@ class RunningWorker:
     webbuddy: WebBuddy
     settings: Settings
     stop: Stop
-    pushes: Front
+    front: Front
     ended: trio.Event = attrs.field(factory=trio.Event)
     abandoned: trio.Event = attrs.field(factory=trio.Event)
     journal: Journal | None = None
@@ -155,7 +155,7 @@ async def _runner() -> AsyncIterator[Runner]:
 @asynccontextmanager
 async def _pushing(worker: RunningWorker) -> AsyncIterator[None]:
     """Let WebBuddy's pushes arrive at the worker's own endpoint."""
-    app = worker.pushes.app(worker.settings.webbuddy_url)
+    app = worker.front.app(worker.settings.webbuddy_url)
     before = worker.webbuddy.push_url, worker.webbuddy.push_transport
     worker.webbuddy.push_url = worker.webbuddy.push_url or "http://worker.test:8001"
     worker.webbuddy.push_transport = httpx.ASGITransport(app)  # type: ignore[arg-type]
@@ -170,7 +170,7 @@ def _watched(worker: RunningWorker, handler: Handler, abandon: Callable[[], None
     if abandon is None:
         yield
     else:
-        stop, delays = worker.stop, worker.pushes.liveness.delays
+        stop, delays = worker.stop, worker.front.liveness.delays
         with watchdog(handler, forced_end=lambda: stop.forced_end, abandon=abandon, delays=delays):
             yield
 
@@ -199,7 +199,7 @@ async def _run_worker(
                 handler=handler,
                 webbuddy=client,
                 journal=worker.journal,
-                front=worker.pushes,
+                front=worker.front,
                 stop=worker.stop,
                 consumers=settings.num_workers,
                 errand=errand,
