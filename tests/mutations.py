@@ -307,6 +307,35 @@ MUTATIONS = [
         "                earlier=0,\n",
         "recovery query_log",
     ),
+    # --- What listens --------------------------------------------------------------------------------
+    Mutation(
+        "no client keeps its place for ever",
+        "web/connections.py",
+        "turn_over_at = max(oldest.taken_at, self._wanted_since) + TURN",
+        "turn_over_at = math.inf",
+        "connections abuse",
+    ),
+    Mutation(
+        "only so many connections are served at once",
+        "web/connections.py",
+        "    most: int = MOST\n",
+        "    most: int = 100_000\n",
+        "besieged",
+    ),
+    Mutation(
+        "one call that failed is no outage",
+        "probes.py",
+        "        if self.webbuddy.failed_at - failing_since > PATIENCE:\n",
+        "        if True:\n",
+        "readiness",
+    ),
+    Mutation(
+        "figures are for those who have the token",
+        "web/guard.py",
+        "return path == LIVE_PATH or",
+        'return path != "/readyz" or',
+        "guard openapi",
+    ),
     # --- Wake-ups, later, lost claims ----------------------------------------------------------------
     Mutation(
         "a wake-up is handed on",
