@@ -278,6 +278,13 @@ MUTATIONS = [
         "return text",
         "pool",
     ),
+    Mutation(
+        "an answer counts though its process has died meanwhile",
+        "handlers/pool_process.py",
+        "                self._hear_last_words()\n",
+        "",
+        "pool",
+    ),
     # --- The log -------------------------------------------------------------------------------------
     Mutation(
         "the log goes before the result",

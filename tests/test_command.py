@@ -774,7 +774,7 @@ async def test_cancelled_while_a_grandchild_lingers(cancelling: Cancelling) -> N
     """After the exit of the program, too, its group is ended before the cancellation goes on."""
     text = f"echo $$ >&2; ({IGNORE} read x <go; echo two >&2; while :; do sleep 1000; done) & exit 0"
     cancelling.home.go()
-    await cancelling.run(text, grace=0.3, lines=2)
+    await cancelling.cancel(partial(cancelling.home.run_child, text, grace=0.3, linger=1000), lines=2)
     await until(lambda: not members(cancelling.group))
 
 
