@@ -46,12 +46,12 @@ REST = 0.25  # the same while it is waited for rest
 AT_REST = 25.0
 """Seconds until what serves a load is gone when that is over: Trio ends a thread after 10 s without work,
 and a connection may be idle for 5."""
-STUCK = 240.0  # seconds in which a round's queries have ended, also behind a log-in that was refused
+STUCK = 600.0  # seconds in which a round's queries have ended, also behind a log-in that was refused
 MEMORY = 4.0  # MB that the second half may have more than the first
 
 SETTINGS = {
     "WORKER_PROCESSING_TIMEOUT": f"{LIMIT:g}",
-    "WORKER_REQUEST_TIMEOUT": "2",
+    "WORKER_REQUEST_TIMEOUT": "5",
     "WORKER_WATCH_INTERVAL": "5",
     "WORKER_CAPTURE": "logging",
     "POLLING_INTERVAL": "1",
@@ -148,8 +148,9 @@ class Soak:
         return not any(total(figures, name) for name in ("held_queries", "lost_claims", "left_behind"))
 
     def _stuck(self) -> list[str]:
-        open_queries = [query for query in self.webbuddy.queries.values() if query.status != "done"]
-        return [f"{query.query_text} {query.statuses}" for query in open_queries[:5]]
+        """The first queries that have not ended, and what the worker has said last."""
+        waiting = self.webbuddy.with_status("queued", "in_progress")
+        return [*(f"{query.query_text} {query.statuses}" for query in waiting[:5]), *self.worker.lines[-50:]]
 
     def _check_queries(self) -> None:
         """Each has ended as its handler ended it, once; then it is forgotten, as there will be too many."""
