@@ -20,11 +20,13 @@ import structlog
 import trio
 
 from trio_worker import Context, Query
+from trio_worker.front import Front
 from trio_worker.handlers.loading import handler_of
 from trio_worker.journal import open_journal
 from trio_worker.journal_file import Entry
+from trio_worker.parts import Given
 from trio_worker.runners import open_thread
-from trio_worker.service import Pushes, run_service
+from trio_worker.service import run_service
 from trio_worker.settings import Settings
 from trio_worker.state_folder import Address, StateFolder
 from trio_worker.stop import Stop
@@ -111,16 +113,16 @@ async def work(settings: Settings, folder: StateFolder, number: int) -> dict[str
             stop.ask()
 
         nursery.start_soon(stop_when_done)
-        await run_service(
-            settings,
+        given = Given(
+            settings=settings,
             handler=handler_of(nothing, "nothing"),
             webbuddy=webbuddy,
             journal=journal,
-            pushes=Pushes(),
+            front=Front(),
             stop=stop,
             consumers=settings.num_workers,
-            abandon=lambda: None,
         )
+        await run_service(given, abandon=lambda: None)
     assert answered == number, answered
     assert marks.taken_up is not None
     cpu, wall = marks.since_begin()

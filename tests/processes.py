@@ -8,6 +8,7 @@ import sys
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import attrs
 import trio
@@ -29,6 +30,7 @@ class WorkerProcess:
     lines: list[str] = attrs.field(factory=list)
     silent: trio.Event = attrs.field(factory=trio.Event)
     _changed: trio.Event = attrs.field(factory=trio.Event)
+    _rest: bytes = b""
 
     @property
     def output(self) -> str:
@@ -52,20 +54,33 @@ class WorkerProcess:
                 await self._changed.wait()
 
     async def wait(self) -> int:
-        """Wait for its end, and say how it ended."""
+        """Wait for its end, and say how it ended. All that it has printed is in `lines` then."""
         with trio.fail_after(TOO_LONG):
-            return await self.process.wait()
+            code = await self.process.wait()
+        self._take_what_is_there()
+        return code
 
     async def read(self) -> None:
         """Collect what it prints. Ends with its output."""
         assert self.process.stdout is not None
-        rest = b""
         async for chunk in self.process.stdout:
-            *lines, rest = (rest + chunk).split(b"\n")
-            self.lines += [line.decode() for line in lines]
-            self._changed.set()
-            self._changed = trio.Event()
+            self._take(chunk)
         self.silent.set()
+
+    def _take_what_is_there(self) -> None:
+        """Not to the end of the output, which its children may hold open."""
+        pipe: Any = self.process.stdout  # does not block: Trio has seen to that
+        try:
+            while chunk := os.read(pipe.fileno(), 65_536):
+                self._take(chunk)
+        except BlockingIOError:
+            pass
+
+    def _take(self, chunk: bytes) -> None:
+        *lines, self._rest = (self._rest + chunk).split(b"\n")
+        self.lines += [line.decode() for line in lines]
+        self._changed.set()
+        self._changed = trio.Event()
 
 
 @asynccontextmanager
@@ -118,7 +133,7 @@ async def start_worker(
         finally:
             _kill_group(process)
             with trio.move_on_after(TOO_LONG, shield=True):
-                await process.wait()
+                await worker.wait()
             nursery.cancel_scope.cancel()
 
 

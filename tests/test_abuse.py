@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator
+from contextlib import suppress
 
 import pytest
 import trio
 from trio.testing import MockClock
 
-from tests.test_hypercorn_fixes import CLOSE, HEAD, PUSH, Server, read_all, serving
-from trio_worker.web.connections import MOST
+from tests.test_hypercorn_fixes import CLOSE, HEAD, KEEP, PUSH, Server, read_all, serving
+from trio_worker.web.connections import MOST, PATIENCE
 
 CHUNKED = HEAD.replace(b"Content-Length: %d" % len(PUSH), b"Transfer-Encoding: chunked") + b"\r\n"
 ENOUGH = 64_000_000  # bytes that no buffer of the system's takes
@@ -109,6 +110,35 @@ async def test_slow_clients_in_all_places_do_not_keep_a_push_out(server: Server,
     assert trio.current_time() - start < 10
     for stream in streams:
         await stream.aclose()
+
+
+@pytest.mark.parametrize("said", [b"x", KEEP], ids=["a byte of a head", "a push"])
+async def test_clients_that_never_pause_do_not_keep_a_push_out(
+    server: Server, clock: MockClock, said: bytes
+) -> None:
+    """As many as there are places, each of which says something before it is idle, and comes again."""
+
+    async def besiege() -> None:
+        while True:
+            with suppress(trio.BrokenResourceError):
+                async with await server.connect() as stream, trio.open_nursery() as nursery:
+                    nursery.start_soon(answers_away, stream, nursery.cancel_scope)
+                    while True:
+                        await stream.send_all(said)
+                        await trio.sleep(PATIENCE / 2)
+
+    async def answers_away(stream: trio.SocketStream, siege: trio.CancelScope) -> None:
+        await read_all(stream)
+        siege.cancel()
+
+    async with trio.open_nursery() as besiegers:
+        for _ in range(MOST):
+            besiegers.start_soon(besiege)
+        await trio.sleep(1)
+        for _ in range(3):
+            with trio.fail_after(2):
+                await server.answers()
+        besiegers.cancel_scope.cancel()
 
 
 SMUGGLED = CLOSE

@@ -378,10 +378,11 @@ async def test_hypercorns_default_port_is_one_sentence(tmp_path: Path) -> None:
 async def test_each_process_takes_its_share(tmp_path: Path) -> None:
     """NUM_WORKERS is for the whole launch: 4 over 2 processes is 2 + 2, and the log says so."""
     async with running(tmp_path, WebBuddy(), "--workers", "2", processes=2, NUM_WORKERS="4") as worker:
-        pass
+        # Each says it when it has begun, which may be after it listens.
+        await worker.until(lambda line: worker.output.count('"started"') == 2)
     assert worker.output.count('"consumers": "2 of 4 here"') == 2
     three = tmp_path / "three"
     three.mkdir()
     async with running(three, WebBuddy(), NUM_WORKERS="9", WORKER_PROCESSES="3") as worker:
-        pass
+        await worker.until(lambda line: '"started"' in line)
     assert worker.output.count('"consumers": "3 of 9 here"') == 1

@@ -44,7 +44,7 @@ async def test_claims_that_wait_for_their_turn_are_not_sent_after_the_stop(
         webbuddy = worker.webbuddy
         await webbuddy.until(lambda: webbuddy.count("claim_next") == 1)
         webbuddy.fail_next(500, endpoint="claim_next")  # SQLite's way to say: one at a time
-        worker.pushes.pushed(1)
+        worker.front.pushed(1)
         await trio.sleep(5)
         webbuddy.slow = seconds
         for number in range(20):

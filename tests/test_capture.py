@@ -9,6 +9,7 @@ import gc
 import io
 import logging
 import re
+import subprocess
 import sys
 import threading
 import time
@@ -486,6 +487,19 @@ async def test_a_process_without_stdout(autojump_clock: MockClock, monkeypatch: 
     assert sys.stdout is None
 
 
+def test_nothing_is_complained_of_at_the_end_of_a_process_without_stdout() -> None:
+    """What takes its place there is never closed, on purpose."""
+    code = """
+import sys
+from trio_worker.capture import Capture
+sys.stdout = None
+with Capture("print").begin():
+    print("nowhere")
+"""
+    ended = subprocess.run([sys.executable, "-W", "default", "-c", code], capture_output=True, text=True)
+    assert (ended.returncode, ended.stderr) == (0, "")
+
+
 async def test_a_handler_of_loggings_on_stdout(autojump_clock: MockClock, capfd: Any) -> None:
     """A library may set one up when it is first used, in a handler. Each record is in the log once."""
     library = logging.getLogger("agent.library")
@@ -625,21 +639,25 @@ async def test_a_handler_that_was_left_behind(autojump_clock: MockClock) -> None
     assert (query.status, said(query), spoken) == ("failed", [], ["it did"])
 
 
-async def test_a_thread_that_was_left_behind(capsys: pytest.CaptureFixture[str]) -> None:
+async def test_a_thread_that_was_left_behind(
+    capsys: pytest.CaptureFixture[str], mock_clock: MockClock
+) -> None:
     """It goes on printing; to the real stdout, also when the worker has ended, and has put that back."""
     go_on, done = threading.Event(), threading.Event()
+    loop = trio.lowlevel.current_trio_token()
+    mock_clock.rate = 1
 
     def handle(query: Query, ctx: PlainContext) -> str:
         print("begun", end="")
+        loop.run_sync_soon(mock_clock.jump, 1000)  # past its time limit, and not before
         stdout = sys.stdout
         go_on.wait(LIMIT)
         print("a ghost prints", file=stdout)
         done.set()
         return "ok"
 
-    with trio.fail_after(LIMIT):
-        async with open_worker(handle, capture="print", processing_timeout=0.2) as worker:
-            query = await worker.ask("x")
+    async with open_worker(handle, capture="print") as worker:
+        query = await worker.ask("x")
     go_on.set()
     assert done.wait(LIMIT)
     assert (query.status, said(query)) == ("failed", ["begun"])

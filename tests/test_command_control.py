@@ -14,16 +14,18 @@ from pathlib import Path
 import attrs
 import pytest
 import trio
+from trio.testing import MockClock
 
 from tests.pools import TOO_LONG, NoteBook, until
 from trio_worker.context import MOST_SAVED, Context
 from trio_worker.errors import RetryLater
-from trio_worker.handlers.child import LINGER
+from trio_worker.handlers.child import run_child
+from trio_worker.handlers.child_output import Beginning
 from trio_worker.handlers.command import Command, parse_command
 from trio_worker.handlers.control import MOST_LINE, Wishes
 from trio_worker.handlers.kinds import find_handler
 from trio_worker.query import Query
-from trio_worker.testing import WebBuddy, open_worker
+from trio_worker.testing import open_worker
 
 PYTHON = """
 import json, os
@@ -123,11 +125,22 @@ async def test_who_holds_the_pipe_open_holds_nothing_up(tmp_path: Path) -> None:
     late = """trap "" PIPE; echo $$ >pid; read x <go; echo {\\"save\\": 1} >&3; echo $? >written"""
     text = f"""setsid sh -c '{late}' 3>"$WEBBUDDY_QUERY_CONTROL" </dev/null >/dev/null 2>&1 &
 while ! test -s pid; do sleep 0.01; done; echo answer"""
-    program = command(tmp_path, text)
+    program, answer = command(tmp_path, text), Beginning(100)
     try:
-        began = trio.current_time()
-        assert await run(program, book) == "answer"
-        assert trio.current_time() - began < LINGER
+        with trio.fail_after(TOO_LONG):
+            await run_child(
+                program.words,
+                directory=tmp_path,
+                environ=os.environ,
+                stdin=b"",
+                stdout=answer.add,
+                stderr=lambda _data: None,
+                ctx=Context(book),
+                grace=5,
+                patience=trio.CancelScope(),
+                linger=1000,  # for those who hold stdout or stderr
+            )
+        assert answer.end() == "answer\n"
         os.write(go, b"go\n")
         await until((tmp_path / "written").exists)
         await until((tmp_path / "written").read_text)
@@ -162,13 +175,20 @@ async def test_others_have_their_turns(tmp_path: Path) -> None:
     assert most <= 2 * 8192 / 14 + 2  # lines: 8 KiB just before a turn of ours, and 8 KiB after the last
 
 
-async def test_more_time_is_given(tmp_path: Path) -> None:
+async def test_more_time_is_given(tmp_path: Path, mock_clock: MockClock) -> None:
     """From the program to the deadline of its query."""
-    command(tmp_path, """echo '{"extend": 600}' >"$WEBBUDDY_QUERY_CONTROL"; sleep 2; echo answer""")
+    os.mkfifo(tmp_path / "go")
+    text = """echo '{"extend": 600}' >"$WEBBUDDY_QUERY_CONTROL"; echo asked >&2; read x <go; echo answer"""
+    command(tmp_path, text)
     handler = find_handler("command:./agent", tmp_path, most=1)
-    async with open_worker(handler, webbuddy=WebBuddy(), processing_timeout=1) as worker:
-        with trio.fail_after(TOO_LONG):
-            query = await worker.ask("x")
+    mock_clock.rate = 1
+    async with open_worker(handler, processing_timeout=TOO_LONG) as worker:
+        query = worker.webbuddy.add_query("x")
+        await worker.webbuddy.until(lambda: any("asked" in entry for entry in query.logs), within=TOO_LONG)
+        mock_clock.jump(2 * TOO_LONG)  # past its old deadline
+        await trio.testing.wait_all_tasks_blocked()
+        await trio.Path(tmp_path / "go").write_text("go\n")
+        await worker.webbuddy.until(worker.webbuddy.all_ended, within=TOO_LONG)
     assert (query.status, query.answer_text) == ("done", "answer")
 
 

@@ -12,7 +12,7 @@ import pytest
 import trio
 from trio.testing import MockClock, memory_stream_pair
 
-from trio_worker.web.connections import PATIENCE, SILENCE, Connections, Stream, heard, serve_listeners
+from trio_worker.web.connections import PATIENCE, SILENCE, TURN, Connections, Stream, heard, serve_listeners
 
 
 @attrs.define
@@ -67,6 +67,24 @@ async def serving(places: int, listeners: int = 1) -> AsyncIterator[Server]:
 
 async def greeting(stream: trio.SocketStream) -> bytes:
     return bytes(await stream.receive_some(5))
+
+
+async def talk(stream: trio.SocketStream) -> None:
+    """Say something, again and again, until the server has had enough."""
+    try:
+        while True:
+            await stream.send_all(b"x")
+            await trio.sleep(PATIENCE / 3)
+    except trio.BrokenResourceError:
+        pass
+
+
+async def end_of(stream: trio.SocketStream) -> bool:
+    """Whether the server has closed it, with or without what was on its way."""
+    try:
+        return await stream.receive_some() == b""
+    except trio.BrokenResourceError:
+        return True
 
 
 async def test_those_beyond_the_places_wait_for_one(clock: MockClock) -> None:
@@ -137,6 +155,60 @@ async def test_who_is_heard_stays(clock: MockClock) -> None:
             with trio.move_on_after(PATIENCE):
                 pytest.fail(f"the proxy's was closed, or told {await greeting(proxy)!r}")
             nursery.cancel_scope.cancel()
+
+
+async def test_nobody_keeps_a_place_for_ever(clock: MockClock) -> None:
+    """Clients in all places are heard again and again; one that waits gets in, for the oldest of them."""
+    async with serving(3) as server:
+        talkers = [await server.connect() for _ in range(3)]
+        assert [await greeting(stream) for stream in talkers] == [b"hello"] * 3
+        async with trio.open_nursery() as nursery:
+            for stream in talkers:
+                nursery.start_soon(talk, stream)
+            await trio.sleep(1)
+            began = trio.current_time()
+            with trio.fail_after(10):
+                assert await greeting(await server.connect()) == b"hello"
+            assert trio.current_time() - began == pytest.approx(TURN, abs=0.05)
+            assert await end_of(talkers[0])
+            assert server.connections.number == 3
+            nursery.cancel_scope.cancel()
+
+
+async def test_after_a_rush_who_is_in_use_stays_again(clock: MockClock) -> None:
+    """Its turn begins when somebody waits, and not with an earlier rush that is over."""
+    async with serving(3) as server, trio.open_nursery() as nursery:
+        proxy = await server.connect()
+        assert await greeting(proxy) == b"hello"
+        nursery.start_soon(talk, proxy)
+        for _ in range(2):
+            rush = [await server.connect() for _ in range(3)]
+            assert [await greeting(stream) for stream in rush] == [b"hello"] * 3
+            for stream in rush:
+                await stream.aclose()
+            await trio.sleep(1)
+            async with await server.connect() as alone:
+                assert await greeting(alone) == b"hello"
+        with trio.move_on_after(PATIENCE / 3):
+            pytest.fail(f"the proxy's was closed, or told {await greeting(proxy)!r}")
+        nursery.cancel_scope.cancel()
+
+
+async def test_in_a_rush_the_idle_go_first(clock: MockClock) -> None:
+    """Those in use have had their turn long ago; while one is idle it goes before them."""
+    async with serving(2) as server, trio.open_nursery() as nursery:
+        proxy = await server.connect()
+        assert await greeting(proxy) == b"hello"
+        nursery.start_soon(talk, proxy)
+        for _ in range(4):
+            newcomer = await server.connect()
+            assert await greeting(newcomer) == b"hello"
+            await trio.sleep(TURN)
+            await newcomer.send_all(b"x")
+            await trio.sleep(2 * PATIENCE)
+        with trio.move_on_after(PATIENCE / 3):
+            pytest.fail(f"the proxy's was closed, or told {await greeting(proxy)!r}")
+        nursery.cancel_scope.cancel()
 
 
 async def test_one_that_waits_costs_one_its_place(clock: MockClock) -> None:

@@ -107,7 +107,7 @@ async def test_reasons_exist(autojump_clock: object) -> None:
     reasons = set(re.findall(r'reason="(\w+)"', " ".join(expressions())))
     async with open_worker(handle) as worker:
         await worker.ask("x")
-        assert reasons <= {*worker.pushes.readiness.as_numbers()}
+        assert reasons <= {*worker.front.readiness.as_numbers()}
     assert reasons
 
 

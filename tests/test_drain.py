@@ -44,7 +44,7 @@ async def test_what_runs_ends_and_nothing_new_is_taken(
         late = worker.webbuddy.add_query("late")
         await trio.sleep(TEN_HOURS - 60)
         assert (query.status, late.status, worker.ended.is_set()) == ("in_progress", "queued", False)
-        assert worker.pushes.readiness.reasons == {
+        assert worker.front.readiness.reasons == {
             "service": "it drains: what runs ends, nothing new is taken"
         }
         with trio.fail_after(120):

@@ -10,6 +10,7 @@ import pytest
 from quart_trio import QuartTrio
 
 from tests.test_push import OWN_URL, PUSH, client_of
+from trio_worker.front import Front
 from trio_worker.web import Readiness, make_app
 from trio_worker.web.guard import Guard
 
@@ -99,6 +100,26 @@ async def test_all_else_needs_the_other_token(path: str, method: str) -> None:
             assert response.status_code == 401
         response = await client.request(method, path, headers={"Authorization": basic("me", ADMIN_TOKEN)})
         assert response.status_code not in (401, 500)
+
+
+@pytest.mark.parametrize(
+    ("header", "status"),
+    [
+        (None, 401),
+        (f"Bearer {ADMIN_TOKEN}x", 401),
+        (f"Bearer {PUSH_TOKEN}", 401),
+        (f"Bearer {ADMIN_TOKEN}", 200),  # authorization: {credentials: TOKEN}
+        (basic("prometheus", ADMIN_TOKEN), 200),  # basic_auth: {username: prometheus, password: TOKEN}
+        (basic("prometheus", PUSH_TOKEN), 401),
+    ],
+)
+async def test_figures_are_for_who_has_the_token(header: str | None, status: int) -> None:
+    """As Prometheus brings it; nobody else learns a single figure."""
+    async with client_of(Front().app(OWN_URL, GUARD)) as client:
+        headers = {} if header is None else {"Authorization": header}
+        response = await client.get("/metrics", headers=headers)
+    assert response.status_code == status
+    assert ("trio_worker_ready" in response.text) == (status == 200)
 
 
 async def test_whether_it_lives_everybody_may_ask() -> None:

@@ -102,7 +102,7 @@ async def test_a_claim_that_can_not_be_written_down_is_put_back(
         await webbuddy.until(lambda: query.status == "queued")
         assert called == []
         disk.free()
-        worker.pushes.wakeups.tick()
+        worker.front.wakeups.tick()
         await webbuddy.until(lambda: query.status == "done")
     assert called == [1]
 

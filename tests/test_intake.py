@@ -50,7 +50,7 @@ async def test_an_outage_is_said_on_the_way_down_every_ten_minutes_and_on_the_wa
         await trio.sleep(10)
         webbuddy.fail_next(503, calls=10**6, endpoint="claim_next")
         for _ in range(3600):
-            worker.pushes.pushed(1)
+            worker.front.pushed(1)
             await trio.sleep(1)
         assert loud(events) in ([DOWN] * 5, [DOWN] * 6)
         webbuddy.faults.clear()
@@ -111,7 +111,7 @@ async def test_claims_back_off_up_to_a_minute_and_come_back(trouble: str, autoju
             status = {"503": 503, "refused": 400, "html 404": 404, "redirect": 302}[trouble]
             webbuddy.fail_next(status, calls=10**6, endpoint="claim_next")
         for _ in range(3600):
-            worker.pushes.pushed(1)
+            worker.front.pushed(1)
             await trio.sleep(1)
         during = tries[begin:]
         # 50: at first each consumer may have had a claim of its own under way.

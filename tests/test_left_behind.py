@@ -64,10 +64,10 @@ class Stuck:
 
 async def ready(worker: RunningWorker) -> httpx.Response:
     app = make_app(
-        pushed=worker.pushes.pushed,
+        pushed=worker.front.pushed,
         own_url=worker.settings.webbuddy_url,
-        counts=worker.pushes.counts,
-        readiness=worker.pushes.readiness,
+        counts=worker.front.counts,
+        readiness=worker.front.readiness,
     )
     transport = httpx.ASGITransport(app)  # type: ignore[arg-type]
     async with httpx.AsyncClient(transport=transport, base_url="http://worker.test") as client:
@@ -114,11 +114,11 @@ async def test_threads_count_as_well(autojump_clock: MockClock) -> None:
             waiting = worker.webbuddy.add_query("other")
             await trio.sleep(300)
             assert waiting.status == "queued"
-            assert list(worker.pushes.readiness.reasons) == ["handler"]
+            assert list(worker.front.readiness.reasons) == ["handler"]
         finally:
             go_on.set()
         await worker.webbuddy.until(lambda: waiting.status != "queued")
-        assert worker.pushes.readiness.reasons == {}
+        assert worker.front.readiness.reasons == {}
 
 
 async def test_what_was_put_aside_waits_as_well(autojump_clock: MockClock) -> None:

@@ -110,7 +110,7 @@ async def test_long_is_not_ill(autojump_clock: MockClock) -> None:
 
         async def ask_always() -> None:
             while True:
-                late.extend(worker.pushes.liveness.reasons.items())
+                late.extend(worker.front.liveness.reasons.items())
                 await trio.sleep(61)
 
         nursery.start_soon(ask_always)
@@ -130,7 +130,7 @@ async def test_long_is_not_ill(autojump_clock: MockClock) -> None:
         assert (answer.status_code, answer.json()) == (200, {"live": True, "reasons": {}})
         nursery.cancel_scope.cancel()
     assert late == []
-    assert worker.pushes.liveness._loops == {}
+    assert worker.front.liveness._loops == {}
 
 
 async def test_slow_is_not_ill(autojump_clock: MockClock, tmp_path: Path) -> None:
@@ -150,7 +150,7 @@ async def test_slow_is_not_ill(autojump_clock: MockClock, tmp_path: Path) -> Non
 
         async def ask_always() -> None:
             while True:
-                late.extend(worker.pushes.liveness.reasons.items())
+                late.extend(worker.front.liveness.reasons.items())
                 await trio.sleep(1)
 
         nursery.start_soon(ask_always)
@@ -234,10 +234,10 @@ async def test_the_pause_of_an_outage_has_its_time(autojump_clock: MockClock) ->
     webbuddy = WebBuddy(now=trio_time())
     async with open_worker(quick, webbuddy=webbuddy) as worker:
         await trio.sleep(5)
-        claims = worker.pushes.liveness._loops["claims"]
+        claims = worker.front.liveness._loops["claims"]
         assert claims() == math.inf
         webbuddy.down = True
-        worker.pushes.wakeups.tick()
+        worker.front.wakeups.tick()
         await trio.sleep(5)
         assert 0 < claims() - trio.current_time() <= 60
         webbuddy.down = False
@@ -250,7 +250,7 @@ async def test_so_have_the_pauses_of_a_report_and_of_a_log(autojump_clock: MockC
     webbuddy = WebBuddy(now=trio_time())
     async with open_worker(quick, webbuddy=webbuddy) as worker:
         await trio.sleep(5)
-        loops = worker.pushes.liveness._loops
+        loops = worker.front.liveness._loops
         webbuddy.fail_next(503, endpoint="patch", calls=4)
         query = webbuddy.add_query("a question")
         await webbuddy.until(lambda: webbuddy.count("patch", 503) == 2)

@@ -16,12 +16,13 @@ from prometheus_client.parser import text_string_to_metric_families
 from structlog.typing import EventDict
 from trio.testing import MockClock
 
+from tests.processes import TOO_LONG, start_worker
 from tests.scrapes import Watched, parse, watched
 from trio_worker import Context, Query, QueryFailed, RetryLater
 from trio_worker.figures import FIGURES, PREFIX, Figures
 from trio_worker.handlers.loading import handler_of
 from trio_worker.tallies import SHORT, Count, Spread, Spreads
-from trio_worker.testing import WebBuddy, trio_time
+from trio_worker.testing import WebBuddy, serve_webbuddy, trio_time
 from trio_worker.watchdog import watchdog
 
 ROOT = Path(__file__).parent.parent
@@ -400,6 +401,47 @@ async def test_left_behind(autojump_clock: MockClock) -> None:
         assert await seen.values("left_behind") == {"task": 0, "thread": 0}
 
 
+STUCK = """
+import time
+
+def handle(query, ctx):
+    if query.query_text == "stuck":
+        time.sleep(3600)
+    return "ok"
+"""
+
+
+async def test_a_thread_that_was_left_behind(tmp_path: Path) -> None:
+    """In a real worker: its figure says so, and the one of the readiness once there are too many."""
+    webbuddy = WebBuddy()
+    variables = {"NUM_WORKERS": "1", "WORKER_PROCESSING_TIMEOUT": "0.2", "POLLING_INTERVAL": "0.2"}
+
+    async def look() -> tuple[float, float, float]:
+        async with httpx.AsyncClient(timeout=TOO_LONG) as client:
+            page = parse((await client.get(f"{worker.url}/metrics")).text)
+        return (
+            page[f"{PREFIX}left_behind", (("kind", "thread"), ("process", "0"))],
+            page[f"{PREFIX}ready", (("process", "0"),)],
+            page[f"{PREFIX}not_ready", (("process", "0"), ("reason", "handler"))],
+        )
+
+    async with (
+        serve_webbuddy(webbuddy) as url,
+        start_worker(tmp_path, webbuddy_url=url, handler=STUCK, **variables) as worker,
+    ):
+        await worker.until(lambda line: "Running on http://" in line)
+        for text, status, seen in (
+            ("well", "done", (0, 1, 0)),
+            ("stuck", "failed", (1, 1, 0)),
+            ("well", "done", (1, 1, 0)),
+            ("stuck", "failed", (2, 0, 1)),
+        ):
+            query = webbuddy.add_query(text)
+            with trio.fail_after(TOO_LONG):
+                await webbuddy.until(lambda query=query: query.status in ("done", "failed"))
+            assert (query.status, await look()) == (status, seen)
+
+
 # --- The worker itself ------------------------------------------------------------------------------
 
 
@@ -432,7 +474,7 @@ async def test_pushes(autojump_clock: MockClock) -> None:
             "foreign_pushes_total": {"": 1},
         }
         assert await seen.values("pushes_broken") == {"": 0}
-        seen.worker.pushes.health.is_broken = True
+        seen.worker.front.health.is_broken = True
         assert await seen.values("pushes_broken") == {"": 1}
 
 
@@ -450,7 +492,7 @@ async def test_ready_and_live(autojump_clock: MockClock) -> None:
         await trio.sleep(100)
         assert await seen.values("ready") == {"": 1}
         assert await seen.values("late_loops") == {"": 0}
-        seen.worker.pushes.liveness.watch("a loop that is stuck", lambda: trio.current_time() - 31)
+        seen.worker.front.liveness.watch("a loop that is stuck", lambda: trio.current_time() - 31)
         assert await seen.values("late_loops") == {"": 1}
 
 

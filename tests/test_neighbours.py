@@ -1,4 +1,4 @@
-"""The processes behind one address: each is asked, whichever of them is scraped. Real sockets, real clock."""
+"""The processes behind one address: each is asked, whichever of them is scraped. Real sockets."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import httpx
 import pytest
 import trio
 from structlog.typing import EventDict
+from trio.testing import MockClock
 
 from tests.processes import TOO_LONG
 from tests.scrapes import Sample, parse
@@ -31,6 +32,12 @@ def folder(tmp_path: Path) -> StateFolder:
     return made
 
 
+@pytest.fixture
+def clock() -> MockClock:
+    """Let time jump once nothing has moved for a moment: both ends of each connection are here."""
+    return MockClock(autojump_threshold=0.01)
+
+
 @asynccontextmanager
 async def living(folder: StateFolder, said: Any, group: str = "a") -> AsyncIterator[Neighbours]:
     neighbours = Neighbours(group)
@@ -38,7 +45,7 @@ async def living(folder: StateFolder, said: Any, group: str = "a") -> AsyncItera
         yield neighbours
 
 
-async def test_each_can_ask_all_others(folder: StateFolder) -> None:
+async def test_each_can_ask_all_others(folder: StateFolder, clock: MockClock) -> None:
     """But itself, and those of another group; by their numbers, and for what there is."""
     with trio.fail_after(30):
         async with (
@@ -62,7 +69,9 @@ async def test_nothing_is_left(folder: StateFolder) -> None:
     assert await zero.ask("figures") == {}
 
 
-async def test_a_number_is_taken_again(folder: StateFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_number_is_taken_again(
+    folder: StateFolder, monkeypatch: pytest.MonkeyPatch, clock: MockClock
+) -> None:
     """By whoever starts next, also when its process was killed, which leaves its socket behind."""
     monkeypatch.chdir(folder.path)  # a socket's path is short
     async with living(folder, "zero"), living(folder, "one") as one:
@@ -76,7 +85,9 @@ async def test_a_number_is_taken_again(folder: StateFolder, monkeypatch: pytest.
             assert await zero.ask("figures") == {1: "new"}
 
 
-async def test_who_does_not_answer_is_left_out(folder: StateFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_who_does_not_answer_is_left_out(
+    folder: StateFolder, monkeypatch: pytest.MonkeyPatch, clock: MockClock
+) -> None:
     """In half a second, and the others' answers are there all the same."""
     monkeypatch.chdir(folder.path)
     async with living(folder, "zero") as zero, living(folder, "one"):
@@ -85,10 +96,10 @@ async def test_who_does_not_answer_is_left_out(folder: StateFolder, monkeypatch:
             hanging.listen()
             began = trio.current_time()
             assert await zero.ask("figures") == {1: "one"}
-            assert ANSWERS_WITHIN <= trio.current_time() - began < 20 * ANSWERS_WITHIN
+            assert trio.current_time() - began == pytest.approx(ANSWERS_WITHIN)
 
 
-async def test_who_asks_badly(folder: StateFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_who_asks_badly(folder: StateFolder, monkeypatch: pytest.MonkeyPatch, clock: MockClock) -> None:
     """Too much, nothing, or no line: the connection is closed, and the next is answered."""
     monkeypatch.chdir(folder.path)
     async with living(folder, "zero"), living(folder, "one") as one:
@@ -103,7 +114,7 @@ async def test_who_asks_badly(folder: StateFolder, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="elsewhere the worker says that it can't")
-async def test_a_folder_that_lies_deep(tmp_path: Path) -> None:
+async def test_a_folder_that_lies_deep(tmp_path: Path, clock: MockClock) -> None:
     """A socket's path has 107 bytes; a state folder's may have more."""
     folder = StateFolder(tmp_path / ("deep" * 30), Address("http://webbuddy.test", "worker"))
     folder.make()
@@ -130,16 +141,22 @@ async def test_the_figures_of_all_processes(tmp_path: Path) -> None:
         for number in range(6):
             (tmp_path / str(number)).touch()
             webbuddy.add_query(str(number))
-        page: dict[Sample, float] = {}
+        done: dict[str, float] = {}
         with trio.fail_after(TOO_LONG):
             await webbuddy.until(webbuddy.all_ended)
-            async with httpx.AsyncClient(base_url=worker.url) as client:
-                while page.get(("trio_worker_processes", ())) != 2:
+            async with httpx.AsyncClient(base_url=worker.url, timeout=TOO_LONG) as client:
+                # A process counts a result when it hears that WebBuddy has it; one may be too busy to answer.
+                while sum(done.values()) < 6 or len(done) < 2:
                     page = parse((await client.get("/metrics")).text)
-    done = {
+                    done = done_by_process(page)
+    assert page["trio_worker_processes", ()] == 2
+    assert set(done) == {"0", "1"}
+    assert sum(done.values()) == 6
+
+
+def done_by_process(page: dict[Sample, float]) -> dict[str, float]:
+    return {
         dict(labels)["process"]: value
         for (name, labels), value in page.items()
         if name == "trio_worker_queries_total" and dict(labels)["outcome"] == "done"
     }
-    assert set(done) == {"0", "1"}
-    assert sum(done.values()) == 6

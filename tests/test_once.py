@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import signal
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -181,10 +183,9 @@ async def test_all_consumers_work_off_the_queue(tmp_path: Path) -> None:
     assert [query.answer_text for query in queries] == ["together"] * 4
 
 
-async def test_what_the_handler_opens_has_time_to_close(tmp_path: Path) -> None:
-    """Also when WebBuddy takes no result: that does not use up all the time there is."""
+async def test_what_the_handler_opens_is_closed_after_a_signal(tmp_path: Path) -> None:
+    """In order, when its query is back in the queue."""
     webbuddy = WebBuddy()
-    webbuddy.fail_next(503, calls=10**6, endpoint="patch")
     query = webbuddy.add_query("x")
     async with (
         serve_webbuddy(webbuddy) as url,
@@ -197,7 +198,7 @@ async def test_what_the_handler_opens_has_time_to_close(tmp_path: Path) -> None:
         worker.process.send_signal(signal.SIGTERM)
         assert await worker.wait() == 143, worker.output
     assert "closed in order" in worker.output
-    assert "1 query is left in the journal" in worker.output
+    assert query.statuses == ["queued", "in_progress", "queued"]
 
 
 async def test_a_query_that_is_put_aside(tmp_path: Path) -> None:
@@ -339,6 +340,31 @@ async def test_options_that_do_not_fit(tmp_path: Path, arguments: tuple[str, ...
 
 
 # --- In virtual time -------------------------------------------------------------------------------------
+
+
+async def test_what_the_handler_opens_has_time_to_close(autojump_clock: MockClock) -> None:
+    """Also when WebBuddy takes no result: that does not use up all the time there is."""
+    closed: list[float] = []
+
+    async def work(query: Query, ctx: Context) -> str:
+        await trio.sleep(3600)
+        return "ok"
+
+    @asynccontextmanager
+    async def agent() -> AsyncIterator[Callable[[Query, Context], Awaitable[str]]]:
+        yield work
+        await trio.sleep(0.3)
+        closed.append(trio.current_time())
+
+    webbuddy, errand = WebBuddy(now=trio_time()), Errand(every=False)
+    query = webbuddy.add_query("x", push=False)
+    webbuddy.fail_next(503, calls=10**6, endpoint="patch")
+    async with open_worker(agent, webbuddy=webbuddy, errand=errand) as worker:
+        await webbuddy.until(lambda: query.status == "in_progress")
+        worker.stop.hurry()
+        await worker.ended.wait()
+    assert (len(closed), query.status, errand.waiting) == (1, "in_progress", 1)
+    assert not worker.abandoned.is_set()
 
 
 async def test_what_was_held_comes_first(tmp_path: Path, autojump_clock: MockClock) -> None:

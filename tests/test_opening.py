@@ -267,9 +267,9 @@ async def test_what_is_said_of_the_opening(autojump_clock: MockClock, events: li
     model = Model(opening=100)
     async with open_worker(opener(model)) as worker:
         await trio.sleep(50)
-        assert worker.pushes.readiness.reasons["handler"] == "it is being opened"
+        assert worker.front.readiness.reasons["handler"] == "it is being opened"
         await trio.sleep(100)
-        assert worker.pushes.readiness.reasons == {}
+        assert worker.front.readiness.reasons == {}
     said = [(event["log_level"], event["event"], event.get("seconds")) for event in events]
     assert [line for line in said if "open" in line[1]] == [
         ("info", "opening the handler", None),

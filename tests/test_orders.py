@@ -102,18 +102,18 @@ async def test_a_pause(autojump_clock: MockClock, tmp_path: Path, events: list[E
     async with open_worker(handle, webbuddy=webbuddy, state_dir=tmp_path) as worker:
         running, later = webbuddy.add_query("running"), webbuddy.add_query("later")
         await trio.sleep(10)
-        assert worker.pushes.readiness.reasons == {}
+        assert worker.front.readiness.reasons == {}
         pause(folder_of(tmp_path, webbuddy))
         await trio.sleep(3)
-        assert worker.pushes.readiness.reasons == {"pause": "it is paused: nothing new is taken"}
+        assert worker.front.readiness.reasons == {"pause": "it is paused: nothing new is taken"}
         new = webbuddy.add_query("new")
         await webbuddy.until(lambda: running.status == later.status == "done")
         await trio.sleep(1000)
-        assert (new.status, worker.pushes.liveness.reasons) == ("queued", {})
+        assert (new.status, worker.front.liveness.reasons) == ("queued", {})
         resume(folder_of(tmp_path, webbuddy))
         with trio.fail_after(3):
             await webbuddy.until(lambda: new.status == "in_progress")
-        assert worker.pushes.readiness.reasons == {}
+        assert worker.front.readiness.reasons == {}
     said = [event["event"] for event in events if "paused" in event["event"] or "resumed" in event["event"]]
     assert said == [
         "paused: nothing new is taken until `trio-worker resume`",
@@ -133,7 +133,7 @@ async def test_a_pause_survives_a_restart(autojump_clock: MockClock, tmp_path: P
     async with open_worker(handle, webbuddy=webbuddy, state_dir=tmp_path) as worker:
         await trio.sleep(1000)
         assert query.status == "queued"
-        assert "pause" in worker.pushes.readiness.reasons
+        assert "pause" in worker.front.readiness.reasons
 
 
 async def test_nothing_is_claimed_before_the_first_look() -> None:

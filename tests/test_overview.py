@@ -32,7 +32,7 @@ async def handle(query: Query, ctx: Context) -> str:
 
 
 def shown(worker: RunningWorker) -> dict[str, Any]:
-    return worker.pushes.status_page.snapshots.newest()
+    return worker.front.status_page.snapshots.newest()
 
 
 def state(worker: RunningWorker) -> tuple[str, str, str]:
@@ -119,7 +119,7 @@ async def test_webbuddy_is_away(autojump_clock: MockClock) -> None:
     async with open_worker(handle, webbuddy=webbuddy) as worker:
         await trio.sleep(10)
         webbuddy.down = True
-        worker.pushes.wakeups.tick()
+        worker.front.wakeups.tick()
         await trio.sleep(20)
         level, word, text = state(worker)
         assert (level, word) == ("fair", "Waiting")
@@ -137,7 +137,7 @@ async def test_a_loop_is_late(autojump_clock: MockClock) -> None:
     """That is worse than anything else."""
     async with open_worker(handle) as worker:
         await trio.sleep(10)
-        worker.pushes.liveness.watch("ticker", lambda: trio.current_time() - 42)
+        worker.front.liveness.watch("ticker", lambda: trio.current_time() - 42)
         assert state(worker) == (
             "bad",
             "Ill",
@@ -154,9 +154,9 @@ async def test_a_drain_and_a_stop(autojump_clock: MockClock) -> None:
         assert state(worker) == ("fair", "Draining", "nothing new is taken, 1 query is still at work.")
         worker.stop.ask()
         assert state(worker) == ("fair", "Stopping", "nothing new is taken, 1 query is still at work.")
-        assert not worker.pushes.status_page.snapshots.over.is_set()
+        assert not worker.front.status_page.snapshots.over.is_set()
         await worker.ended.wait()
-        assert worker.pushes.status_page.snapshots.over.is_set()
+        assert worker.front.status_page.snapshots.over.is_set()
 
 
 async def test_it_is_paused(tmp_path: Path, autojump_clock: MockClock) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 import trio
+from trio.testing import MockClock
 
 from tests.pools import TOO_LONG, Agent, NoteBook, group, open_agent, pool_processes, until
 from trio_worker.errors import HandlerCrashed, HandlerError, QueryFailed, RetryLater, Unavailable
@@ -374,7 +375,9 @@ def handle(query, ctx):
     for _ in range(200): ctx.log("before")
     exec(query.query_text)
 """
-    async with open_agent(tmp_path, code) as agent:
+    # Who has lost its connection without having closed it has more time to end than a busy machine takes.
+    end_within = 0.5 if "shut" in statement else 2 * TOO_LONG
+    async with open_agent(tmp_path, code, end_within=end_within) as agent:
         (pid,) = pool_processes()
         with pytest.raises(HandlerCrashed) as crash:
             await agent.ask(statement)
@@ -402,6 +405,32 @@ def handle(query, ctx):
         with pytest.raises(HandlerCrashed):
             await agent.ask()
         assert len(agent.book.lines) == 50
+
+
+async def test_what_it_said_before_its_death_is_read_in_any_time(
+    tmp_path: Path, mock_clock: MockClock
+) -> None:
+    """An answer, too, though each line takes a busy machine a second."""
+    code = """
+import os
+def handle(query, ctx):
+    ctx.log("first")
+    for _ in range(4): ctx.log("x" * 42000)
+    ctx._desk._line.send({"run": ctx._desk.run, "end": {"answer": "answer", "size": 6}})
+    os._exit(1)
+"""
+
+    class Slow(NoteBook):
+        def log(self, text: str) -> None:
+            super().log(text)
+            mock_clock.jump(1)
+
+    mock_clock.rate = 1
+    async with open_agent(tmp_path, code) as agent:
+        for _ in range(4):  # what the loop comes to first is chance
+            agent.book = Slow(stall=0.3)
+            assert await agent.ask() == "answer"
+            assert len(agent.book.lines) == 5
 
 
 async def test_a_message_of_another_query_is_not_taken(tmp_path: Path) -> None:
@@ -453,20 +482,17 @@ LOOPS = {
 
 @pytest.mark.parametrize("loop", LOOPS.values(), ids=LOOPS)
 async def test_what_ignores_everything_is_killed(tmp_path: Path, loop: str) -> None:
-    """Within a second after the deadline it is gone, and its children, and the next query is answered."""
-    async with open_agent(tmp_path, STUBBORN) as agent:
+    """It has no time to end by itself: it is gone, and its children, and the next query is answered."""
+    async with open_agent(tmp_path, STUBBORN, end_within=2 * TOO_LONG) as agent:
         (pid,) = pool_processes()
-        with trio.CancelScope() as scope:
+        with trio.fail_after(TOO_LONG):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(agent.ask, loop)
                 await agent.until_logged()
                 assert len(group(pid)) >= 2
-                cancelled = trio.current_time()
-                scope.cancel()
-        assert trio.current_time() - cancelled < 1
+                nursery.cancel_scope.cancel()
         assert pid not in pool_processes()
         await until(lambda: not group(pid))
-        assert trio.current_time() - cancelled < 1
         assert await agent.ask() == "fine"
 
 
@@ -514,49 +540,42 @@ def handle(query, ctx):
 
 
 async def test_the_pool_ends_whatever_its_processes_do(tmp_path: Path) -> None:
-    """What can end by itself does; a thread that does not end has 2 s. `open_agent` looks what is left."""
+    """A thread that does not end has some time for it. `open_agent` looks what is left."""
     code = """
-import atexit, pathlib, threading, time
-atexit.register(lambda: pathlib.Path("{path}").touch())
+import threading, time
 def handle(query, ctx):
-    ctx.log("")
-    ctx.project()
-    if query.query_text: threading.Thread(target=time.sleep, args=(1000,)).start()
+    threading.Thread(target=time.sleep, args=(1000,)).start()
     return "fine"
-""".replace("{path}", str(tmp_path / "ended"))
-    async with open_agent(tmp_path, code, most=2) as agent:
-        agent.book.hold()
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(agent.ask, "thread")
-            nursery.start_soon(agent.ask)
-            await agent.until_logged(2)
-            agent.book.held.set()
-        groups = pool_processes()
-        assert len(groups) == 2
-        started = trio.current_time()
-    assert 1.5 < trio.current_time() - started < 2.8
-    assert (tmp_path / "ended").exists()
-    assert not [pid for number in groups for pid in group(number)]
+"""
+    with trio.fail_after(TOO_LONG):
+        async with open_agent(tmp_path, code, end_within=0.5) as agent:
+            assert await agent.ask() == "fine"
+            (pid,) = pool_processes()
+            began = trio.current_time()
+        assert trio.current_time() - began >= 0.5
+    assert not group(pid)
 
 
-async def test_an_idle_pool_ends_quickly(tmp_path: Path) -> None:
-    """Nobody waits for the 2 s."""
-    async with open_agent(tmp_path, "def handle(query, ctx): return 'fine'"):
-        started = trio.current_time()
-    assert trio.current_time() - started < 1.5
+async def test_an_idle_pool_ends_by_itself(tmp_path: Path) -> None:
+    """What is registered for its end is called, and then nobody waits any longer."""
+    with trio.fail_after(TOO_LONG):
+        async with open_agent(tmp_path, WHO, end_within=2 * TOO_LONG) as agent:
+            answer = await agent.ask()
+    assert (tmp_path / f"ended {answer}").exists()
 
 
 async def test_a_call_at_work_does_not_keep_the_pool(tmp_path: Path) -> None:
     """When everything is cancelled at once, nothing is left, and nothing waits."""
-    with trio.CancelScope() as scope:
-        async with open_agent(tmp_path, STUBBORN, most=3) as agent, trio.open_nursery() as nursery:
+    with trio.fail_after(TOO_LONG), trio.CancelScope() as scope:
+        async with (
+            open_agent(tmp_path, STUBBORN, most=3, end_within=2 * TOO_LONG) as agent,
+            trio.open_nursery() as nursery,
+        ):
             nursery.start_soon(agent.ask, LOOPS["python"])
             nursery.start_soon(agent.ask, LOOPS["python"])
             nursery.start_soon(agent.ask, LOOPS["python"])
             await agent.until_logged(3)
-            started = trio.current_time()
             scope.cancel()
-    assert trio.current_time() - started < 1.5
 
 
 ORPHANS = """
@@ -577,7 +596,7 @@ trio.run(main)
 
 @pytest.mark.parametrize("loop", [*LOOPS.values(), ""], ids=[*LOOPS, "idle"])
 async def test_it_does_not_outlive_the_worker(tmp_path: Path, loop: str) -> None:
-    """Killed, the worker can end nobody; its processes end by themselves, at once, with what they started."""
+    """Killed, the worker can end nobody; its processes end by themselves, with what they started."""
     (tmp_path / "code").write_text(STUBBORN)
     command = [sys.executable, "-c", ORPHANS, str(tmp_path), loop]
     root = Path(__file__).parent.parent
@@ -591,11 +610,9 @@ async def test_it_does_not_outlive_the_worker(tmp_path: Path, loop: str) -> None
             assert group(pid)
     finally:
         worker.kill()
-        killed = trio.current_time()
         with trio.move_on_after(TOO_LONG, shield=True):
             await worker.wait()
     await until(lambda: not group(pid))
-    assert trio.current_time() - killed < 1
 
 
 # --- Which process, and when -------------------------------------------------------------------------
@@ -609,21 +626,21 @@ def handle(query, ctx): return str(os.getpid())
 
 async def test_a_process_is_replaced_after_its_queries(tmp_path: Path) -> None:
     """Gently: it ends by itself, and what it has registered for its end is called."""
-    async with open_agent(tmp_path, WHO, recycle_after=3) as agent:
+    async with open_agent(tmp_path, WHO, recycle_after=3, end_within=2 * TOO_LONG) as agent:
         answers = [await agent.ask() for _ in range(7)]
         assert [answers.count(pid) for pid in dict.fromkeys(answers)] == [3, 3, 1]
         assert (tmp_path / f"ended {answers[0]}").exists()
 
 
 async def test_a_process_that_does_not_end_when_replaced_is_killed(tmp_path: Path) -> None:
-    """After 2 s; the next query waits that long where there is no other process."""
+    """After its time for that; the next query waits that long where there is no other process."""
     code = """
 import os, threading, time
 def handle(query, ctx):
     threading.Thread(target=time.sleep, args=(1000,)).start()
     return str(os.getpid())
 """
-    async with open_agent(tmp_path, code, recycle_after=1) as agent:
+    async with open_agent(tmp_path, code, recycle_after=1, end_within=0.5) as agent:
         first = int(await agent.ask())
         assert int(await agent.ask()) != first
         assert not group(first)

@@ -48,15 +48,15 @@ async def test_pushes_that_stop_are_noticed(autojump_clock: MockClock, events: l
     async with open_worker(quick, polling_interval=INTERVAL) as worker:
         await worker.ask("pushed")
         await unpushed(worker, MANY - 1)
-        assert not worker.pushes.health.is_broken
+        assert not worker.front.health.is_broken
         await unpushed(worker, MANY)
-        assert worker.pushes.health.is_broken
+        assert worker.front.health.is_broken
         (warning,) = (event for event in events if event["event"].startswith(BROKEN))
         assert {"FASTAPI_URL", "WORKER_BIND"} <= set(warning["event"].replace(";", "").split())
         assert warning["log_level"] == "warning"
         assert (warning["in_a_row"], warning["last_push_seconds_ago"] > 0) == (MANY, True)
         await worker.ask("pushed again")
-        assert not worker.pushes.health.is_broken
+        assert not worker.front.health.is_broken
         assert said(events, "pushes come again") == 1
         await unpushed(worker, 2 * (MANY + 2) + 1)
         assert said(events, BROKEN) == 2
@@ -84,8 +84,8 @@ async def test_a_worker_that_never_had_a_push(autojump_clock: MockClock, events:
     """Nothing is broken there: it is told once, and polls as was asked for."""
     async with open_worker(quick, polling_interval=INTERVAL) as worker:
         await unpushed(worker, 5 * MANY)
-        assert not worker.pushes.health.is_broken
-        assert worker.pushes.health.next_interval() == INTERVAL
+        assert not worker.front.health.is_broken
+        assert worker.front.health.next_interval() == INTERVAL
     assert said(events, "polling only") == 1
     assert said(events, BROKEN) == 0
 
@@ -99,17 +99,17 @@ async def test_what_says_nothing_about_pushes(autojump_clock: MockClock, events:
         for query in old:
             query.created -= 990.0
         await trio.sleep(10 * INTERVAL)
-        assert worker.pushes.health.missed == 0
+        assert worker.front.health.missed == 0
         for query in old:
             query.created -= 5000.0
             worker.webbuddy.requeue(query.id)
         await trio.sleep(10 * INTERVAL)
-        assert worker.pushes.health.missed == 0
+        assert worker.front.health.missed == 0
         for _ in range(3 * MANY):
             worker.webbuddy.add_query("in one moment", push=False)
         await trio.sleep(10 * INTERVAL)
-        assert worker.pushes.health.missed == 3 * MANY
-        assert not worker.pushes.health.is_broken
+        assert worker.front.health.missed == 3 * MANY
+        assert not worker.front.health.is_broken
     assert said(events, BROKEN) == 0
 
 
@@ -137,7 +137,7 @@ async def test_a_backlog_of_queries_that_were_pushed(
 ) -> None:
     """All consumers are busy for long: others are between them, but pushes do come."""
     async with open_worker(quick, polling_interval=INTERVAL, num_workers=1) as worker:
-        health = worker.pushes.health
+        health = worker.front.health
         await worker.ask("pushed")
         for number in range(2, 10 * MANY):
             await trio.sleep(INTERVAL)

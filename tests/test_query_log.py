@@ -663,7 +663,7 @@ async def test_what_was_written_down_is_sent_by_the_next_process(autojump_clock:
     assert log.unsent_lines == 2
     assert disk.waiting == []
     log.write("line 3")
-    assert await log.next_entry() == "+0.2s line 1 · +1.2s line 2 · +1.5s line 3"
+    assert await log.next_entry() == "+0.2s line 1 · +1.2s line 2 · +1.2s line 3"
     assert sorted(disk.lines) == [2, 3, 4]
     log.sent()
     assert (disk.entries, disk.last_number, disk.lines) == (2, 4, {})

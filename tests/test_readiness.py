@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import httpx
+import pytest
 import trio
 from trio.testing import MockClock
 
 from tests.forerunner import claimed_by_the_dead, leave_behind
 from trio_worker import Context, Query, RetryLater
+from trio_worker.errors import Unavailable
 from trio_worker.testing import RunningWorker, WebBuddy, open_worker, trio_time
 from trio_worker.web.readiness import Readiness
 
@@ -24,7 +26,7 @@ async def slow(query: Query, ctx: Context) -> str:
 
 
 def reasons(worker: RunningWorker) -> list[str]:
-    return list(worker.pushes.readiness.reasons)
+    return list(worker.front.readiness.reasons)
 
 
 async def readyz(worker: RunningWorker) -> httpx.Response:
@@ -67,12 +69,12 @@ async def test_a_minute_without_webbuddy_is_put_up_with(autojump_clock: MockCloc
     async with open_worker(quick, webbuddy=webbuddy) as worker:
         await trio.sleep(10)
         webbuddy.down = True
-        worker.pushes.wakeups.tick()
+        worker.front.wakeups.tick()
         await trio.sleep(59)
         assert reasons(worker) == []
         await trio.sleep(16)
         assert reasons(worker) == ["webbuddy"]
-        reason = worker.pushes.readiness.reasons["webbuddy"]
+        reason = worker.front.readiness.reasons["webbuddy"]
         assert reason.startswith(
             "for 75 s no query can be claimed: POST /api/queries/claim_next/: no connection"
         )
@@ -91,10 +93,36 @@ async def test_a_worker_without_a_free_consumer_notices_as_well(autojump_clock: 
         webbuddy.down = True
         await trio.sleep(150)
         assert reasons(worker) == ["webbuddy"]
-        assert worker.pushes.readiness.reasons["webbuddy"].endswith("WebBuddy does not answer")
+        assert worker.front.readiness.reasons["webbuddy"].endswith("WebBuddy does not answer")
         webbuddy.down = False
         await trio.sleep(61)
         assert reasons(worker) == []
+
+
+async def test_one_call_that_failed_is_no_outage(autojump_clock: MockClock) -> None:
+    """Where nothing else is asked of it for long; a second failure, over a minute behind it, is one."""
+
+    async def handle(query: Query, ctx: Context) -> str:
+        for _ in range(2):
+            await trio.sleep(200)
+            with pytest.raises(Unavailable):
+                await ctx.project()
+        await trio.sleep(200)
+        await ctx.project()
+        return await slow(query, ctx)
+
+    webbuddy = WebBuddy(now=trio_time())
+    async with open_worker(
+        handle, webbuddy=webbuddy, polling_interval=3_600, processing_timeout=2_000, watch_interval=0
+    ) as worker:
+        webbuddy.fail_next(503, endpoint="project", calls=2)
+        webbuddy.add_query("a question")
+        await trio.sleep(390)
+        assert (webbuddy.count("project", 503), reasons(worker)) == (1, [])
+        await trio.sleep(200)
+        assert (webbuddy.count("project", 503), reasons(worker)) == (2, ["webbuddy"])
+        await trio.sleep(200)
+        assert (webbuddy.count("project", 200), reasons(worker)) == (1, [])
 
 
 async def test_that_only_claims_fail_is_a_reason(autojump_clock: MockClock) -> None:
@@ -106,7 +134,7 @@ async def test_that_only_claims_fail_is_a_reason(autojump_clock: MockClock) -> N
         webbuddy.fail_next(503, endpoint="claim_next", calls=10_000)
         await trio.sleep(150)
         assert reasons(worker) == ["webbuddy"]
-        assert "WebBuddy answered 503" in worker.pushes.readiness.reasons["webbuddy"]
+        assert "WebBuddy answered 503" in worker.front.readiness.reasons["webbuddy"]
 
 
 async def test_that_only_log_entries_fail_is_none(autojump_clock: MockClock) -> None:
@@ -138,7 +166,7 @@ async def test_a_refused_log_in(autojump_clock: MockClock) -> None:
         webbuddy.expire_tokens()
         await trio.sleep(300)
         assert reasons(worker) == ["login"]
-        assert "refused the log-in of user 'worker'" in worker.pushes.readiness.reasons["login"]
+        assert "refused the log-in of user 'worker'" in worker.front.readiness.reasons["login"]
         await webbuddy.until(lambda: not worker.journal.entries or trio.current_time() > 900)  # type: ignore[union-attr]
         webbuddy.refuse_logins = False
         await trio.sleep(130)
@@ -153,7 +181,7 @@ async def test_too_many_results_wait(autojump_clock: MockClock) -> None:
         for number in range(80):
             webbuddy.add_query(f"question {number}")
         await trio.sleep(300)
-        assert worker.pushes.readiness.reasons["results"] == (
+        assert worker.front.readiness.reasons["results"] == (
             "65 results wait to be reported: nothing new is claimed"
         )
         webbuddy.faults.clear()
@@ -176,7 +204,7 @@ async def test_too_many_are_put_aside(autojump_clock: MockClock) -> None:
             webbuddy.add_query(f"question {number}")
         await trio.sleep(300)
         assert reasons(worker) == ["recovery"]
-        assert worker.pushes.readiness.reasons["recovery"].startswith("200 queries are put aside")
+        assert worker.front.readiness.reasons["recovery"].startswith("200 queries are put aside")
         await webbuddy.until(webbuddy.all_ended)
         assert reasons(worker) == []
 
@@ -189,7 +217,7 @@ async def test_a_query_runs_alone(autojump_clock: MockClock, tmp_path: Path) -> 
     async with open_worker(slow, webbuddy=webbuddy, state_dir=tmp_path, processing_timeout=1000) as worker:
         await trio.sleep(100)
         assert reasons(worker) == ["recovery"]
-        assert worker.pushes.readiness.reasons["recovery"].startswith("a query runs alone")
+        assert worker.front.readiness.reasons["recovery"].startswith("a query runs alone")
         await webbuddy.until(webbuddy.all_ended)
         await trio.sleep(1)
         assert reasons(worker) == []

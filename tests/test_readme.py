@@ -70,6 +70,35 @@ def test_the_help_and_the_readme_agree() -> None:
     assert "..." not in CliRunner().invoke(main, ["--help"]).output.partition("Commands:")[2]
 
 
+def test_the_help_imports_nothing_big() -> None:
+    """It is there in a tenth of a second, since no command's own needs are imported for it."""
+    code = """if True:
+        import sys
+        from trio_worker.cli import main
+        try:
+            main(["--help"])
+        finally:
+            print(*sys.modules, file=sys.stderr)
+    """
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0
+    assert "drain" in result.stdout
+    imported = set(result.stderr.split())
+    assert "click" in imported
+    big = {
+        "trio",
+        "httpx",
+        "httpcore",
+        "quart",
+        "quart_trio",
+        "hypercorn",
+        "prometheus_client",
+        "jinja2",
+        "rich",
+    }
+    assert not big & imported
+
+
 def test_the_version_is_in_the_changelog() -> None:
     """The changelog's newest entry is the version of the package."""
     version = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]

@@ -277,10 +277,10 @@ async def test_it_is_not_ready_before_that_is_done(
         open_worker(Agent().handle, webbuddy=webbuddy, state_dir=tmp_path) as worker,
     ):
         await trio.sleep(60)
-        assert list(worker.pushes.readiness.reasons) == ["login", "recovery"]
+        assert list(worker.front.readiness.reasons) == ["login", "recovery"]
         webbuddy.down = False
         await webbuddy.until(webbuddy.all_ended)
-        assert worker.pushes.readiness.reasons == {}
+        assert worker.front.readiness.reasons == {}
 
 
 async def test_a_clock_that_was_wrong_puts_nothing_off_for_ever(
@@ -399,7 +399,7 @@ async def test_from_the_second_death_on_suspects_run_alone(
     async with webbuddy.running(), open_worker(agent.handle, webbuddy=webbuddy, state_dir=tmp_path) as worker:
         await trio.sleep(1)
         webbuddy.add_query("new")
-        worker.pushes.wakeups.tick()
+        worker.front.wakeups.tick()
         await webbuddy.until(webbuddy.all_ended)
     assert [number for number, _ in agent.called] == [4, 1, 2, 3, 5]
     assert all(len(together) == 1 for together in agent.together)

@@ -14,8 +14,8 @@ from trio.testing import MockClock
 from tests.tapped import Body, TappedWebBuddy
 from trio_worker import Context, Query, QueryFailed
 from trio_worker.delivery import LOG_PATIENCE
+from trio_worker.parts import SPARE_REPORTS
 from trio_worker.query import Done
-from trio_worker.service import SPARE_REPORTS
 from trio_worker.testing import StoredQuery, WebBuddy, open_worker, trio_time
 
 RARELY = 86_400.0

@@ -111,7 +111,7 @@ async def is_slow(query: Query, ctx: Context) -> None:
 
 
 def is_slow_in_a_thread(query: Query, ctx: Context) -> None:
-    time.sleep(1)
+    time.sleep(10)
 
 
 async def swallows(query: Query, ctx: Context) -> None:

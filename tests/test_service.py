@@ -265,7 +265,7 @@ async def test_what_was_worked_on_leaves_nothing_behind(autojump_clock: MockCloc
     async def counted() -> tuple[int, int, int]:
         await trio.sleep(1000)
         statistics = trio.lowlevel.current_statistics()
-        return statistics.tasks_living, len(worker.journal.entries), len(worker.pushes.announced.unclaimed)
+        return statistics.tasks_living, len(worker.journal.entries), len(worker.front.announced.unclaimed)
 
     async with open_worker(answer) as worker:
         for _ in range(3):

@@ -111,8 +111,8 @@ async def scene() -> AsyncIterator[Scene]:
 @asynccontextmanager
 async def serving(worker: RunningWorker, guard: Guard | None = None) -> AsyncIterator[tuple[str, Way]]:
     install()
-    pushes = worker.pushes
-    app = make_app(pushed=pushes.pushed, own_url="", status_page=pushes.status_page, guard=guard)
+    front = worker.front
+    app = make_app(pushed=front.pushed, own_url="", status_page=front.status_page, guard=guard)
 
     stop = trio.Event()
     config = Config.from_mapping(bind=["127.0.0.1:0"], errorlog=None, graceful_timeout=0)
@@ -179,12 +179,12 @@ async def test_a_row_stays_where_it_is(scene: Scene, chromium: Chromium) -> None
 
 async def test_everybody_can_read_it(scene: Scene, chromium: Chromium) -> None:
     """axe-core finds nothing, on a phone nothing sticks out, and in the dark it is dark."""
-    webbuddy, pushes = scene.worker.webbuddy, scene.worker.pushes
+    webbuddy, front = scene.worker.webbuddy, scene.worker.front
     scene.goes_on.set()
     for text in ("fail", "answer"):
         scene.ask(text)
     await webbuddy.until(webbuddy.all_ended)
-    pushes.health.is_broken = True  # a line in another colour
+    front.health.is_broken = True  # a line in another colour
     async with chromium.page(scene.url) as page:
         await page.until(row_has(1, "failed: said so"))
         await page.evaluate(f"{AXE.read_text(encoding='utf-8')}; void 0")
@@ -215,7 +215,7 @@ async def test_a_lost_connection_is_said_and_comes_back(scene: Scene, chromium: 
 
 async def test_a_hidden_page_asks_for_nothing(scene: Scene, chromium: Chromium) -> None:
     """Nobody looks then; shown again, it goes on."""
-    snapshots = scene.worker.pushes.status_page.snapshots
+    snapshots = scene.worker.front.status_page.snapshots
 
     async def hide(page: Page, hidden: str) -> None:
         await page.evaluate(
@@ -237,7 +237,7 @@ async def test_a_hidden_page_asks_for_nothing(scene: Scene, chromium: Chromium) 
 
 async def test_too_many_look(scene: Scene, chromium: Chromium) -> None:
     """It says so."""
-    scene.worker.pushes.status_page.snapshots.lookers = MOST_LOOKERS
+    scene.worker.front.status_page.snapshots.lookers = MOST_LOOKERS
     async with chromium.page(scene.url) as page:
         await page.until(f"{NOTICE} !== ''")
         assert await page.text("#connection") == "8 others look at this page already. Trying again."

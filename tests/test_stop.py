@@ -505,7 +505,7 @@ async def test_a_crash_ends_the_service_with_its_exception(
             await trio.sleep(5)
             if others == "claim":
                 webbuddy.hang_next(endpoint="claim_next")
-                worker.pushes.wakeups.tick()
+                worker.front.wakeups.tick()
                 await trio.sleep(0.1)
             bug.armed = True
             began.append(trio.current_time())

@@ -274,10 +274,10 @@ async def test_ten_thousand_pushes_while_all_are_busy_take_no_memory(autojump_cl
         tracemalloc.start()
         try:
             for number in range(10_000):
-                worker.pushes.pushed(1_000_000 + number)
+                worker.front.pushed(1_000_000 + number)
             after_ten_thousand, _ = tracemalloc.get_traced_memory()
             for number in range(20_000):
-                worker.pushes.pushed(2_000_000 + number)
+                worker.front.pushed(2_000_000 + number)
             assert tracemalloc.get_traced_memory()[0] - after_ten_thousand < 100_000
         finally:
             tracemalloc.stop()

@@ -13,28 +13,13 @@ import re
 import httptools
 import httpx
 
+from trio_worker.messages import ReadResponse, ReadyHeaders
+
 __all__ = ["MOST_HEAD", "AnswerParser"]
 
 MOST_HEAD = 65_536
 """Bytes of an answer's status line and headers. Of the rest as many, and one more for each byte of the body,
 may be chunks' sizes and trailers."""
-
-
-class _ReadResponse(httpx.Response):
-    """A response that is there as a whole, made without httpx's reading of a body that has been read.
-
-    httpx looks for codings, which were refused, puts the body through generators, and guesses the headers'
-    encoding by decoding all of them: together it takes a fifth of the call.
-    """
-
-    def __init__(
-        self, status: int, headers: list[tuple[bytes, bytes]], body: bytes, request: httpx.Request
-    ) -> None:
-        super().__init__(status, headers=headers, stream=httpx.ByteStream(body), request=request)
-        self.headers.encoding = "latin-1"  # which has all bytes; nothing but ASCII has a meaning
-        # What `Response.read` of httpx 0.28, to which we are pinned, leaves behind.
-        self._content = body
-        self.is_closed = self.is_stream_consumed = True
 
 
 class AnswerParser:
@@ -99,7 +84,7 @@ class AnswerParser:
 
     def response(self, request: httpx.Request) -> httpx.Response:
         """Give it as httpx does, but without the server's words for the status, and the time that it took."""
-        return _ReadResponse(self._status, self._headers, bytes(self._body), request)
+        return ReadResponse(self._status, ReadyHeaders(self._headers), bytes(self._body), request)
 
     def _end(self) -> None:
         if self._size == 0:

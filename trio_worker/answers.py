@@ -58,7 +58,7 @@ def judge(response: httpx.Response) -> Any:
     Raises:
         WebBuddyError: As the table at the top of this file says.
     """
-    if response.is_success:
+    if 200 <= response.status_code < 300:
         return _decoded(response)
     raise _error(response)
 

@@ -48,6 +48,7 @@ class Calls:
         server_date: The ``Date`` of the last answer, whatever it was.
         well_at: `trio.current_time` of the last good answer to anything but ``POST api/logs/``.
         failing_since: That of the first failure behind it; earlier ones do not count.
+        failed_at: That of the last failure.
         longest: Seconds that one call of `make` or `read` may take.
     """
 
@@ -59,7 +60,7 @@ class Calls:
         self.clock = ServerClock()
         self.traffic = Traffic()
         self.server_date: datetime | None = None
-        self.well_at = self.failing_since = -math.inf
+        self.well_at = self.failing_since = self.failed_at = -math.inf
         self.longest = 2 * request_timeout
         # Also of the log-in, which goes on within the call that wants the token: its answer may be all that
         # is heard of WebBuddy's clock before a claim is lost.
@@ -165,8 +166,11 @@ class Calls:
             slow_down()
 
     def _note_failure(self, path: str) -> None:
-        if self.failing_since <= self.well_at and not path.endswith("/" + LOGS):
-            self.failing_since = trio.current_time()
+        if path.endswith("/" + LOGS):
+            return
+        self.failed_at = trio.current_time()
+        if self.failing_since <= self.well_at:
+            self.failing_since = self.failed_at
 
     def _note_well(self, path: str, *, by_api: bool) -> None:
         self._ill.discard(path)

@@ -286,9 +286,9 @@ def _printed(capture: Capture) -> Iterator[None]:
 
 @cache
 def _nowhere() -> TextIO:
-    return open(
-        os.devnull, "w"
-    )  # never closed: a thread that was left behind may print for as long as it likes
+    # Never closed: a thread that was left behind may print for as long as it likes. Python would complain of
+    # that at the end of the process, were the descriptor the file's own.
+    return open(os.open(os.devnull, os.O_WRONLY), "w", closefd=False)
 
 
 class _Stdout:

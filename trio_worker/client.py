@@ -9,18 +9,16 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing, asynccontextmanager
-from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import httpx
 
+from trio_worker.messages import ReadyHeaders, ReadyRequest, url_below
 from trio_worker.transport import open_stack
 
 __all__ = ["Client", "open_client"]
-
-FEW_PATHS = 16  # that are the same for each query
 
 
 @asynccontextmanager
@@ -75,24 +73,15 @@ class Client:
         self.on_failure: Callable[[httpx.Request], None] = _ignore
         self._auth = auth
         self._transport = transport
-        base = str(base_url)
-        # `URL.join` parses three URLs to make one.
-        self._url = lru_cache(FEW_PATHS)(lambda path: httpx.URL(base + path))
-        self._headers = httpx.Headers(
-            {
-                "Host": base_url.netloc.decode("ascii"),
-                "Accept": "application/json",
-                # Not compressed: answers are small, and the limit of their length stays meaningful.
-                "Accept-Encoding": "identity",
-                # What WebBuddy says in an error is for the operator; its default is Russian.
-                "Accept-Language": "en",
-                "User-Agent": _user_agent(),
-            }
-        )
-        self._headers_of_json = self._headers.copy()
-        self._headers_of_json["Content-Type"] = "application/json"
-        self._headers_of_nothing = self._headers.copy()
-        self._headers_of_nothing["Content-Length"] = "0"
+        self._headers = [
+            (b"Host", base_url.netloc),
+            (b"Accept", b"application/json"),
+            # Not compressed: answers are small, and the limit of their length stays meaningful.
+            (b"Accept-Encoding", b"identity"),
+            # What WebBuddy says in an error is for the operator; its default is Russian.
+            (b"Accept-Language", b"en"),
+            (b"User-Agent", _user_agent().encode("ascii")),
+        ]
 
     def build(
         self,
@@ -112,22 +101,19 @@ class Client:
             parameters: For the URL.
             extensions: As of `httpx.Request`.
         """
+        url = url_below(self.base_url, path)
+        headers = self._headers.copy()
         if content is not None:
-            headers = self._headers_of_json.copy()
-            headers["Content-Length"] = str(len(content))
-        else:
-            headers = self._headers if method == "GET" else self._headers_of_nothing
-        request = httpx.Request(
+            headers.append((b"Content-Type", b"application/json"))
+        if method != "GET":
+            headers.append((b"Content-Length", b"%d" % len(content or b"")))
+        return ReadyRequest(
             method,
-            self._url(path),
-            params=parameters,
-            headers=headers,
-            # Not as `content`: httpx would look through the headers again and again for what is to be added.
-            stream=httpx.ByteStream(content or b""),
-            extensions=None if extensions is None else dict(extensions),
+            url if parameters is None else url.copy_merge_params(parameters),
+            headers=ReadyHeaders(headers),
+            content=content or b"",
+            extensions=extensions,
         )
-        request.read()
-        return request
 
     async def send(self, request: httpx.Request) -> httpx.Response:
         """Send a request, after whatever its authorization needs, and read the answer to its end.

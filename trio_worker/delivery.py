@@ -43,6 +43,7 @@ class Delivery:
     Attributes:
         held: The query.
         said: The hashes of the log entries that were sent, or may have been.
+        is_begun: Whether its task is there.
         due: When the call or the pause has to be over in which it is, on Trio's clock; infinite: in none.
         is_reporting: Whether that is for the result, and not for the log.
     """
@@ -50,15 +51,19 @@ class Delivery:
     def __init__(self, deliveries: Deliveries, held: Held) -> None:
         self.held = held
         self._all = deliveries
-        self._shipping = trio.CancelScope()
+        # One for all, since each costs as much as parsing an answer: its deadline is the log's, while that is
+        # shipped before the result.
+        self._scope = trio.CancelScope()
+        self._log_goes_first = True
+        self._is_put_off = False
         self._ended = trio.Event()
-        self._put_off = trio.CancelScope()
         self._written: Receipt | None = None
         self._tried = False
         self._dropped = False
         self.said: set[int] = set()
         self.due = math.inf
         self.is_reporting = False
+        self.is_begun = False
         self._looks = Looks(deliveries.webbuddy, held, after=deliveries.look_after)
         self._log_fails_since = math.inf
         self._fails_alone = False  # as seen when it last failed
@@ -94,11 +99,12 @@ class Delivery:
         self.held.log.close("")
         if self.held.entry.dead is None:
             self.held.forget()
-        self._put_off.cancel()
+        self._put_off()
 
     def _note_end(self) -> None:
         self._ended.set()
         self._all.count_waiting(+1)
+        self._all.begin(self)
 
     def hurry(self) -> None:
         """Keep to the stop, if there is one: by when the log has to be through."""
@@ -107,9 +113,14 @@ class Delivery:
             return
         if stop.limited.is_set():
             leave_for_report = (stop.end - stop.work_until) / 3
-            self._shipping.deadline = min(self._shipping.deadline, stop.end - leave_for_report)
+            self._overtake_at(stop.end - leave_for_report)
         if self.held.is_put_aside:
-            self._put_off.cancel()  # it stays in the journal for the next start
+            self._put_off()  # it stays in the journal for the next start
+
+    def _put_off(self) -> None:
+        self._is_put_off = True
+        self._scope.cancel()
+        self._all.begin(self)  # and end at once, where it had not begun
 
     # --- The task --------------------------------------------------------------------------------------
 
@@ -117,8 +128,7 @@ class Delivery:
         """Ship and report. Cancelled, it still tries to the end of the stop, then leaves it on disk."""
         with self._all.stop.after_a_crash():
             try:
-                with self._put_off:
-                    await self._deliver()
+                await self._deliver()
             except BaseException as error:
                 if only_cancelled(error):
                     self._all.stop.hurry()
@@ -148,7 +158,30 @@ class Delivery:
             self.drop()
 
     async def _tell_all(self) -> None:
-        await self._ship_first()
+        while not self._is_put_off:
+            self._scope = trio.CancelScope()
+            self.hurry()
+            with self._scope:
+                await self._tell()
+                return
+            # Put off; or the time is over for which the log may hold the result back.
+            if self._log_goes_first and not self._is_put_off:
+                self._overtake()
+
+    def _overtake(self) -> None:
+        if self._all.stop.limited.is_set():
+            self._log_goes_first = False
+        # Else it is down, or was: now is the time to try the log again.
+        elif self._fails_alone:
+            self._all.log_overtaken.happened(query=self.held.query.id)
+            self._log_goes_first = False
+
+    async def _tell(self) -> None:
+        if self._log_goes_first:
+            await self._ship(to_the_end=self.held.entry.reported)
+            self._log_goes_first = False
+            if self._scope.deadline < math.inf:
+                self._scope.deadline = math.inf
         # The time for the log may be over before the query is, when a blocked event loop runs again.
         if not self._ended.is_set():
             await self._ended.wait()
@@ -176,20 +209,6 @@ class Delivery:
                 log.warning("reporting a result that could not be written down", query=self.held.query.id)
 
     # --- The log ---------------------------------------------------------------------------------------
-
-    async def _ship_first(self) -> None:
-        """Ship the log, as long as it may hold the result back."""
-        while True:
-            self._shipping = trio.CancelScope()
-            self.hurry()
-            with self._shipping:
-                await self._ship(to_the_end=self.held.entry.reported)
-            if not self._shipping.cancelled_caught or self._all.stop.limited.is_set():
-                return
-            # Else it is down, or was: now is the time to try the log again.
-            if self._fails_alone:
-                self._all.log_overtaken.happened(query=self.held.query.id)
-                return
 
     async def _ship(self, *, to_the_end: bool) -> None:
         """Ship the log until it is closed; unless ``to_the_end``, the result may overtake it."""
@@ -243,7 +262,8 @@ class Delivery:
             self._overtake_at(overtaken_at)
 
     def _overtake_at(self, time: float) -> None:
-        self._shipping.deadline = min(self._shipping.deadline, time)
+        if self._log_goes_first and time < self._scope.deadline:
+            self._scope.deadline = time
 
     @property
     def _others_work(self) -> bool:

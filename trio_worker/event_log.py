@@ -14,10 +14,11 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from functools import partial
+from functools import cache, partial
 from typing import Any, TextIO
 
 import structlog
@@ -121,6 +122,16 @@ class _Logger:
         return only if isinstance(only, _Handler) and not only.filters else None
 
 
+@cache
+def _named_logger(name: str) -> _Logger:
+    return _Logger(name)
+
+
+def _logger(*name: str) -> _Logger:
+    # structlog asks anew for each line, and `logging` takes its lock to find what it knows by name.
+    return _named_logger(*name) if name else _Logger()
+
+
 def configure(level: LogLevel, format: LogFormat, stream: TextIO | None = None) -> None:
     """Send all logging of this process to one stream. A second call replaces the first.
 
@@ -171,7 +182,7 @@ def _configure_structlog(level: int) -> None:
     structlog.configure(
         processors=[*_common(), structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=_Logger,
+        logger_factory=_logger,
         # A cached logger would keep the first configuration, in a test for instance.
         cache_logger_on_first_use=False,
     )
@@ -275,9 +286,13 @@ def _pretty_renderer(*, colors: bool) -> Processor:
     return render
 
 
+# Made once: `json.dumps` makes one for each call.
+_encode = json.JSONEncoder(ensure_ascii=False, default=repr).encode
+
+
 def _render_json(_logger: object, _method: str, event: EventDict) -> str:
     first = {key: event.pop(key) for key in _FIRST_KEYS if key in event}
-    line = json.dumps(first | dict(event), ensure_ascii=False, default=repr)
+    line = _encode(first | dict(event))
     # A lone surrogate can't be written as UTF-8; its escape is the same in JSON.
     return line.encode(errors="backslashreplace").decode()
 
@@ -288,7 +303,7 @@ def _loggable(_logger: object, _method: str, event: EventDict) -> EventDict:
 
 def _loggable_value(value: Any) -> Any:
     """The value itself if it can be printed, else what can be said of it."""
-    if value is None or isinstance(value, str | int):
+    if value is None or isinstance(value, str | int) or (type(value) is float and math.isfinite(value)):
         return value
     try:
         json.dumps(value, default=repr, allow_nan=False)

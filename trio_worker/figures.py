@@ -129,7 +129,7 @@ FIGURES = {
         _figure(
             "event_loop_delay_seconds",
             "histogram",
-            "How late the event loop answered, asked twice a second.",
+            "How late the event loop was, looked at twice a second.",
         ),
         _figure(
             "pushes_total",

@@ -291,7 +291,10 @@ _encode = json.JSONEncoder(separators=(",", ":")).encode
 
 
 def _outcome_text(outcome: Outcome) -> str:
-    return _encode({"is": _NAMES[type(outcome)], **attrs.asdict(outcome)})
+    # Not `attrs.asdict`, which looks for more of its kind in each value: this is done for each query.
+    return _encode(
+        {"is": _NAMES[type(outcome)], **{name: getattr(outcome, name) for name in _PARTS[type(outcome)]}}
+    )
 
 
 def _read_outcome(text: str | None) -> Outcome | None:
@@ -303,6 +306,7 @@ def _read_outcome(text: str | None) -> Outcome | None:
 
 _OUTCOMES: dict[str, type[Outcome]] = {"done": Done, "failed": Failed, "released": Released}
 _NAMES = {kind: name for name, kind in _OUTCOMES.items()}
+_PARTS = {kind: tuple(field.name for field in attrs.fields(kind)) for kind in _NAMES}
 
 _WRITERS: dict[str, Callable[[Any], object]] = {
     "query": _query_text,

@@ -121,6 +121,8 @@ class Masks:
             numbers = memoryview(data)[: len(data) // _WIDTH * _WIDTH].cast("Q")
             for number in set(filter(self._by_bytes.__contains__, numbers)):
                 near += self._by_bytes.get(number, ())
+        if not near:
+            return []
         return sorted({shape for shape in near if shape in text}, key=lambda shape: (-len(shape), shape))
 
     def _pass(self, secrets: Iterable[str]) -> None:

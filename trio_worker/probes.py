@@ -89,7 +89,11 @@ class Probes:
         outage = self.intake.outage
         if isinstance(outage, AccessDenied):
             return None  # that is the log-in's matter
-        seconds = trio.current_time() - min(self.intake.outage_since, self.webbuddy.failing_since)
+        since, failing_since = self.intake.outage_since, self.webbuddy.failing_since
+        # One call that failed is no proof: the next one, which would go well, may come much later.
+        if self.webbuddy.failed_at - failing_since > PATIENCE:
+            since = min(since, failing_since)
+        seconds = trio.current_time() - since
         if seconds <= PATIENCE:
             return None
         return f"for {seconds:.0f} s no query can be claimed: {outage or 'WebBuddy does not answer'}"

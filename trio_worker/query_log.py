@@ -32,11 +32,13 @@ from trio_worker.masks import masks
 from trio_worker.phrases import Phrases
 from trio_worker.plain_text import clean
 
-__all__ = ["SEPARATOR", "Fresh", "Line", "LineSink", "Past", "QueryLog"]
+__all__ = ["GATHER", "SEPARATOR", "Fresh", "Line", "LineSink", "Past", "QueryLog"]
 
 MOST_ENTRIES = 40
 PROMPT_ENTRIES = 20
-GATHER = 0.25  # seconds
+GATHER = 0.25
+"""Seconds for which a line waits for others, to travel together."""
+
 GROWTH = 1.5
 
 MOST_ARRIVED = 32
@@ -131,6 +133,7 @@ class QueryLog:
         self._collected = past.last_number  # the number up to which the sink has all
         self._collecting = False
         self._written = trio.Event()
+        self._since = trio.current_time()  # of the first line behind the last wait for one
         self._closed = trio.Event()
         self._closed_at: float | None = None
         self._given: Batch | None = None  # given out and not yet known to have arrived
@@ -292,7 +295,7 @@ class QueryLog:
             return
         if self._is_last:
             await self._closed.wait()
-        with trio.move_on_at(max(self._not_before, trio.current_time() + GATHER)):
+        with trio.move_on_at(max(self._not_before, self._since + GATHER)):
             await self._closed.wait()
 
     def _went_out(self, up_to: int) -> None:
@@ -305,7 +308,9 @@ class QueryLog:
     # --- The news, to the reader and to the sink ------------------------------------------------------
 
     def _note_lines(self) -> None:
-        self._written.set()
+        if not self._written.is_set():
+            self._since = trio.current_time()
+            self._written.set()
         if self._sink is None or self._collecting:
             return
         if self._lines.newest > self._collected or self._lines.left_out:

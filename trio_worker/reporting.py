@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Callable
 from weakref import WeakValueDictionary
 
@@ -16,6 +17,7 @@ from trio_worker.held import Held
 from trio_worker.ownership import Standing
 from trio_worker.phrases import Phrases
 from trio_worker.query import Query
+from trio_worker.query_log import GATHER
 from trio_worker.stop import Stop
 from trio_worker.trouble import Trouble
 from trio_worker.webbuddy import WebBuddyClient
@@ -75,6 +77,8 @@ class Deliveries:
         self._held: WeakValueDictionary[int, Held] = WeakValueDictionary()
         self._waiting = 0
         self._left = trio.Event()
+        self._later: deque[tuple[float, Delivery]] = deque()  # those that may not have begun yet, and when to
+        self._is_one_later = trio.Event()
         self._said: dict[int, set[int]] = {}
         # Of all queries: a WebBuddy that refuses one thing may refuse the same of ten thousand.
         self.entry_refused = Trouble(log, "WebBuddy refused a log entry; it is dropped")
@@ -104,16 +108,42 @@ class Deliveries:
         return min(dues, default=math.inf)
 
     def of(self, held: Held) -> Delivery:
-        """Give the delivery of a query, and begin it where there is none yet.
+        """Give the delivery of a query, and make it where there is none yet.
 
-        One begins with the claim, and ships the log while the handler works. The caller must end it, unless
-        the query has ended already.
+        It ships the log while the handler works. The caller must end it, unless the query has ended already.
         """
         delivery = self._under_way.get(held.entry.id)
         if delivery is None:
-            delivery = self._under_way[held.entry.id] = Delivery(self, held)
-            self._nursery.start_soon(delivery.run, name=f"delivery of query {held.query.id}")
+            delivery = Delivery(self, held)
+            self._under_way[held.entry.id] = delivery
+            if held.resumed or held.outcome is not None:
+                self.begin(delivery)
+            else:
+                self._later.append((trio.current_time() + GATHER, delivery))
+                self._is_one_later.set()
         return delivery
+
+    def begin(self, delivery: Delivery) -> None:
+        """Send from now on. Again, it does nothing."""
+        if not delivery.is_begun:
+            delivery.is_begun = True
+            self._nursery.start_soon(delivery.run, name=f"delivery of query {delivery.held.query.id}")
+
+    async def begin_in_time(self) -> None:
+        """Begin each delivery by when its first entry is due. Never returns.
+
+        A query that has ended before that begins it itself, without having waited: most are short.
+        """
+        while True:
+            while self._later:
+                at, delivery = self._later[0]
+                if not delivery.is_begun:
+                    await trio.sleep_until(at)
+                    with structlog.contextvars.bound_contextvars(query=delivery.held.query.id):
+                        self.begin(delivery)
+                self._later.popleft()
+            self._is_one_later = trio.Event()
+            await self._is_one_later.wait()
 
     def know(self, held: Held) -> None:
         """Remember that a query is held; an older claim of it is let go.

@@ -93,8 +93,9 @@ class ConnectionStack(httpx.AsyncBaseTransport):
         is noted on it (`trio_worker.connection.MAYBE_SENT`).
         """
         request.extensions[MAYBE_SENT] = False
-        await self._close_stale()
-        while (connection := await self._take()) is not None:
+        now = trio.current_time()
+        await self._close_stale(now)
+        while (connection := await self._take(now)) is not None:
             try:
                 return await self._exchange(connection, request)
             except NotSentError:
@@ -109,10 +110,10 @@ class ConnectionStack(httpx.AsyncBaseTransport):
                 while self._idle:
                     nursery.start_soon(self._idle.pop()[2].aclose)
 
-    async def _take(self) -> Connection | None:
+    async def _take(self, now: float) -> Connection | None:
         while self._idle:
             _, end, connection = self._idle.pop()
-            if trio.current_time() < end and connection.is_silent():
+            if now < end and connection.is_silent():
                 return connection
             await _close(connection)
         return None
@@ -134,9 +135,9 @@ class ConnectionStack(httpx.AsyncBaseTransport):
         else:
             await _close(connection)
 
-    async def _close_stale(self) -> None:
+    async def _close_stale(self, now: float) -> None:
         # Those that have waited longest are on the left.
-        while self._idle and self._idle[0][0] + self._keep_alive <= trio.current_time():
+        while self._idle and self._idle[0][0] + self._keep_alive <= now:
             await _close(self._idle.popleft()[2])
 
 

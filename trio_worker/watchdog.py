@@ -26,9 +26,7 @@ __all__ = ["own_frame", "place", "stack", "watchdog"]
 
 log = structlog.get_logger(__name__)
 
-PAUSE = (
-    0.45  # seconds between two questions to the loop; each costs 0.3 ms, the most of what an idle worker does
-)
+PAUSE = 0.45  # seconds between two looks at the loop
 TOLERANCE = 0.5  # seconds in which it has to answer; with the pause, a block is named within a second
 STEP = 0.5  # seconds between two looks at a loop that stands still
 REPEAT = 60.0  # seconds after which it is named once more
@@ -47,8 +45,9 @@ def watchdog(
     While the loop stands still no time limit and no signal works. When the process was asked to stop,
     this thread ends it: the queries that run then stay ``in_progress``.
 
-    A thread and not a Trio instrument: a loop that stands still can't report anything, and an
-    instrument costs something at every step of every task.
+    A thread and not a Trio instrument alone: a loop that stands still can't report anything, and an
+    instrument of each step costs something at every step of every task. A loop that waits for something to
+    happen outside is not asked: to wake it was half of what an idle worker did.
 
     Args:
         handler: The handler to name.
@@ -58,7 +57,9 @@ def watchdog(
         delays: Takes how late the loop was each time that it was asked.
     """
     token = trio.lowlevel.current_trio_token()
-    watch = _Watch(handler, token, threading.get_ident(), forced_end, abandon, delays or Spread(SHORT))
+    rest = _Rest()
+    trio.lowlevel.add_instrument(rest)
+    watch = _Watch(handler, token, threading.get_ident(), rest, forced_end, abandon, delays or Spread(SHORT))
     thread = threading.Thread(target=watch.run, name="trio-worker watchdog", daemon=True)
     thread.start()
     try:
@@ -66,6 +67,20 @@ def watchdog(
     finally:
         watch.stop()
         thread.join(TOLERANCE)
+        trio.lowlevel.remove_instrument(rest)
+
+
+class _Rest(trio.abc.Instrument):
+    """Knows whether the loop waits for something to happen outside. Called twice in each round of it."""
+
+    def __init__(self) -> None:
+        self.is_on = False
+
+    def before_io_wait(self, timeout: float) -> None:
+        self.is_on = timeout > 0
+
+    def after_io_wait(self, timeout: float) -> None:
+        self.is_on = False
 
 
 @attrs.define
@@ -73,6 +88,7 @@ class _Watch:
     handler: Handler
     token: trio.lowlevel.TrioToken
     loop_thread: int
+    rest: _Rest
     forced_end: Callable[[], float]
     abandon: Callable[[], None]
     delays: Spread = attrs.field(factory=lambda: Spread(SHORT))
@@ -85,6 +101,9 @@ class _Watch:
 
     def run(self) -> None:
         while not self.stopping.wait(PAUSE):
+            if self.rest.is_on:
+                self.delays.add(0.0)  # `answer`, which adds in the loop, has been waited for
+                continue
             asked = time.monotonic()
             self.answered.clear()
             if self.stopping.is_set():

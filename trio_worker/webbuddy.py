@@ -100,6 +100,11 @@ class WebBuddyClient:
         return since if since > self._calls.well_at else math.inf
 
     @property
+    def failed_at(self) -> float:
+        """When a call last failed but for log entries, on Trio's clock; -inf: none has."""
+        return self._calls.failed_at
+
+    @property
     def refusal(self) -> str | None:
         """Why the log-in is refused, or None."""
         return self._auth.refusal

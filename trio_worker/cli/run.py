@@ -45,13 +45,13 @@ def run_worker() -> int:
 
 async def _run(launch: Launch) -> None:
     """Who lives inside whom: signals around the server around the service."""
-    stop, pushes = launch.stop(), launch.pushes
+    stop, front = launch.stop(), launch.front
     served = trio.Event()
     systemd = Systemd.from_environ(os.environ)
     async with trio.open_nursery() as outer:
         await outer.start(_obey_signals, stop)
         if systemd is not None:
-            readiness, late = lambda: pushes.readiness.reasons, lambda: pushes.liveness.reasons
+            readiness, late = lambda: front.readiness.reasons, lambda: front.liveness.reasons
             outer.start_soon(partial(systemd.keep_informed, readiness=readiness, late=late, stop=stop))
         async with trio.open_nursery() as nursery:
             await _listen(launch, nursery, until=served)

@@ -31,6 +31,7 @@ __all__ = ["Pool", "RemoteError", "open_pool"]
 log = structlog.get_logger(__name__)
 
 START_SECONDS = 300.0  # for the import of a handler; a large model takes its time
+END_SECONDS = 2.0  # for a process that has nothing to do, to end by itself
 TRIES = 3  # processes that may die one after the other before they have looked at a query
 AGAIN = 5.0  # seconds until a query is tried again for which there could be no process
 
@@ -50,12 +51,13 @@ async def open_pool(
     most: int,
     recycle_after: int = 100,
     start_within: float = START_SECONDS,
+    end_within: float = END_SECONDS,
     capture: Capture = OFF,
 ) -> AsyncIterator[Pool]:
     """Start a process that imports a handler, and have others started when they are needed.
 
-    At the end all of them are ended: within 2 s by themselves, or killed. So they are when the body is
-    cancelled or raises.
+    At the end all of them are ended: by themselves, or killed. So they are when the body is cancelled or
+    raises.
 
     Args:
         path: ``module:function`` of a plain function.
@@ -63,6 +65,7 @@ async def open_pool(
         most: How many processes there may be at once; at least 1.
         recycle_after: Queries after which a process is replaced by a new one.
         start_within: Seconds that a process may take to import the handler.
+        end_within: Seconds that a process with nothing to do may take to end by itself.
         capture: What is captured there.
 
     Raises:
@@ -71,7 +74,7 @@ async def open_pool(
     """
     problem: HandlerError | None = None
     async with trio.open_nursery() as nursery:
-        pool = Pool(path, directory, most, recycle_after, start_within, capture, nursery)
+        pool = Pool(path, directory, most, recycle_after, start_within, end_within, capture, nursery)
         try:
             await pool.warm_up()
         except HandlerError as error:
@@ -101,6 +104,7 @@ class Pool(OwnHandler):
         most: int,
         recycle_after: int,
         start_within: float,
+        end_within: float,
         capture: Capture,
         nursery: trio.Nursery,
     ) -> None:
@@ -108,6 +112,7 @@ class Pool(OwnHandler):
         self._directory = directory
         self._recycle_after = recycle_after
         self._start_within = start_within
+        self._end_within = end_within
         self._capture = capture
         self._nursery = nursery
         # Who holds a place has a process, or starts one: so there are never more processes than places.
@@ -184,7 +189,7 @@ class Pool(OwnHandler):
         return process
 
     async def _keep(self, task_status: trio.TaskStatus[WarmProcess]) -> None:
-        process = await open_process(self._path, self._directory, self._capture)
+        process = await open_process(self._path, self._directory, self._capture, self._end_within)
         task_status.started(process)
         await process.live()
         if process.died_idle:

@@ -28,15 +28,15 @@ __all__ = ["KILL_SECONDS", "WarmProcess", "open_process"]
 
 log = structlog.get_logger(__name__)
 
-GENTLE_SECONDS = 2.0  # for a process that has nothing to do, to end by itself
 KILL_SECONDS = 2.0
 """For a process that was killed to be gone; more only where the kernel does not let go of it."""
 
-LAST_WORDS = 0.5  # seconds in which what a process has sent before its end is read
+LAST_WORDS = 2**20  # bytes that a process may have sent before its end; more than a socket takes
+CHUNK = 65_536  # bytes
 SEND_SECONDS = 1.0  # for an answer to its question: a process reads at any time
 
 
-async def open_process(path: str, directory: Path, capture: Capture) -> WarmProcess:
+async def open_process(path: str, directory: Path, capture: Capture, end_within: float) -> WarmProcess:
     """Start a process, which then imports its handler. Its `WarmProcess.live` has to be run at once.
 
     It leads a session of its own. What it prints goes to this process's stderr; what
@@ -77,8 +77,7 @@ async def open_process(path: str, directory: Path, capture: Capture) -> WarmProc
     finally:
         theirs.close()
         os.close(life_read)
-    stream = trio.SocketStream(trio.socket.from_stdlib_socket(ours))
-    return WarmProcess(process, stream, life_write)
+    return WarmProcess(process, ours, life_write, end_within)
 
 
 class WarmProcess:
@@ -92,18 +91,20 @@ class WarmProcess:
         died_idle: Whether it has died with nothing to do, and unasked.
     """
 
-    def __init__(self, process: trio.Process, stream: trio.SocketStream, life: int) -> None:
+    def __init__(self, process: trio.Process, line: socket.socket, life: int, end_within: float) -> None:
         self.queries = 0
         self.gone = trio.Event()
         self.how = ""
         self.crash = HandlerCrashed("process_died", how="")
         self.died_idle = False
         self._process = process
-        self._stream = stream
+        self._line = line
+        self._stream = trio.SocketStream(trio.socket.from_stdlib_socket(line))
+        self._unpacker = Unpacker()
         self._life = life
+        self._end_within = end_within
         self._scope = trio.CancelScope()
         self._settled = trio.Event()
-        self._silent = trio.Event()
         self._sending = trio.Lock()
         self._is_ready = False
         self._is_ending = False
@@ -127,7 +128,7 @@ class WarmProcess:
     async def live(self) -> None:
         """Look after it until it has ended, and reap it.
 
-        Cancelled, it ends it: gently when it has nothing to do, within 2 s. No process is left.
+        Cancelled, it ends it: gently when it has nothing to do, within `end_within`. No process is left.
         """
         try:
             with self._scope:
@@ -136,9 +137,8 @@ class WarmProcess:
                     await until_exit(self.pid)
                     self.died_idle = self.is_alive and self._run is None
                     self.kill()  # what it has started; that may hold the socket open
-                    with trio.move_on_after(LAST_WORDS):
-                        await self._silent.wait()
                     nursery.cancel_scope.cancel()
+                self._hear_last_words()
         finally:
             await self._bury()  # noqa: ASYNC102 - it shields itself, with limits
 
@@ -161,7 +161,7 @@ class WarmProcess:
             raise HandlerError([f"the handler's process has not imported the handler in {seconds:g} s"])
 
     def retire(self) -> None:
-        """Have it end: gently, and killed after 2 s."""
+        """Have it end: gently, and killed when that takes too long."""
         self._is_ending = True
         self._scope.cancel()
 
@@ -180,7 +180,7 @@ class WarmProcess:
     async def _bury(self) -> None:
         self._is_ending = True
         self._stream.socket.close()
-        with trio.move_on_after(GENTLE_SECONDS, shield=True):
+        with trio.move_on_after(self._end_within, shield=True):
             await until_exit(self.pid)
         self.kill()
         with trio.move_on_after(KILL_SECONDS, shield=True):
@@ -248,20 +248,38 @@ class WarmProcess:
             self.kill("it does not read")
 
     async def _listen(self) -> None:
-        unpacker = Unpacker()
         try:
             async for data in self._stream:
-                for message in unpacker.feed(data):
-                    self._take(message)
+                self._hear(data)
         except trio.BrokenResourceError:
             pass  # it has died with something unread
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
-            self.kill(f"it has sent what can't be read: {error}")
-        self._silent.set()
-        with trio.move_on_after(LAST_WORDS):
+        with trio.move_on_after(self._end_within):
             await until_exit(self.pid)
             return
         self.kill("it has closed its connection to the worker")
+
+    def _hear_last_words(self) -> None:
+        """Take what is here of what it has sent: all of it, now that it has ended.
+
+        Not by waiting for its end, which others may hold up: on a busy machine any time for that may be
+        over before a byte is read.
+        """
+        try:
+            for _ in range(LAST_WORDS // CHUNK):
+                if not (data := self._line.recv(CHUNK)):
+                    break
+                self._hear(data)
+        except (BlockingIOError, ConnectionError):
+            pass  # that was all; or it has died with something unread
+
+    def _hear(self, data: bytes | bytearray) -> None:
+        if self._why is not None:
+            return  # it was killed for what it has sent: nothing that comes later can be read
+        try:
+            for message in self._unpacker.feed(data):
+                self._take(message)
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            self.kill(f"it has sent what can't be read: {error}")
 
     def _take(self, message: Message) -> None:
         run = self._run

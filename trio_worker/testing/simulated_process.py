@@ -13,12 +13,14 @@ import httpx
 import trio
 
 from trio_worker import clock
+from trio_worker.front import Front
 from trio_worker.handlers.loading import handler_of
 from trio_worker.intake import LONGEST_PAUSE
 from trio_worker.journal import Journal, open_journal
 from trio_worker.journal_file import Contents
+from trio_worker.parts import Given, Rates
 from trio_worker.recovery import LOOK_AROUND
-from trio_worker.service import Pushes, run_service
+from trio_worker.service import run_service
 from trio_worker.settings import Settings
 from trio_worker.state_folder import Address, StateFolder
 from trio_worker.stop import Stop
@@ -53,7 +55,7 @@ class Process:
         handler: Its handler.
         look_around_every: Seconds between two looks for neighbours that have died.
         clock: Its machine's clock, which may be wrong.
-        pushes: What comes to its push endpoint.
+        front: What comes in to it.
         stop: Its stop.
         left: What was on its disk when it died.
         journal: What it holds, once it has begun.
@@ -68,7 +70,7 @@ class Process:
     handler: HandlerFunction
     clock: Callable[[], float]
     look_around_every: float = LOOK_AROUND
-    pushes: Pushes = attrs.field(factory=Pushes)
+    front: Front = attrs.field(factory=Front)
     stop: Stop = attrs.field(init=False)
     left: Contents = attrs.field(factory=Contents)
     journal: Journal | None = None
@@ -129,20 +131,22 @@ class Process:
                 transport=self.doors.network,
             ) as client,
         ):
-            await run_service(
-                settings,
+            given = Given(
+                settings=settings,
                 handler=handler_of(self.handler, settings.handler),
                 webbuddy=client,
                 journal=self.journal,
-                pushes=self.pushes,
+                front=self.front,
                 stop=self.stop,
                 consumers=settings.num_workers,
-                abandon=self.doors.die,
                 call_plain=_in_place,
-                look_around_every=self.look_around_every,
-                look_for_orders_every=self.look_around_every,  # there are none
-                longest_knock=LONGEST_PAUSE,  # one is like the other, and each has steps at which to die
+                rates=Rates(
+                    look_around=self.look_around_every,
+                    look_for_orders=self.look_around_every,  # there are none
+                    longest_knock=LONGEST_PAUSE,  # one is like the other, and each has steps at which to die
+                ),
             )
+            await run_service(given, abandon=self.doors.die)
 
 
 async def _in_place(call: Callable[[], tuple[object]]) -> tuple[object]:
@@ -166,5 +170,5 @@ class PushesTo(httpx.AsyncBaseTransport):
         self.processes = [process for process in self.processes if process.is_alive]
         if not self.processes:
             raise httpx.ConnectError("nobody listens", request=request)
-        self.processes[-1].pushes.pushed(json.loads(await request.aread())["query_id"])
+        self.processes[-1].front.pushed(json.loads(await request.aread())["query_id"])
         return httpx.Response(200)

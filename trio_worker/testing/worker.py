@@ -13,10 +13,12 @@ import trio
 
 from trio_worker.capture import Capture
 from trio_worker.errand import Errand
+from trio_worker.front import Front
 from trio_worker.handlers.loading import Handler
 from trio_worker.journal import Journal, open_journal
+from trio_worker.parts import Given
 from trio_worker.runners import Runner, inline, open_thread
-from trio_worker.service import Pushes, run_service
+from trio_worker.service import run_service
 from trio_worker.settings import Settings
 from trio_worker.state_folder import Address, StateFolder
 from trio_worker.stop import Stop
@@ -38,7 +40,7 @@ class RunningWorker:
         webbuddy: The WebBuddy that it works for: its state, knobs and counters.
         settings: What it runs with.
         stop: `Stop.ask` stops it as a signal would.
-        pushes: What its push endpoint and its consumers share.
+        front: Shared by its push endpoint and its consumers.
         ended: Set when its service has ended.
         journal: What it holds; None until it has begun.
         abandoned: Set when it would have ended its process by force: a handler can't be stopped.
@@ -47,7 +49,7 @@ class RunningWorker:
     webbuddy: WebBuddy
     settings: Settings
     stop: Stop
-    pushes: Pushes
+    front: Front
     ended: trio.Event = attrs.field(factory=trio.Event)
     abandoned: trio.Event = attrs.field(factory=trio.Event)
     journal: Journal | None = None
@@ -126,7 +128,7 @@ async def open_worker(
         webbuddy,
         chosen,
         Stop(grace=chosen.shutdown_grace, reserve=chosen.shutdown_reserve, closes=found.opens),
-        Pushes(),
+        Front(),
     )
     folder = None
     if state_dir is not None:
@@ -153,7 +155,7 @@ async def _runner() -> AsyncIterator[Runner]:
 @asynccontextmanager
 async def _pushing(worker: RunningWorker) -> AsyncIterator[None]:
     """Let WebBuddy's pushes arrive at the worker's own endpoint."""
-    app = worker.pushes.app(worker.settings.webbuddy_url)
+    app = worker.front.app(worker.settings.webbuddy_url)
     before = worker.webbuddy.push_url, worker.webbuddy.push_transport
     worker.webbuddy.push_url = worker.webbuddy.push_url or "http://worker.test:8001"
     worker.webbuddy.push_transport = httpx.ASGITransport(app)  # type: ignore[arg-type]
@@ -168,7 +170,7 @@ def _watched(worker: RunningWorker, handler: Handler, abandon: Callable[[], None
     if abandon is None:
         yield
     else:
-        stop, delays = worker.stop, worker.pushes.liveness.delays
+        stop, delays = worker.stop, worker.front.liveness.delays
         with watchdog(handler, forced_end=lambda: stop.forced_end, abandon=abandon, delays=delays):
             yield
 
@@ -192,15 +194,15 @@ async def _run_worker(
         ) as client,
     ):
         with _watched(worker, handler, abandon):
-            await run_service(
-                settings,
+            given = Given(
+                settings=settings,
                 handler=handler,
                 webbuddy=client,
                 journal=worker.journal,
-                pushes=worker.pushes,
+                front=worker.front,
                 stop=worker.stop,
                 consumers=settings.num_workers,
-                abandon=abandon or worker.abandoned.set,
                 errand=errand,
             )
+            await run_service(given, abandon=abandon or worker.abandoned.set)
     worker.ended.set()

@@ -30,6 +30,11 @@ SILENCE = 0.1
 """The same for one that has never said anything: a client has its request ready when it connects. So 600 that
 say nothing keep the next one waiting for a second, of the two that WebBuddy has."""
 
+TURN = 0.5
+"""Seconds for which a connection that is in use may stay while others wait and none is idle. Else 64 clients
+that send a byte now and then, or ask again and again, would keep everybody out, and an orchestrator whose
+probe is not heard kills a worker that is well."""
+
 PARTING = 0.1
 """Seconds in which a connection has closed, once it is told to; else the next oldest has to go as well."""
 
@@ -53,6 +58,7 @@ class Connections:
 
     most: int = MOST
     _places: dict[Stream, _Place] = attrs.field(factory=dict, init=False)
+    _wanted_since: float = attrs.field(default=math.inf, init=False)
     _left: trio.lowlevel.ParkingLot = attrs.field(factory=trio.lowlevel.ParkingLot, init=False)
 
     @property
@@ -68,27 +74,39 @@ class Connections:
     async def wait_for_place(self) -> None:
         """Return when there is a place, for somebody who waits outside.
 
-        The connection is closed for it that has said nothing for longest. Cancelled, this may have closed one
-        for nobody.
+        The connection is closed for it that has said nothing for longest; if none is idle, the oldest.
+        Cancelled, this may have closed one for nobody.
         """
+        self._wanted_since = min(self._wanted_since, trio.current_time())
         while self.are_full:
-            idle = min(
-                (place for place in self._places.values() if not place.scope.cancel_called),
-                key=lambda place: place.may_go_at,
-                default=None,
-            )
-            with trio.move_on_at(math.inf if idle is None else idle.may_go_at):
+            with trio.move_on_at(self._first_to_go()[1]):
                 await self._left.park()
                 continue
             # It may have said something meanwhile, and another may have left in this very moment.
-            if idle is not None and idle.may_go_at <= trio.current_time() and self.are_full:
-                idle.scope.cancel()
+            place, goes_at = self._first_to_go()
+            if place is not None and goes_at <= trio.current_time() and self.are_full:
+                place.scope.cancel()
                 with trio.move_on_after(PARTING):
                     await self._left.park()
 
+    def _first_to_go(self) -> tuple[_Place | None, float]:
+        """Whose place is another's next, and from when on; who is idle goes before who is not."""
+        staying = [place for place in self._places.values() if not place.scope.cancel_called]
+        if not staying:
+            return None, math.inf
+        idle = min(staying, key=lambda place: place.may_go_at)
+        oldest = staying[0]
+        turn_over_at = max(oldest.taken_at, self._wanted_since) + TURN
+        if idle.may_go_at <= max(turn_over_at, trio.current_time()):
+            return idle, idle.may_go_at
+        return oldest, turn_over_at
+
     def take_place(self, stream: Stream) -> None:
         """Count one more, for which `serve` is called next."""
-        self._places[stream] = _Place(trio.current_time() + SILENCE)
+        now = trio.current_time()
+        self._places[stream] = _Place(now, now + SILENCE)
+        if not self.are_full:
+            self._wanted_since = math.inf  # nobody else waits
 
     async def serve(self, handler: Serve, stream: Stream) -> None:
         """Serve one, which has taken a place, until its handler has ended or its place is needed."""
@@ -104,6 +122,7 @@ class Connections:
 
 @attrs.define
 class _Place:
+    taken_at: float
     may_go_at: float
     scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
 

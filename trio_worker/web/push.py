@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import structlog
@@ -23,6 +24,7 @@ from trio_worker.web.guard import CHALLENGE, Guard
 from trio_worker.web.hypercorn_fixes import FixedHTTPConnection
 from trio_worker.web.livez import LIVE_PATH, livez
 from trio_worker.web.metrics import METRICS_PATH, Metrics
+from trio_worker.web.openapi import OPENAPI_PATH, openapi
 from trio_worker.web.page_headers import with_page_headers
 from trio_worker.web.push_counts import PushCounts
 from trio_worker.web.push_endpoint import PUSH_PATH, PushEndpoint, client_of
@@ -52,7 +54,8 @@ def make_app(
     figures: Figures | None = None,
     neighbours: Neighbours | None = None,
 ) -> QuartTrio:
-    """Build the ASGI app: the push endpoint, ``POST /api/process-query``, the probes and the status page.
+    """Build the ASGI app: the push endpoint, ``POST /api/process-query``, the probes, the status page and
+    ``/openapi.json``, which says what of these there is.
 
     But for the page, it answers every request in JSON: 200 ``{"status": "accepted"}`` for a push, otherwise
     ``{"detail": ...}`` with 400, 401, 404, 405, 408 (the body took too long), 413 or 500.
@@ -74,19 +77,20 @@ def make_app(
         neighbours: The other processes behind our address, whose figures are shown as well.
     """
     push = PushEndpoint(pushed, own_url, counts if counts is not None else PushCounts())
-    app = _PushApp(push, guard if guard is not None else Guard())
+    guard = guard if guard is not None else Guard()
+    app = _PushApp(push, guard)
     # Without provide_automatic_options=False, Quart would answer OPTIONS with 200.
+    add = partial(app.add_url_rule, methods=["GET"], provide_automatic_options=False)
     if readiness is not None:
-        ready = readiness.handle
-        app.add_url_rule(READY_PATH, "ready", ready, methods=["GET"], provide_automatic_options=False)
+        add(READY_PATH, "ready", readiness.handle)
     if liveness is not None:
-        live = livez(liveness)
-        app.add_url_rule(LIVE_PATH, "live", live, methods=["GET"], provide_automatic_options=False)
+        add(LIVE_PATH, "live", livez(liveness))
     if figures is not None:
-        shown = Metrics(figures, neighbours if neighbours is not None else Neighbours()).handle
-        app.add_url_rule(METRICS_PATH, "metrics", shown, methods=["GET"], provide_automatic_options=False)
+        shown = Metrics(figures, neighbours if neighbours is not None else Neighbours())
+        add(METRICS_PATH, "metrics", shown.handle)
     if status_page is not None:
         status_page.add_to(app)
+    add(OPENAPI_PATH, "openapi", openapi(app.paths, guard))
     app.register_error_handler(HTTPException, _http_error)
     app.register_error_handler(Exception, app.unexpected_error)
     return app
@@ -102,6 +106,10 @@ class _PushApp(QuartTrio):
         self._guard = guard
         self._no_token = Trouble(_log, "a request without the right token is refused")
         self._broken = Trouble(_log, "a page broke: a bug", level="error")
+
+    def paths(self) -> set[str]:
+        """Say what there is."""
+        return {PUSH_PATH, *(rule.rule for rule in self.url_map.iter_rules())}
 
     async def asgi_app(self, scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
         if scope["type"] == "websocket":

@@ -149,6 +149,8 @@ def _parse(body: bytes) -> tuple[int, object]:
     if not isinstance(data, dict):
         raise BadRequest("the body is not a JSON object")
     query_id = data.get("query_id")
+    if isinstance(query_id, float) and query_id.is_integer():  # JSON has one kind of numbers: 1.0 is 1
+        query_id = int(query_id)
     # To Python true is 1; to WebBuddy it is no id.
     if not isinstance(query_id, int) or isinstance(query_id, bool) or not 0 < query_id <= _MAX_ID:
         raise BadRequest("query_id must be a positive 64-bit integer")
