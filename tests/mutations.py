@@ -301,6 +301,28 @@ MUTATIONS = [
         "reporting",
     ),
     Mutation(
+        "behind an outage the log is tried once more before a result goes without it",
+        "delivery.py",
+        "            if self._fails_alone:\n                self._all",
+        "            if self._others_work:\n                self._all",
+        "trouble",
+    ),
+    # --- What an operator is told ------------------------------------------------------------------
+    Mutation(
+        "the same trouble is said at most every ten minutes",
+        "trouble.py",
+        "        if now - self._said_at.get(about, -math.inf) < AGAIN:\n",
+        "        if False:\n",
+        "trouble",
+    ),
+    Mutation(
+        "that claims get through again is noticed by the next one, whoever sends it",
+        "intake.py",
+        "        self._trouble.is_over()\n",
+        "",
+        "intake outage",
+    ),
+    Mutation(
         "no entry is sent twice after a crash",
         "delivery.py",
         "        self.held.log.skip_arrived(texts)\n",

@@ -12,3 +12,8 @@ def test_each_rule_can_be_broken(mutation: Mutation) -> None:
     """What is to be broken is there once, and so are the tests that have to notice."""
     assert mutation.is_possible()
     assert all((ROOT / "tests" / f"test_{name}.py").exists() for name in mutation.tests.split())
+
+
+def test_the_readme_counts_them() -> None:
+    """Its number is how many there are."""
+    assert f"each of {len(MUTATIONS)} rules" in (ROOT / "README.md").read_text(encoding="utf-8")
