@@ -303,8 +303,8 @@ MUTATIONS = [
     Mutation(
         "behind an outage the log is tried once more before a result goes without it",
         "delivery.py",
-        "            if self._fails_alone:\n                self._all",
-        "            if self._others_work:\n                self._all",
+        "        elif self._fails_alone:\n            self._all",
+        "        elif self._others_work:\n            self._all",
         "trouble",
     ),
     # --- What an operator is told ------------------------------------------------------------------

@@ -131,7 +131,7 @@ class Witness:
         for name, reason in (reasons or {}).items():
             assert told[name].startswith(reason)
 
-        shown = self.worker.pushes.status_page.snapshots.newest()["state"]
+        shown = self.worker.front.status_page.snapshots.newest()["state"]
         sentence = f"{shown['level']} {shown['word']}: {shown['text']}"
         assert sentence.startswith(state), sentence
 
@@ -472,7 +472,7 @@ async def stopped(witness: Witness) -> None:
 
 def worker_polls(witness: Witness) -> None:
     """Have it look now: when trouble begins is then known to the second."""
-    witness.worker.pushes.wakeups.tick()
+    witness.worker.front.wakeups.tick()
 
 
 async def ended(webbuddy: WebBuddy, query: StoredQuery) -> None:
