@@ -180,9 +180,6 @@ class Launch:
         # What is there now stays to the end: no need to look through it at each full collection, in whose
         # 30 ms nothing else goes on.
         gc.freeze()
-        # Garbage in circles is rare here. By default it is looked for with each 700 new objects, which is 2 %
-        # of a query's CPU.
-        gc.set_threshold(10_000, 10, 10)
         with watchdog(
             self.handler,
             forced_end=lambda: stop.forced_end,
