@@ -197,7 +197,7 @@ async def test_keep(tmp_path: Path) -> None:
 async def test_the_server_alone(tmp_path: Path) -> None:
     """--server: its lines are a worker's .env, it pushes, and shows the queries; Ctrl-C ends it, exit 0."""
     (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
-    address = f"http://127.0.0.1:{listener.socket.getsockname()[1]}"
+    address = f"http://push:TOKEN@127.0.0.1:{listener.socket.getsockname()[1]}"
     mine = tmp_path / "mine"  # where there is no .env
     mine.mkdir()
     async with start_demo(tmp_path, "--server", "--push-url", address + "/") as demo, listener:
@@ -216,8 +216,10 @@ async def test_the_server_alone(tmp_path: Path) -> None:
                 while not push.endswith(b"}"):
                     push += await stream.receive_some()
         assert push.startswith(b"POST /api/process-query ")
+        assert b"Basic cHVzaDpUT0tFTg==" in push  # push:TOKEN, as WebBuddy sends it
         assert json.loads(push.partition(b"\r\n\r\n")[2]) == {"query_id": 1, "webbuddy_url": url}
-        await demo.until(lambda line: f"nobody took the push at {address}:" in line)
+        await demo.until(lambda line: "nobody took the push at http://***@127.0.0.1:" in line)
+        assert "TOKEN" not in demo.output
         settings |= {"WORKER_NAME": "of mine", "WORKER_LANGUAGE": "ru"}
         async with start_worker(mine, webbuddy_url=url, **settings):
             line = await demo.until(lambda line: re.match("query 1 +done", line) is not None)

@@ -50,6 +50,28 @@ async def test_a_disk_that_hangs_is_called_ill_after_five_seconds(
         disk.go_on()
 
 
+async def test_a_file_that_is_gone_is_an_ill_disk(
+    autojump_clock: MockClock, waiters: Waiters, tmp_path: Path, events: list[EventDict]
+) -> None:
+    """SQLite would write on where nobody finds it. What is mounted again is well again."""
+    async with opened(tmp_path) as journal:
+        folder = Path(journal.path).parent
+        folder.rename(tmp_path / "away")
+        waiters.keep(journal, 1)
+        await trio.sleep(1)
+        assert journal.illness == "the file is gone: start the worker anew"
+        assert (waiters.failed, journal.gate.is_open) == ({1: journal.illness}, False)
+        (tmp_path / "away").rename(folder)
+        await trio.sleep(60)
+        assert journal.illness is None
+        assert journal.gate.is_open
+        folder.rename(tmp_path / "away")
+        shutil.copytree(tmp_path / "away", folder)
+        waiters.keep(journal, 2)
+        await trio.sleep(1)
+        assert journal.illness == "the file is gone: start the worker anew", "another file is not ours"
+
+
 async def test_a_disk_that_answers_again_is_well(
     autojump_clock: MockClock, waiters: Waiters, tmp_path: Path, events: list[EventDict]
 ) -> None:

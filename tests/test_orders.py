@@ -207,7 +207,7 @@ def test_pause_and_resume_where_nobody_runs(
     assert drain_workers(wait=True) == 1
     said = capsys.readouterr()
     assert said.out == ""
-    assert said.err.startswith("trio-worker: no worker runs here: nobody has a journal in ")
+    assert said.err.startswith("trio-worker: no worker runs on this state folder: ")
     monkeypatch.setenv("WEBBUDDY_URL", "nonsense")
     assert pause_workers() == 2
     monkeypatch.setenv("WEBBUDDY_URL", "http://webbuddy:8000")

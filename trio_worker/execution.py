@@ -271,7 +271,7 @@ class Attempt:
         return Postponed(min(float(seconds), LONGEST_RETRY), reason)
 
     def _raised(self, error: BaseException) -> Failed:
-        log.error("the handler raised", query=self.query.id, exc_info=error)
+        log.error("the handler raised", query=self.query.id, attempt=self.ctx.attempt, exc_info=error)
         return Failed(self._sentence("error", error=type(unwrapped(error)).__name__), "error")
 
     def _answered(self, answer: object) -> Done | Failed:

@@ -50,7 +50,7 @@ def open_doors(settings: Settings, binds: Iterable[str]) -> list[str]:
         return []
     return [
         f"the worker listens on {', '.join(wide)}, beyond this machine, without {' and '.join(missing)}:"
-        " whoever reaches it may"
+        " anybody who can reach it may do that"
     ]
 
 

@@ -75,6 +75,7 @@ class JournalFile:
             except BaseException:
                 self._connection.close()
                 raise
+            self._is_file = _identity(path)
         except sqlite3.Error as error:
             kind = CorruptJournalError if _is_corrupt(error) else JournalError
             raise kind(f"the journal {path} can't be used: {describe(error)}") from error
@@ -101,6 +102,9 @@ class JournalFile:
         Raises:
             sqlite3.Error: Nothing of it was done.
         """
+        if self.path is not None and _identity(self.path) != self._is_file:
+            # SQLite writes on into a file without a name: of what is in it, nobody would ever hear.
+            raise sqlite3.OperationalError("the file is gone: start the worker anew")
         with self._connection:  # commits, or rolls back
             self._connection.execute("BEGIN IMMEDIATE")
             for sql, values in statements:
@@ -195,6 +199,15 @@ _IS_SOMETHING_THERE = """
 SELECT EXISTS (SELECT 1 FROM held) OR EXISTS (SELECT 1 FROM tombstones) OR EXISTS (SELECT 1 FROM lost)
     OR EXISTS (SELECT 1 FROM facts WHERE name = 'claiming_since')
 """
+
+
+def _identity(path: Path | None) -> tuple[int, int] | None:
+    """Which file that is; None: there is none."""
+    try:
+        found = None if path is None else path.stat()
+    except OSError:
+        found = None
+    return None if found is None else (found.st_dev, found.st_ino)
 
 
 def describe(error: sqlite3.Error) -> str:

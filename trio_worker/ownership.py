@@ -31,7 +31,7 @@ class Standing(Enum):
 
     OURS = "it is in_progress, as we have claimed it"
     DELIVERED = "WebBuddy has our answer already"
-    TAKEN = "somebody has ended, requeued or deleted it"
+    TAKEN = "it was ended, requeued or deleted there, or WebBuddy has a new database"
     OTHER_DATABASE = "its number is another query's: WebBuddy's database was reset"
     NOT_ASKABLE = "this WebBuddy can't be asked"
 

@@ -233,7 +233,12 @@ class Recovery:
         if verdict is None:
             self.offer(held)
             return
-        log.warning("query is not run again after a crash", query=held.query.id, reason=verdict.reason)
+        entry = held.entry
+        said = {"query": held.query.id, "attempt": entry.attempts, "source": entry.source}
+        if isinstance(verdict, Failed):
+            log.warning("query failed", **said, kind=verdict.kind, deaths=entry.deaths, reason=verdict.reason)
+        else:
+            log.warning("query put back", **said, deaths=entry.deaths, reason=verdict.reason)
         self.deliveries.of(held).end(verdict, self._last_line(verdict))
 
     def offer(self, held: Held) -> None:

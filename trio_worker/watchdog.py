@@ -145,9 +145,9 @@ class _Watch:
             "the handler blocks the whole worker: make it a plain def, or use trio.to_thread.run_sync",
             handler=self.handler.path,
             at=place(own or frames[0]),
-            inside=place(frames[0]),
             # Not known in a task of the handler's own nursery.
             query=attempt.query.id if attempt is not None else None,
+            **({"inside": place(frames[0])} if own not in (None, frames[0]) else {}),
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import signal
 import sys
 from types import FrameType
@@ -42,10 +43,15 @@ def _read_push_url(_ctx: click.Context, _option: click.Parameter, text: str | No
 
     if text is None:
         return None
+    # With a user and a password, as in WebBuddy's FASTAPI_URL: that is how it sends the token.
+    bare = re.sub("^(https?://)[^/@]*@", r"\1", text)
     try:
-        return str(URL.read(text))
+        URL.read(bare)
     except ValueError:
-        raise click.BadParameter(f"expected {URL.expected}") from None
+        raise click.BadParameter(
+            "expected http:// or https://, perhaps push:TOKEN@, a host, perhaps a port"
+        ) from None
+    return text.rstrip("/")
 
 
 @main.command()
@@ -61,7 +67,7 @@ def _read_push_url(_ctx: click.Context, _option: click.Parameter, text: str | No
     "--push-url",
     callback=_read_push_url,
     metavar="URL",
-    help="Where --server pushes to.  [default: http://localhost:8001]",
+    help="Where --server pushes to, as in FASTAPI_URL.  [default: http://localhost:8001]",
 )
 @click.pass_context
 def demo(

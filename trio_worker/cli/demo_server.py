@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
 from functools import partial
@@ -86,7 +87,8 @@ async def answers_to_localhost(port: int) -> bool:
 async def _show(webbuddy: WebBuddy, push_url: str) -> None:
     """Say how to reach it, then show what becomes of its queries. Never returns."""
     account = webbuddy.accounts[WORKER]
-    click.echo(f"WebBuddy at {webbuddy.url}, until Ctrl-C. It pushes to {push_url}. For a worker's .env:\n")
+    shown = re.sub("//[^/@]*@", "//***@", push_url)  # the token
+    click.echo(f"WebBuddy at {webbuddy.url}, until Ctrl-C. It pushes to {shown}. For a worker's .env:\n")
     click.echo(f"WEBBUDDY_URL={webbuddy.url}")
     click.echo(f"WORKER_USERNAME={account.username}")
     click.echo(f"WORKER_PASSWORD={account.password}\n")
@@ -97,5 +99,5 @@ async def _show(webbuddy: WebBuddy, push_url: str) -> None:
         screen.show([sight_of(query, now) for query in webbuddy.queries.values()])
         if failed < webbuddy.pushes["failed"]:
             failed = webbuddy.pushes["failed"]
-            click.echo(f"(nobody took the push at {push_url}: a worker finds the query by polling)")
+            click.echo(f"(nobody took the push at {shown}: a worker finds the query by polling)")
         await trio.sleep(LOOK_SECONDS)

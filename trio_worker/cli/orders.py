@@ -87,7 +87,7 @@ def _resume(folder: StateFolder) -> int:
 def _drain(folder: StateFolder, *, wait: bool) -> int:
     journals = orders.order_drain(folder)
     if not journals:
-        complain(f"no worker runs here: nobody has a journal in {folder.path}")
+        complain(f"no worker runs on this state folder: {folder.path}")
         return NOT_DONE
     _say(
         f"{_processes(len(journals))} will take nothing new, {SOON}, and end when what runs there has ended."
