@@ -311,7 +311,7 @@ MUTATIONS = [
     Mutation(
         "the same trouble is said at most every ten minutes",
         "trouble.py",
-        "        if now - self._said_at.get(about, -math.inf) < AGAIN:\n",
+        "        if is_known and now - self._said_at.get(about, -math.inf) < AGAIN:\n",
         "        if False:\n",
         "trouble",
     ),
@@ -520,7 +520,7 @@ MUTATIONS = [
     Mutation(
         "a loop at rest is not woken",
         "watchdog.py",
-        "            if self.rest.is_on:\n",
+        "            if self.rest.is_on and look % WAKE_EACH:\n",
         "            if False:\n",
         "watchdog",
     ),

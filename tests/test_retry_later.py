@@ -12,6 +12,7 @@ from trio.testing import MockClock
 
 from tests.journals import Disk
 from trio_worker import Context, Query, RetryLater, clock
+from trio_worker.errand import Errand
 from trio_worker.testing import WebBuddy, open_worker, trio_time
 
 
@@ -244,3 +245,19 @@ async def test_an_attempt_is_on_disk_before_its_handler_starts(
         disk.go_on()
         await webbuddy.until(lambda: query.status == "done")
     assert len(begun) == 2
+
+
+async def test_an_errand_ends_behind_a_query_that_is_put_aside(autojump_clock: MockClock) -> None:
+    """However its tasks take turns: nothing is begun any more that would find the nursery closed."""
+    for _ in range(12):  # Trio shuffles the tasks of each round
+
+        async def handle(query: Query, ctx: Context) -> str:
+            raise RetryLater(60, "not now")
+
+        webbuddy = WebBuddy(now=trio_time())
+        query = webbuddy.add_query("a question", push=False)
+        errand = Errand(every=False)
+        with trio.fail_after(60):
+            async with open_worker(handle, webbuddy=webbuddy, errand=errand, num_workers=1) as worker:
+                await worker.ended.wait()
+        assert (query.status, errand.waiting) == ("in_progress", 1)

@@ -83,6 +83,20 @@ async def test_what_comes_back_after_a_minute_of_peace_is_another_trouble(
     assert all("times" not in event for event in said(events))
 
 
+async def test_what_comes_back_at_once_and_lasts_is_said(
+    autojump_clock: MockClock, events: list[EventDict]
+) -> None:
+    """When it has lasted for a minute; and when it is over. The last word is never that all is well."""
+    trouble = Trouble(log, "no luck", over="luck again")
+    for seconds in (20, 540):
+        for _ in range(seconds):
+            trouble.happened()
+            await trio.sleep(1)
+        trouble.is_over()
+        await trio.sleep(20)
+    assert [event["event"] for event in said(events)] == ["no luck", "luck again"] * 2
+
+
 async def test_another_face_of_it_is_said_at_once(autojump_clock: MockClock, events: list[EventDict]) -> None:
     """Once each, though they take turns."""
     trouble = Trouble(log, "no luck", level="error")
@@ -123,15 +137,6 @@ async def talk(query: Query, ctx: Context) -> str:
     [
         ("logs", 400, {"WebBuddy refused a log entry; it is dropped"}),
         ("logs", 503, {"WebBuddy takes no log entries: the result goes first"}),
-        (
-            "patch",
-            400,
-            {
-                "WebBuddy refused the result; reporting failed instead",
-                "WebBuddy refuses every result: the query stays as it is there, and the result here as a dead"
-                " letter (trio-worker outbox)",
-            },
-        ),
         (None, 500, {"no query can be claimed; trying again"}),
         (None, 503, {"no query can be claimed; trying again"}),
     ],
@@ -158,6 +163,23 @@ async def test_half_an_hour_of_trouble(
     assert all(times <= 4 for times in found.values())
     assert all(times >= 2 for event, times in found.items() if event in lines)
     assert all(event.get("times", 1) > 1 for event in said(events) if "in_seconds" in event)
+
+
+async def test_a_result_that_is_refused_is_said_of_each_query(
+    autojump_clock: MockClock, events: list[EventDict]
+) -> None:
+    """It is an answer that somebody does not get: in the log and in the figures, however many there are."""
+    webbuddy = WebBuddy(now=trio_time())
+    async with open_worker(talk, webbuddy=webbuddy) as worker:
+        for calls in (1, 1, 2):  # the last: "failed" is refused as well
+            webbuddy.fail_next(400, calls=calls, endpoint="patch", headers=JSON, body=b"{}")
+            webbuddy.add_query("a question")
+            await trio.sleep(30)
+        assert worker.front.figures.read()["trio_worker_results_refused_total"] == [([], 3)]
+        assert [query.status for query in webbuddy.queries.values()] == ["failed", "failed", "in_progress"]
+    refused = [event["query"] for event in events if event["event"].startswith("WebBuddy refused the result")]
+    dead = [event["query"] for event in events if event["event"].startswith("WebBuddy refuses every result")]
+    assert (refused, dead) == ([1, 2, 3], [3])
 
 
 async def test_after_an_outage_logs_come_before_results_and_nothing_else_is_said(

@@ -191,6 +191,37 @@ async def test_a_loop_at_rest_is_not_woken() -> None:
         trio.lowlevel.remove_instrument(rounds)
 
 
+class Starved(trio.abc.Instrument):
+    """A loop that is woken, and does not come to going on before it was looked at: as without a processor."""
+
+    def __init__(self, delays: Spread, events: list[EventDict]) -> None:
+        self.delays = delays
+        self.events = events
+
+    def after_io_wait(self, timeout: float) -> None:
+        began = time.monotonic()
+        while not (self.events or sum(self.delays.counts) > 1) and time.monotonic() - began < 30:
+            time.sleep(0.01)
+
+
+async def test_a_loop_that_is_due_and_does_not_run_is_late(events: list[EventDict]) -> None:
+    """It seems to wait, but longer than it wanted to."""
+
+    async def handle(query: Query, ctx: Context) -> str:
+        return "ok"
+
+    delays = Spread(SHORT)
+    starved = Starved(delays, events)
+    trio.lowlevel.add_instrument(starved)  # before the watchdog's own, which is to see it as a wait
+    with watchdog(handler_of(handle, "test:handle"), delays=delays):
+        await trio.sleep(0.05)
+        trio.lowlevel.remove_instrument(starved)
+        with trio.fail_after(60):
+            while not sum(delays.counts[1:]):  # noqa: ASYNC110 - a thread, which tells nobody
+                await trio.sleep(0.01)
+    assert named(events, RUNS_AGAIN)
+
+
 async def test_the_watchdog_ends_with_its_block() -> None:
     """No thread is left, and nobody waits for its next look."""
 

@@ -43,7 +43,7 @@ class Delivery:
     Attributes:
         held: The query.
         said: The hashes of the log entries that were sent, or may have been.
-        is_begun: Whether its task is there.
+        is_begun: Whether it has begun: its task is there, or was, or is not needed any more.
         due: When the call or the pause has to be over in which it is, on Trio's clock; infinite: in none.
         is_reporting: Whether that is for the result, and not for the log.
     """
@@ -119,8 +119,12 @@ class Delivery:
 
     def _put_off(self) -> None:
         self._is_put_off = True
-        self._scope.cancel()
-        self._all.begin(self)  # and end at once, where it had not begun
+        if self.is_begun:
+            self._scope.cancel()
+        else:
+            # Not begun only to end at once: at the end of an errand its nursery may be closed by now.
+            self.is_begun = True
+            self._all.leave(self)
 
     # --- The task --------------------------------------------------------------------------------------
 
@@ -286,7 +290,8 @@ class Delivery:
 
     async def _report_refusal(self, refused: Refused) -> None:
         number = self.held.query.id
-        self._all.result_refused.happened(query=number, reason=str(refused))
+        self._all.tally.refused += 1
+        log.error("WebBuddy refused the result; reporting failed instead", query=number, reason=str(refused))
         outcome = self.held.outcome
         reason = (
             outcome.reason
@@ -301,7 +306,12 @@ class Delivery:
         except Refused as again:
             self.held.instead = None
             self.held.died(str(again))
-            self._all.dead_letter.happened(query=number, reason=str(again))
+            log.error(
+                "WebBuddy refuses every result: the query stays as it is there, and the result here as a dead"
+                " letter (trio-worker outbox)",
+                query=number,
+                reason=str(again),
+            )
         else:
             self._all.tally.reported(self.held.entry.ended_at)
 

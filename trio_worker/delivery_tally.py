@@ -11,7 +11,7 @@ from trio_worker.tallies import LONG, Count, Spread
 __all__ = ["DeliveryTally"]
 
 
-@attrs.frozen(eq=False)
+@attrs.define(eq=False)
 class DeliveryTally:
     """Counts ends, reports and lines.
 
@@ -21,6 +21,7 @@ class DeliveryTally:
         report_delays: From the end of each to the moment in which WebBuddy had taken it, also over a restart.
         log_lines: ``sent`` in an entry of their own, ``gathered`` with others in one, ``dropped``: left out
             as too many, or refused by WebBuddy.
+        refused: Results that WebBuddy has refused.
         retries: How often a call was made again, by what it was for.
     """
 
@@ -30,6 +31,7 @@ class DeliveryTally:
     failures: Count = attrs.field(factory=lambda: Count("error", "timeout", "left_behind"), init=False)
     report_delays: Spread = attrs.field(factory=lambda: Spread(LONG), init=False)
     log_lines: Count = attrs.field(factory=lambda: Count("sent", "gathered", "dropped"), init=False)
+    refused: int = attrs.field(default=0, init=False)
     retries: Count = attrs.field(factory=lambda: Count("log", "report"), init=False)
 
     def ended(self, outcome: Outcome) -> None:

@@ -110,6 +110,11 @@ FIGURES = {
         ),
         _figure("dead_letters", "gauge", "Results that WebBuddy refuses for good: trio-worker outbox."),
         _figure(
+            "results_refused_total",
+            "counter",
+            "Results that WebBuddy refused: failed was reported instead, or they are dead letters.",
+        ),
+        _figure(
             "lost_claims", "gauge", "Times in which a claim was lost, and whose queries are still looked for."
         ),
         _figure("lost_queries_total", "counter", "Queries that were found to be those of lost claims."),

@@ -70,6 +70,7 @@ class Readings:
             "token_renewals_total": lambda: self.webbuddy.renewals,
             "held_queries": self._held,
             "dead_letters": lambda: sum(entry.dead is not None for entry in self.journal.entries.values()),
+            "results_refused_total": lambda: tally.refused,
             "lost_claims": lambda: len(self.journal.lost),
             "lost_queries_total": lambda: self.lost_claims.found,
             "log_lines_total": lambda: tally.log_lines,

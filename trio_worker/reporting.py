@@ -48,8 +48,6 @@ class Deliveries:
         tally: What became of queries, in numbers.
         entry_refused: Said when WebBuddy refuses a log entry.
         log_overtaken: Said when it takes none, and results go before their logs.
-        result_refused: Said when it refuses a result.
-        dead_letter: Said when it refuses that a query has failed, too.
     """
 
     def __init__(
@@ -80,18 +78,10 @@ class Deliveries:
         self._later: deque[tuple[float, Delivery]] = deque()  # those that may not have begun yet, and when to
         self._is_one_later = trio.Event()
         self._said: dict[int, set[int]] = {}
-        # Of all queries: a WebBuddy that refuses one thing may refuse the same of ten thousand.
+        # Of all queries: a WebBuddy that refuses one entry may refuse the same of ten thousand. Results are
+        # another matter: each that is refused is an answer that its author does not get.
         self.entry_refused = Trouble(log, "WebBuddy refused a log entry; it is dropped")
         self.log_overtaken = Trouble(log, "WebBuddy takes no log entries: the result goes first")
-        self.result_refused = Trouble(
-            log, "WebBuddy refused the result; reporting failed instead", level="error"
-        )
-        self.dead_letter = Trouble(
-            log,
-            "WebBuddy refuses every result: the query stays as it is there, and the result here as a dead"
-            " letter (trio-worker outbox)",
-            level="error",
-        )
 
     @property
     def waiting(self) -> int:
@@ -194,7 +184,7 @@ class Deliveries:
         """The stop has been asked for: no log may hold a result back to its end."""
         # The last chance: perhaps the password is a good one again, which is why we are restarted.
         self.webbuddy.forget_refusal()
-        for delivery in self._under_way.values():
+        for delivery in list(self._under_way.values()):
             delivery.hurry()
 
     def count_waiting(self, change: int) -> None:

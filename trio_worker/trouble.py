@@ -73,7 +73,10 @@ class Trouble:
                 self._said_at.clear()
                 self._unsaid = 0
         self._unsaid += 1
-        if now - self._said_at.get(about, -math.inf) < AGAIN:
+        # What has come back within a minute, and lasts now, is no flicker: nobody is to be left with the line
+        # that it is over.
+        is_known = self._is_said or now - self._since < PEACE
+        if is_known and now - self._said_at.get(about, -math.inf) < AGAIN:
             self._logger.debug(self._event, **values)
             return
         if self._unsaid > 1:

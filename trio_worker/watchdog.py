@@ -6,6 +6,7 @@ claims, deadlines, logs and probes all stand still together, and nothing in the 
 
 from __future__ import annotations
 
+import itertools
 import math
 import sys
 import threading
@@ -27,6 +28,7 @@ __all__ = ["own_frame", "place", "stack", "watchdog"]
 log = structlog.get_logger(__name__)
 
 PAUSE = 0.45  # seconds between two looks at the loop
+WAKE_EACH = 10  # looks at a loop that waits: what has come for it may wait, too
 TOLERANCE = 0.5  # seconds in which it has to answer; with the pause, a block is named within a second
 STEP = 0.5  # seconds between two looks at a loop that stands still
 REPEAT = 60.0  # seconds after which it is named once more
@@ -47,7 +49,7 @@ def watchdog(
 
     A thread and not a Trio instrument alone: a loop that stands still can't report anything, and an
     instrument of each step costs something at every step of every task. A loop that waits for something to
-    happen outside is not asked: to wake it was half of what an idle worker did.
+    happen outside is asked each tenth time only: to wake it was half of what an idle worker did.
 
     Args:
         handler: The handler to name.
@@ -71,16 +73,26 @@ def watchdog(
 
 
 class _Rest(trio.abc.Instrument):
-    """Knows whether the loop waits for something to happen outside. Called twice in each round of it."""
+    """Knows whether the loop waits for something to happen outside. Called twice in each round of it.
+
+    A wait whose time is over is none: the loop wants to go on, and gets no processor or not the interpreter's
+    lock.
+    """
 
     def __init__(self) -> None:
-        self.is_on = False
+        self._until = -math.inf
+
+    @property
+    def is_on(self) -> bool:
+        """Whether it waits now; in any thread."""
+        return time.monotonic() < self._until
 
     def before_io_wait(self, timeout: float) -> None:
-        self.is_on = timeout > 0
+        if timeout > 0:
+            self._until = time.monotonic() + timeout
 
     def after_io_wait(self, timeout: float) -> None:
-        self.is_on = False
+        self._until = -math.inf
 
 
 @attrs.define
@@ -100,8 +112,10 @@ class _Watch:
         self.answered.set()
 
     def run(self) -> None:
-        while not self.stopping.wait(PAUSE):
-            if self.rest.is_on:
+        for look in itertools.count(1):
+            if self.stopping.wait(PAUSE):
+                return
+            if self.rest.is_on and look % WAKE_EACH:
                 self.delays.add(0.0)  # `answer`, which adds in the loop, has been waited for
                 continue
             asked = time.monotonic()
