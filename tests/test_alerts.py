@@ -19,7 +19,9 @@ RULES = {
 }
 
 PROMTOOL = shutil.which("promtool")
-pytestmark = pytest.mark.skipif(PROMTOOL is None, reason="needs promtool, of Prometheus")
+needs_promtool = pytest.mark.skipif(PROMTOOL is None, reason="needs promtool, of Prometheus")
+
+GUIDE = (ALERTS.parent.parent / "docs" / "operating.md").read_text(encoding="utf-8")
 
 HERE = {"instance": "w:8001"}
 OURS = HERE | {"process": "0"}
@@ -121,15 +123,22 @@ def promtool(*arguments: object) -> str:
     return result.stdout
 
 
+def test_each_alert_has_a_section_of_its_name() -> None:
+    """So whoever has been woken finds what to do by searching for what woke him; no section is of none."""
+    sections = GUIDE.partition("\n## What each alert means\n")[2].partition("\n## ")[0]
+    assert sorted(re.findall(r"^### (.+)$", sections, re.MULTILINE)) == sorted(RULES)
+
+
+@needs_promtool
 def test_prometheus_takes_the_rules() -> None:
     """All of them, with their expressions and templates."""
     assert f"SUCCESS: {len(RULES)} rules found" in promtool("check", "rules", ALERTS)
 
 
+@needs_promtool
 def test_prometheus_takes_the_scrape_job_of_the_docs(tmp_path: Path) -> None:
     """As it stands there; the rules ask for its name."""
-    guide = (ALERTS.parent.parent / "docs" / "operating.md").read_text(encoding="utf-8")
-    job = guide.partition("### Prometheus\n")[2].partition("```yaml\n")[2].partition("```")[0]
+    job = GUIDE.partition("### Prometheus\n")[2].partition("```yaml\n")[2].partition("```")[0]
     (tmp_path / "prometheus.yml").write_text(job)
     (tmp_path / "alerts.yaml").write_bytes(ALERTS.read_bytes())
     promtool("check", "config", "--syntax-only", tmp_path / "prometheus.yml")
@@ -137,6 +146,7 @@ def test_prometheus_takes_the_scrape_job_of_the_docs(tmp_path: Path) -> None:
     assert f'up{{job="{name}"}}' in RULES["TrioWorkerDown"]["expr"]
 
 
+@needs_promtool
 def test_each_alert_fires_in_time(tmp_path: Path) -> None:
     """And in no minute before, and in none of a worker that is well enough."""
     tests = [

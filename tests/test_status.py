@@ -13,7 +13,9 @@ from tests.commands import run_command
 from tests.processes import TOO_LONG, start_worker
 from trio_worker.cli.running_worker import Answers
 from trio_worker.cli.status import screen
+from trio_worker.probes import DRAINING, STOPPING
 from trio_worker.testing import WebBuddy, serve_webbuddy
+from trio_worker.web.readiness import STARTING
 
 BIND = "127.0.0.1:8001"
 
@@ -61,6 +63,18 @@ def test_what_is_wrong_and_what_to_do() -> None:
         "See whether WebBuddy runs, and WEBBUDDY_URL leads there: trio-worker check. It",
         "tries again. trio-worker resume has it take queries again.",
     ]
+
+
+@pytest.mark.parametrize(
+    ("reason", "advice"),
+    [
+        (STARTING, "Nothing to do: it is just starting."),
+        (DRAINING, "Nothing to do: it ends when its queries have."),
+        (STOPPING, "Nothing to do: it is about to end."),
+    ],
+)
+def test_what_passes_by_itself(reason: str, advice: str) -> None:
+    assert drawn(reasons={"service": reason})[-1] == advice
 
 
 def test_a_loop_that_is_late() -> None:

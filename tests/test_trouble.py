@@ -228,7 +228,7 @@ async def test_a_state_folder_that_is_gone(
 @pytest.mark.parametrize(
     ("path", "token", "event"),
     [
-        ("/api/process-query", "wrong", "a request without the right token is refused"),
+        ("/api/process-query", "wrong", "a push without the right token is refused"),
         ("/metrics", "wrong", "a request without the right token is refused"),
         ("/api/process-query", "push-token", "a request to the push endpoint is no push"),
     ],
@@ -249,3 +249,24 @@ async def test_ten_thousand_requests_that_are_refused(
     assert (line["event"], line["client"]) == (event, "192.0.2.7")
     assert "token" not in str({**line, "event": ""}).replace("_TOKEN", "")
     assert counts.refused == (0 if path == "/metrics" else 1_000)
+
+
+async def test_pushes_and_other_requests_are_counted_apart(
+    autojump_clock: MockClock, events: list[EventDict]
+) -> None:
+    """Each line counts what its own hint is for: a push that is refused says nothing of the admin token."""
+    guard = Guard(push_token="push-token", admin_token="admin-token")
+    app = make_app(pushed=lambda _id: None, own_url="http://localhost:8000", guard=guard)
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://worker.test") as client:
+        for number in range(int(AGAIN) + 1):
+            await client.post("/api/process-query")
+            if number % 100 == 0:
+                await client.get("/metrics")
+            await trio.sleep(1)
+    lines = [(line["event"].split()[1], line["hint"].split()[0], line.get("times")) for line in said(events)]
+    assert lines == [
+        ("push", "FASTAPI_URL", None),
+        ("request", "send", None),
+        ("push", "FASTAPI_URL", 600),
+        ("request", "send", 6),
+    ]

@@ -19,7 +19,10 @@ from trio_worker.reporting import Deliveries
 from trio_worker.stop import Stop
 from trio_worker.webbuddy import WebBuddyClient
 
-__all__ = ["PATIENCE", "Probes"]
+__all__ = ["DRAINING", "PATIENCE", "STOPPING", "Probes"]
+
+STOPPING = "it is stopping"
+DRAINING = "it drains: what runs ends, nothing new is taken"
 
 PATIENCE = 60.0
 """Seconds for which WebBuddy may be away before the worker is not ready: a deploy of it is no alarm."""
@@ -77,8 +80,8 @@ class Probes:
 
     def _service(self) -> str | None:
         if self.stop.limited.is_set():
-            return "it is stopping"
-        return "it drains: what runs ends, nothing new is taken" if self.stop.asked.is_set() else None
+            return STOPPING
+        return DRAINING if self.stop.asked.is_set() else None
 
     def _login(self) -> str | None:
         if self.webbuddy.refusal is not None:

@@ -19,7 +19,9 @@ from trio_worker.cli.ending import Interruption, complain, run_command
 from trio_worker.cli.running_worker import Answers, ask_probes
 from trio_worker.cli.settings_here import read_here
 from trio_worker.errors import SettingsError
+from trio_worker.probes import DRAINING, STOPPING
 from trio_worker.settings import read_fields
+from trio_worker.web.readiness import STARTING
 
 __all__ = ["screen", "show_status"]
 
@@ -41,8 +43,14 @@ _UNHEARD = (
 
 _LATE = "Restart the worker: what hangs there does not end by itself. Its log is worth a bug report."
 
+# By the reason itself, where the name alone does not say what to do.
+_ADVICE_OF_ONE = {
+    STARTING: "Nothing to do: it is just starting.",
+    DRAINING: "Nothing to do: it ends when its queries have.",
+    STOPPING: "Nothing to do: it is about to end.",
+}
+
 _ADVICE = {
-    "service": "Nothing: it is just starting, or about to end.",
     "pause": "trio-worker resume has it take queries again.",
     "login": "See whether WORKER_USERNAME and WORKER_PASSWORD are right: trio-worker check. It tries again.",
     "webbuddy": "See whether WebBuddy runs, and WEBBUDDY_URL leads there: trio-worker check. It tries again.",
@@ -160,8 +168,12 @@ def _sentence(answers: Answers) -> str:
     if answers.late:
         return _LATE
     if answers.reasons:
-        return " ".join(dict.fromkeys(_ADVICE.get(name, "") for name in answers.reasons)).strip()
+        return " ".join(dict.fromkeys(_advice(*reason) for reason in answers.reasons.items())).strip()
     return "All is well."
+
+
+def _advice(name: str, reason: str) -> str:
+    return _ADVICE_OF_ONE.get(reason) or _ADVICE.get(name, "")
 
 
 def _wrapped(sentence: str, width: int) -> list[str]:

@@ -104,7 +104,9 @@ class _PushApp(QuartTrio):
         self.config["MAX_CONTENT_LENGTH"] = _MAX_BODY_BYTES
         self._push = push
         self._guard = guard
-        self._no_token = Trouble(_log, "a request without the right token is refused")
+        # One for each hint, since a line counts what has come before under the hint of the last.
+        self._strange_pushes = Trouble(_log, "a push without the right token is refused")
+        self._strange_requests = Trouble(_log, "a request without the right token is refused")
         self._broken = Trouble(_log, "a page broke: a bug", level="error")
 
     def paths(self) -> set[str]:
@@ -139,11 +141,12 @@ class _PushApp(QuartTrio):
             await super().asgi_app(scope, receive, send)
 
     def _note_stranger(self, scope: HTTPScope, *, is_push: bool) -> None:
+        came = {"client": client_of(scope), "path": scope["path"][:_MOST_PATH]}
         if is_push:
             self._push.counts.refused += 1
-        hint = "FASTAPI_URL is http://push:WORKER_PUSH_TOKEN@…" if is_push else "send WORKER_ADMIN_TOKEN"
-        path = scope["path"][:_MOST_PATH]
-        self._no_token.happened("push" if is_push else "", client=client_of(scope), path=path, hint=hint)
+            self._strange_pushes.happened(**came, hint="FASTAPI_URL is http://push:WORKER_PUSH_TOKEN@…")
+        else:
+            self._strange_requests.happened(**came, hint="send WORKER_ADMIN_TOKEN")
 
     # Async, as `_http_error`, because Quart calls others in a thread.
 

@@ -7,9 +7,11 @@ from collections.abc import Callable
 
 from quart import Response
 
-__all__ = ["READY_PATH", "Readiness"]
+__all__ = ["READY_PATH", "STARTING", "Readiness"]
 
 READY_PATH = "/readyz"
+
+STARTING = "it has not started yet"
 
 
 class Readiness:
@@ -19,7 +21,7 @@ class Readiness:
     """
 
     def __init__(self) -> None:
-        self._questions: dict[str, Callable[[], str | None]] = {"service": lambda: "it has not started yet"}
+        self._questions: dict[str, Callable[[], str | None]] = {"service": lambda: STARTING}
 
     def ask(self, **questions: Callable[[], str | None]) -> None:
         """Ask these from now on, instead of those of the same names.
