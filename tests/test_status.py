@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 
 import pytest
@@ -128,3 +129,30 @@ async def test_a_real_worker_and_one_whose_loop_is_blocked(tmp_path: Path) -> No
         (tmp_path / "go").touch()
         with trio.fail_after(TOO_LONG):
             await webbuddy.until(lambda: query.status == "done")
+
+
+async def test_watching(tmp_path: Path) -> None:
+    """Again and again until Ctrl-C: a pause is seen, and so is its end."""
+    webbuddy = WebBuddy()
+    watch = ("-m", "trio_worker", "status", "--watch", "--json")
+    async with (
+        serve_webbuddy(webbuddy) as url,
+        start_worker(tmp_path, webbuddy_url=url) as worker,
+    ):
+        await worker.until(lambda line: "Running on" in line)
+        settings = {"WORKER_BIND": worker.url.removeprefix("http://")}
+        mine = {"WORKER_USERNAME": "worker"}
+        elsewhere = tmp_path / "watch"
+        elsewhere.mkdir()
+        async with start_worker(elsewhere, webbuddy_url=url, command=watch, **settings) as watcher:
+            await watcher.until(lambda line: json.loads(line)["ready"] is True)
+            assert (await run_command(tmp_path, "pause", webbuddy_url=url, **mine)).code == 0
+            line = await watcher.until(lambda line: json.loads(line)["ready"] is False)
+            assert [*json.loads(line)["reasons"]] == ["pause"]
+            assert (await run_command(tmp_path, "resume", webbuddy_url=url, **mine)).code == 0
+            paused = watcher.lines.index(line)
+            await watcher.until(
+                lambda line: '"ready": true' in "".join(watcher.lines[paused:]).replace("\n", "")
+            )
+            watcher.process.send_signal(signal.SIGINT)
+            assert await watcher.wait() == 130, watcher.output

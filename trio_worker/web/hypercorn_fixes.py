@@ -106,7 +106,13 @@ async def _run_guarded(self: TCPServer) -> None:
     # Whatever it is, it concerns one connection, and trio.serve_listeners closes that behind us.
     # `except*` lets a Cancelled in the same group through.
     except* Exception as errors:  # noqa: BLE001
-        _broken_connections().happened(type(errors.exceptions[0]).__name__, exc_info=errors)
+        _broken_connections().happened(type(_first_in(errors)).__name__, exc_info=errors)
+
+
+def _first_in(error: BaseException) -> BaseException:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
 
 
 _broken: trio.lowlevel.RunVar[Trouble] = trio.lowlevel.RunVar("trio_worker: broken connections")
