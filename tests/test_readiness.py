@@ -76,7 +76,7 @@ async def test_a_minute_without_webbuddy_is_put_up_with(autojump_clock: MockCloc
         assert reasons(worker) == ["webbuddy"]
         reason = worker.front.readiness.reasons["webbuddy"]
         assert reason.startswith(
-            "for 75 s no query can be claimed: POST /api/queries/claim_next/: no connection"
+            "for 75 s no query can be claimed (POST /api/queries/claim_next/: no connection"
         )
         webbuddy.down = False
         await webbuddy.until(lambda: webbuddy.count("claim_next", 404) > 1)
@@ -93,7 +93,7 @@ async def test_a_worker_without_a_free_consumer_notices_as_well(autojump_clock: 
         webbuddy.down = True
         await trio.sleep(150)
         assert reasons(worker) == ["webbuddy"]
-        assert worker.front.readiness.reasons["webbuddy"].endswith("WebBuddy does not answer")
+        assert worker.front.readiness.reasons["webbuddy"].endswith("(WebBuddy does not answer)")
         webbuddy.down = False
         await trio.sleep(61)
         assert reasons(worker) == []

@@ -50,12 +50,12 @@ def test_a_worker_that_is_well() -> None:
 def test_what_is_wrong_and_what_to_do() -> None:
     """A line for each reason, wrapped within its column, and the advice for each once."""
     webbuddy = (
-        "for 75 s no query can be claimed: POST /api/queries/claim_next/: no connection to http://webbuddy"
+        "for 75 s no query can be claimed (POST /api/queries/claim_next/: no connection to http://webbuddy"
     )
     assert drawn(reasons={"webbuddy": webbuddy, "pause": "it is paused: nothing new is taken"}) == [
         "   probe   part              127.0.0.1:8001",
         "✓  alive                     each loop goes on in time",
-        "✗  ready   webbuddy          for 75 s no query can be claimed: POST",
+        "✗  ready   webbuddy          for 75 s no query can be claimed (POST",
         "                             /api/queries/claim_next/: no connection to",
         "                             http://webbuddy",
         "✗  ready   pause             it is paused: nothing new is taken",

@@ -99,7 +99,7 @@ class Probes:
         seconds = trio.current_time() - since
         if seconds <= PATIENCE:
             return None
-        return f"for {seconds:.0f} s no query can be claimed: {outage or 'WebBuddy does not answer'}"
+        return f"for {seconds:.0f} s no query can be claimed ({outage or 'WebBuddy does not answer'})"
 
     def _recovery(self) -> str | None:
         if not self.recovery.gate.is_open:
