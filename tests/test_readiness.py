@@ -63,6 +63,19 @@ async def test_from_the_start_to_the_stop(autojump_clock: MockClock) -> None:
         assert (await readyz(worker)).json() == {"ready": False, "reasons": {"service": "it is stopping"}}
 
 
+async def test_webbuddy_is_away_from_the_start(autojump_clock: MockClock) -> None:
+    """Then it says why it has not logged in, and not that alone."""
+    webbuddy = WebBuddy(now=trio_time())
+    webbuddy.down = True
+    async with open_worker(quick, webbuddy=webbuddy) as worker:
+        await trio.sleep(10)
+        reason = worker.front.readiness.reasons["login"]
+        assert reason.startswith("it has not logged in to WebBuddy yet: POST /api/login/: no connection")
+        webbuddy.down = False
+        await trio.sleep(60)
+        assert reasons(worker) == []
+
+
 async def test_a_minute_without_webbuddy_is_put_up_with(autojump_clock: MockClock) -> None:
     """Longer is a reason, which says for how long, and why; gone with the first good answer."""
     webbuddy = WebBuddy(now=trio_time())

@@ -13,7 +13,7 @@ from tests.commands import run_command
 from tests.processes import TOO_LONG, start_worker
 from trio_worker.cli.running_worker import Answers
 from trio_worker.cli.status import screen
-from trio_worker.probes import DRAINING, STOPPING
+from trio_worker.probes import DRAINING, NOT_LOGGED_IN, STOPPING
 from trio_worker.testing import WebBuddy, serve_webbuddy
 from trio_worker.web.readiness import STARTING
 
@@ -61,8 +61,22 @@ def test_what_is_wrong_and_what_to_do() -> None:
         "✗  ready   pause             it is paused: nothing new is taken",
         "",
         "See whether WebBuddy runs, and WEBBUDDY_URL leads there: trio-worker check. It",
-        "tries again. trio-worker resume has it take queries again.",
+        "tries again.",
+        "trio-worker resume has it take queries again.",
     ]
+
+
+def test_the_password_is_in_question_only_after_a_refusal() -> None:
+    """As long as nobody has looked at it, WebBuddy is; and that is said once, though it is two reasons."""
+    waits = f"{NOT_LOGGED_IN}: POST /api/login/: no connection to http://webbuddy"
+    webbuddy = "for 75 s no query can be claimed (POST /api/login/: no connection to http://webbuddy)"
+    lines = drawn(120, reasons={"login": waits, "webbuddy": webbuddy})
+    assert lines[lines.index("") + 1 :] == [
+        "See whether WebBuddy runs, and WEBBUDDY_URL leads there: trio-worker check. It tries again."
+    ]
+    refused = "WebBuddy refused the log-in of user 'worker' (401): no active account"
+    lines = drawn(120, reasons={"login": refused})
+    assert lines[-1].startswith("See whether WORKER_USERNAME and WORKER_PASSWORD are right")
 
 
 @pytest.mark.parametrize(

@@ -19,8 +19,9 @@ from trio_worker.reporting import Deliveries
 from trio_worker.stop import Stop
 from trio_worker.webbuddy import WebBuddyClient
 
-__all__ = ["DRAINING", "PATIENCE", "STOPPING", "Probes"]
+__all__ = ["DRAINING", "NOT_LOGGED_IN", "PATIENCE", "STOPPING", "Probes"]
 
+NOT_LOGGED_IN = "it has not logged in to WebBuddy yet"
 STOPPING = "it is stopping"
 DRAINING = "it drains: what runs ends, nothing new is taken"
 
@@ -86,7 +87,10 @@ class Probes:
     def _login(self) -> str | None:
         if self.webbuddy.refusal is not None:
             return self.webbuddy.refusal
-        return None if self.webbuddy.logged_in else "it has not logged in to WebBuddy yet"
+        if self.webbuddy.logged_in:
+            return None
+        outage = self.intake.outage  # each claim asks for the log-in first
+        return NOT_LOGGED_IN if outage is None else f"{NOT_LOGGED_IN}: {outage}"
 
     def _webbuddy(self) -> str | None:
         outage = self.intake.outage
