@@ -47,6 +47,16 @@ def test_a_worker_that_is_well() -> None:
     ]
 
 
+def test_ready_but_not_well() -> None:
+    assert Answers(notes={"pushes": "pushes have stopped coming"}).is_well  # the exit code
+    assert drawn(notes={"pushes": "pushes have stopped coming"})[2:] == [
+        "✓  ready                     it takes queries",
+        "!          pushes            pushes have stopped coming",
+        "",
+        "It takes queries, but not all is well.",
+    ]
+
+
 def test_what_is_wrong_and_what_to_do() -> None:
     """A line for each reason, wrapped within its column, and the advice for each once."""
     webbuddy = (
@@ -131,7 +141,15 @@ async def test_a_real_worker_and_one_whose_loop_is_blocked(tmp_path: Path) -> No
         settings = {"WORKER_BIND": bind, "WORKER_ADMIN_TOKEN": TOKEN}
         ended = await run_command(tmp_path, "status", "--json", webbuddy_url=url, **settings)
         assert ended.code == 0, ended.out
-        well = {"worker": bind, "problem": None, "live": True, "late": {}, "ready": True, "reasons": {}}
+        well = {
+            "worker": bind,
+            "problem": None,
+            "live": True,
+            "late": {},
+            "ready": True,
+            "reasons": {},
+            "notes": {},
+        }
         assert json.loads(ended.out) == well
         query = webbuddy.add_query("a question")
         await worker.until(lambda line: "the handler blocks the whole worker" in line)

@@ -118,6 +118,7 @@ def _json(bind: str, answers: Answers) -> str:
             "late": dict(answers.late),
             "ready": not answers.reasons if is_known else None,
             "reasons": dict(answers.reasons),
+            "notes": dict(answers.notes),
         },
         ensure_ascii=False,
     )
@@ -145,6 +146,8 @@ def _table(bind: str, answers: Answers, width: int) -> Iterator[str]:
         return
     yield from _rows("alive", answers.late, "each loop goes on in time", width)
     yield from _rows("ready", answers.reasons, "it takes queries", width)
+    for name, note in answers.notes.items():
+        yield from _row("note", "", name, note, width)
 
 
 def _rows(what: str, wrong: Mapping[str, str], well: str, width: int) -> Iterator[str]:
@@ -170,6 +173,8 @@ def _advices(answers: Answers) -> list[str]:
         return [_LATE]
     if answers.reasons:
         return [*dict.fromkeys(_advice(*reason) for reason in answers.reasons.items())]
+    if answers.notes:
+        return ["It takes queries, but not all is well."]
     return ["All is well."]
 
 
