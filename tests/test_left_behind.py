@@ -79,14 +79,16 @@ async def test_too_many_is_not_ready(autojump_clock: MockClock) -> None:
     handler = Stuck()
     async with open_worker(handler, num_workers=2, processing_timeout=10) as worker:
         with handler:
-            for _ in range(2):
+            for note in ("1 handler could not be stopped and still runs", "2 handlers could not be stopped"):
                 assert (await worker.ask("stuck")).status == "failed"
+                assert (await ready(worker)).json()["notes"]["handler"].startswith(note)
             assert (await worker.ask("other")).status == "done"
             assert (await ready(worker)).status_code == 200
             assert (await worker.ask("stuck")).status == "failed"
             answer = await ready(worker)
             assert answer.status_code == 503
             assert list(answer.json()["reasons"]) == ["handler"]
+            assert "handler" not in answer.json().get("notes", {})
             assert answer.json()["reasons"]["handler"].startswith("3 handlers could not be stopped")
             waiting = worker.webbuddy.add_query("other")
             await trio.sleep(300)

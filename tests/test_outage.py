@@ -221,9 +221,9 @@ async def refused(witness: Witness) -> None:
     )
     await trio.sleep(50)
     await witness.sees(
-        "bad Takes nothing new: webbuddy: for 100 s no query can be claimed: POST",
+        "bad Takes nothing new: for 100 s no query can be claimed (POST",
         reasons={
-            "webbuddy": "for 100 s no query can be claimed: POST /api/queries/claim_next/: no connection"
+            "webbuddy": "for 100 s no query can be claimed (POST /api/queries/claim_next/: no connection"
         },
         standing={"consumers_busy": 1, "held_queries running": 1, "held_queries ended": 1},
         lines={DONE: 1},
@@ -234,8 +234,8 @@ async def refused(witness: Witness) -> None:
     )
     await trio.sleep(600)
     await witness.sees(
-        "bad Takes nothing new: webbuddy: for 700 s no query can be claimed: POST",
-        reasons={"webbuddy": "for 700 s no query can be claimed: "},
+        "bad Takes nothing new: for 700 s no query can be claimed (POST",
+        reasons={"webbuddy": "for 700 s no query can be claimed ("},
         standing={"consumers_busy": 1, "held_queries running": 1, "held_queries ended": 1},
         lines={DOWN: 1},  # once more
         calls={"claim none": SOME},
@@ -261,8 +261,8 @@ async def overloaded(witness: Witness) -> None:
     worker_polls(witness)
     await trio.sleep(100)
     await witness.sees(
-        "bad Takes nothing new: webbuddy: for 100 s no query can be claimed: POST",
-        reasons={"webbuddy": "for 100 s no query can be claimed: POST /api/queries/claim_next/: WebBuddy"},
+        "bad Takes nothing new: for 100 s no query can be claimed (POST",
+        reasons={"webbuddy": "for 100 s no query can be claimed (POST /api/queries/claim_next/: WebBuddy"},
         standing={**AT_WORK, "lost_claims": SOME},
         lines={DOWN: 1},
         calls={"claim 5xx": SOME},
@@ -281,7 +281,7 @@ async def hanging(witness: Witness) -> None:
     worker_polls(witness)
     await trio.sleep(100)
     await witness.sees(
-        "bad Takes nothing new: webbuddy: for ",
+        "bad Takes nothing new: for ",
         reasons={"webbuddy": "for "},
         standing={**AT_WORK, "lost_claims": SOME},
         lines={DOWN: 1},
@@ -314,7 +314,7 @@ async def password_changed(witness: Witness) -> None:
     worker_polls(witness)
     await trio.sleep(200)
     await witness.sees(
-        "bad Takes nothing new: login: WebBuddy refused the log-in of user 'worker' (401)",
+        "bad Takes nothing new: WebBuddy refused the log-in of user 'worker' (401)",
         reasons={"login": "WebBuddy refused the log-in of user 'worker' (401)"},
         standing=AT_WORK,
         lines={DOWN: 1},
@@ -342,7 +342,7 @@ async def full_disk(witness: Witness, disk: Disk) -> None:
     waits = webbuddy.add_query("1" + " " * 300_000)
     await trio.sleep(20)
     await witness.sees(
-        "bad Takes nothing new: journal: the disk is full",
+        "bad Takes nothing new: the disk is full",
         reasons={"journal": "the disk is full"},
         standing=AT_WORK,
         lines={
@@ -359,7 +359,7 @@ async def full_disk(witness: Witness, disk: Disk) -> None:
     await trio.sleep(300)
     assert waits.status == "queued"
     await witness.sees(
-        "bad Takes nothing new: journal: the disk is full",
+        "bad Takes nothing new: the disk is full",
         reasons={"journal": "the disk is full"},
         standing=AT_WORK,
     )

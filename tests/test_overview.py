@@ -127,7 +127,9 @@ async def test_webbuddy_is_away(autojump_clock: MockClock) -> None:
         await trio.sleep(60)
         level, word, text = state(worker)
         assert (level, word) == ("bad", "Takes nothing new")
-        assert text.startswith("webbuddy: for 80 s no query can be claimed: ")
+        assert text.startswith(
+            "for 80 s no query can be claimed (POST /api/queries/claim_next/: no connection"
+        )
         webbuddy.down = False
         await trio.sleep(70)
         assert state(worker)[0] == "good"

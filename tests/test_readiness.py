@@ -63,6 +63,48 @@ async def test_from_the_start_to_the_stop(autojump_clock: MockClock) -> None:
         assert (await readyz(worker)).json() == {"ready": False, "reasons": {"service": "it is stopping"}}
 
 
+async def test_webbuddy_is_away_from_the_start(autojump_clock: MockClock) -> None:
+    """Then it says why it has not logged in, and not that alone."""
+    webbuddy = WebBuddy(now=trio_time())
+    webbuddy.down = True
+    async with open_worker(quick, webbuddy=webbuddy) as worker:
+        await trio.sleep(10)
+        reason = worker.front.readiness.reasons["login"]
+        assert reason.startswith("it has not logged in to WebBuddy yet: POST /api/login/: no connection")
+        webbuddy.down = False
+        await trio.sleep(60)
+        assert reasons(worker) == []
+
+
+async def test_what_is_noted_though_it_is_ready(autojump_clock: MockClock) -> None:
+    """WebBuddy is away for a while with a result to be reported, and pushes are broken: 200, with notes."""
+
+    async def handle(query: Query, ctx: Context) -> str:
+        await trio.sleep(20)
+        return "ok"
+
+    webbuddy = WebBuddy(now=trio_time())
+    async with open_worker(handle, webbuddy=webbuddy) as worker:
+        webbuddy.add_query("a question")
+        await trio.sleep(10)
+        assert "notes" not in (await readyz(worker)).json()
+        webbuddy.down = True
+        worker.front.health.is_broken = True
+        worker.front.wakeups.tick()
+        await trio.sleep(35)
+        answer = await readyz(worker)
+        assert (answer.status_code, answer.json()["ready"]) == (200, True)
+        notes = answer.json()["notes"]
+        assert notes.pop("webbuddy").startswith("WebBuddy has been in trouble for 35 s (POST ")
+        assert notes == {
+            "pushes": "pushes have stopped coming",
+            "results": "1 result waits to be reported",
+        }
+        webbuddy.down = worker.front.health.is_broken = False
+        await trio.sleep(60)
+        assert "notes" not in (await readyz(worker)).json()
+
+
 async def test_a_minute_without_webbuddy_is_put_up_with(autojump_clock: MockClock) -> None:
     """Longer is a reason, which says for how long, and why; gone with the first good answer."""
     webbuddy = WebBuddy(now=trio_time())
@@ -76,7 +118,7 @@ async def test_a_minute_without_webbuddy_is_put_up_with(autojump_clock: MockCloc
         assert reasons(worker) == ["webbuddy"]
         reason = worker.front.readiness.reasons["webbuddy"]
         assert reason.startswith(
-            "for 75 s no query can be claimed: POST /api/queries/claim_next/: no connection"
+            "for 75 s no query can be claimed (POST /api/queries/claim_next/: no connection"
         )
         webbuddy.down = False
         await webbuddy.until(lambda: webbuddy.count("claim_next", 404) > 1)
@@ -93,7 +135,7 @@ async def test_a_worker_without_a_free_consumer_notices_as_well(autojump_clock: 
         webbuddy.down = True
         await trio.sleep(150)
         assert reasons(worker) == ["webbuddy"]
-        assert worker.front.readiness.reasons["webbuddy"].endswith("WebBuddy does not answer")
+        assert worker.front.readiness.reasons["webbuddy"].endswith("(WebBuddy does not answer)")
         webbuddy.down = False
         await trio.sleep(61)
         assert reasons(worker) == []

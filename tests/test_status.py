@@ -14,7 +14,7 @@ from tests.commands import run_command
 from tests.processes import TOO_LONG, start_worker
 from trio_worker.cli.running_worker import Answers
 from trio_worker.cli.status import screen
-from trio_worker.probes import DRAINING, STOPPING
+from trio_worker.probes import DRAINING, NOT_LOGGED_IN, STOPPING
 from trio_worker.testing import WebBuddy, serve_webbuddy
 from trio_worker.web.readiness import STARTING
 
@@ -48,22 +48,46 @@ def test_a_worker_that_is_well() -> None:
     ]
 
 
+def test_ready_but_not_well() -> None:
+    assert Answers(notes={"pushes": "pushes have stopped coming"}).is_well  # the exit code
+    assert drawn(notes={"pushes": "pushes have stopped coming"})[2:] == [
+        "✓  ready                     it takes queries",
+        "!          pushes            pushes have stopped coming",
+        "",
+        "It takes queries, but not all is well.",
+    ]
+
+
 def test_what_is_wrong_and_what_to_do() -> None:
     """A line for each reason, wrapped within its column, and the advice for each once."""
     webbuddy = (
-        "for 75 s no query can be claimed: POST /api/queries/claim_next/: no connection to http://webbuddy"
+        "for 75 s no query can be claimed (POST /api/queries/claim_next/: no connection to http://webbuddy"
     )
     assert drawn(reasons={"webbuddy": webbuddy, "pause": "it is paused: nothing new is taken"}) == [
         "   probe   part              127.0.0.1:8001",
         "✓  alive                     each loop goes on in time",
-        "✗  ready   webbuddy          for 75 s no query can be claimed: POST",
+        "✗  ready   webbuddy          for 75 s no query can be claimed (POST",
         "                             /api/queries/claim_next/: no connection to",
         "                             http://webbuddy",
         "✗  ready   pause             it is paused: nothing new is taken",
         "",
         "See whether WebBuddy runs, and WEBBUDDY_URL leads there: trio-worker check. It",
-        "tries again. trio-worker resume has it take queries again.",
+        "tries again.",
+        "trio-worker resume has it take queries again.",
     ]
+
+
+def test_the_password_is_in_question_only_after_a_refusal() -> None:
+    """As long as nobody has looked at it, WebBuddy is; and that is said once, though it is two reasons."""
+    waits = f"{NOT_LOGGED_IN}: POST /api/login/: no connection to http://webbuddy"
+    webbuddy = "for 75 s no query can be claimed (POST /api/login/: no connection to http://webbuddy)"
+    lines = drawn(120, reasons={"login": waits, "webbuddy": webbuddy})
+    assert lines[lines.index("") + 1 :] == [
+        "See whether WebBuddy runs, and WEBBUDDY_URL leads there: trio-worker check. It tries again."
+    ]
+    refused = "WebBuddy refused the log-in of user 'worker' (401): no active account"
+    lines = drawn(120, reasons={"login": refused})
+    assert lines[-1].startswith("See whether WORKER_USERNAME and WORKER_PASSWORD are right")
 
 
 @pytest.mark.parametrize(
@@ -118,7 +142,15 @@ async def test_a_real_worker_and_one_whose_loop_is_blocked(tmp_path: Path) -> No
         settings = {"WORKER_BIND": bind, "WORKER_ADMIN_TOKEN": TOKEN}
         ended = await run_command(tmp_path, "status", "--json", webbuddy_url=url, **settings)
         assert ended.code == 0, ended.out
-        well = {"worker": bind, "problem": None, "live": True, "late": {}, "ready": True, "reasons": {}}
+        well = {
+            "worker": bind,
+            "problem": None,
+            "live": True,
+            "late": {},
+            "ready": True,
+            "reasons": {},
+            "notes": {},
+        }
         assert json.loads(ended.out) == well
         query = webbuddy.add_query("a question")
         await worker.until(lambda line: "the handler blocks the whole worker" in line)

@@ -152,6 +152,7 @@ async def test_it_follows_the_queries(scene: Scene, chromium: Chromium) -> None:
         assert await page.evaluate("document.getElementById('no-queries').checkVisibility()")
         assert await page.evaluate(CELLS) == "free free free"
         assert await page.text("h1") == NAME
+        assert await page.text("#throughput figcaption") == "Queries a minute: none yet"
         good, bad = scene.ask("answer"), scene.ask("fail")
         await page.until(f"{CELLS} === '#{good} #{bad} free'")
         assert await page.evaluate(WORD) == "Working"
@@ -164,6 +165,26 @@ async def test_it_follows_the_queries(scene: Scene, chromium: Chromium) -> None:
         assert await page.evaluate(f"{bars}.filter(bar => bar.height.baseVal.value > 0).length") == 1
         assert "author" not in await page.evaluate("document.documentElement.outerHTML")
         assert page.complaints == []  # nor does it do what our own policy forbids
+
+
+async def test_a_handler_that_was_left_behind(chromium: Chromium) -> None:
+    """It is said, of one as of one. Takes 6 s, most of which the handler has for ending."""
+    goes_on = trio.Event()
+
+    async def handle(query: Query, ctx: Context) -> str:
+        with trio.CancelScope(shield=True):
+            await goes_on.wait()
+        return "too late"
+
+    async with (
+        open_worker(handle, webbuddy=WebBuddy(), processing_timeout=0.1) as worker,
+        serving(worker) as (url, _way),
+        chromium.page(url) as page,
+    ):
+        worker.webbuddy.add_query("never")
+        facts = "document.getElementById('facts').textContent"
+        await page.until(f"{facts}.includes('1 handler could not be stopped and still runs')")
+        goes_on.set()
 
 
 async def test_a_row_stays_where_it_is(scene: Scene, chromium: Chromium) -> None:

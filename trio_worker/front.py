@@ -41,6 +41,7 @@ class Front:
         self.liveness = Liveness()
         self.figures = Figures()
         self.neighbours = Neighbours()
+        self.readiness.note(pushes=lambda: "pushes have stopped coming" if self.health.is_broken else None)
         self.figures.ask(
             {
                 "pushes_total": lambda: {"accepted": self.counts.accepted, "refused": self.counts.refused},

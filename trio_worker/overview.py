@@ -120,7 +120,7 @@ class Overview:
         if list(unready.values()) == [PAUSED]:
             return "fair", "Paused", f"nothing new is taken, {_queries(self._busy)} still at work"
         if unready:
-            return "bad", "Takes nothing new", _listed(unready)
+            return "bad", "Takes nothing new", "; ".join(unready.values())
         level, webbuddy = self._webbuddy()
         if self._busy:
             free = len(self.history.places) - self._busy

@@ -267,6 +267,7 @@ class Parts:
         front = self.given.front
         probes = self._probes()
         front.readiness.ask(**probes.questions())
+        front.readiness.note(**probes.notes())
         probes.watch_loops(front.liveness)
         front.figures.ask(self._readings().sources())
         front.status_page.show(self._overview().snapshot)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import attrs
@@ -19,8 +20,9 @@ from trio_worker.reporting import Deliveries
 from trio_worker.stop import Stop
 from trio_worker.webbuddy import WebBuddyClient
 
-__all__ = ["DRAINING", "PATIENCE", "STOPPING", "Probes"]
+__all__ = ["DRAINING", "NOT_LOGGED_IN", "PATIENCE", "STOPPING", "Probes"]
 
+NOT_LOGGED_IN = "it has not logged in to WebBuddy yet"
 STOPPING = "it is stopping"
 DRAINING = "it drains: what runs ends, nothing new is taken"
 
@@ -70,6 +72,10 @@ class Probes:
             "results": self._results,
         }
 
+    def notes(self) -> dict[str, Callable[[], str | None]]:
+        """What is not as it should be, though queries are taken: each gives a sentence, or None."""
+        return {"webbuddy": self._trouble, "results": self._results_wait, "handler": self._left_behind}
+
     def watch_loops(self, liveness: Liveness) -> None:
         """Have those looked after that know their times anyway; the others have a pulse."""
         liveness.watch("claims", lambda: self.intake.due)
@@ -86,7 +92,10 @@ class Probes:
     def _login(self) -> str | None:
         if self.webbuddy.refusal is not None:
             return self.webbuddy.refusal
-        return None if self.webbuddy.logged_in else "it has not logged in to WebBuddy yet"
+        if self.webbuddy.logged_in:
+            return None
+        outage = self.intake.outage  # each claim asks for the log-in first
+        return NOT_LOGGED_IN if outage is None else f"{NOT_LOGGED_IN}: {outage}"
 
     def _webbuddy(self) -> str | None:
         outage = self.intake.outage
@@ -99,7 +108,33 @@ class Probes:
         seconds = trio.current_time() - since
         if seconds <= PATIENCE:
             return None
-        return f"for {seconds:.0f} s no query can be claimed: {outage or 'WebBuddy does not answer'}"
+        return f"for {seconds:.0f} s no query can be claimed ({outage or 'WebBuddy does not answer'})"
+
+    @property
+    def _trouble_since(self) -> float:
+        return min(self.intake.outage_since, self.webbuddy.failing_since)
+
+    def _trouble(self) -> str | None:
+        seconds = trio.current_time() - self._trouble_since
+        if seconds < 0:
+            return None
+        return (
+            f"WebBuddy has been in trouble for {seconds:.0f} s ({self.intake.outage or 'calls to it fail'})"
+        )
+
+    def _results_wait(self) -> str | None:
+        # While WebBuddy is well, each result waits for a moment: that is no news.
+        count = self.deliveries.waiting
+        if not count or self._trouble_since == math.inf:
+            return None
+        return "1 result waits to be reported" if count == 1 else f"{count} results wait to be reported"
+
+    def _left_behind(self) -> str | None:
+        count = self.left_behind.tasks + self.left_behind.threads
+        if not count:
+            return None
+        handlers, run = ("handler", "runs") if count == 1 else ("handlers", "run")
+        return f"{count} {handlers} could not be stopped and still {run}"
 
     def _recovery(self) -> str | None:
         if not self.recovery.gate.is_open:

@@ -24,11 +24,13 @@ class Answers:
         problem: Why there is no answer, as a sentence; None: there is one.
         late: The loops that are late, by their names. Empty: it is alive.
         reasons: Why it is not ready, by the names of the questions. Empty: it is.
+        notes: What is not as it should be all the same, by the names of the questions.
     """
 
     problem: str | None = None
     late: Mapping[str, str] = attrs.field(factory=dict)
     reasons: Mapping[str, str] = attrs.field(factory=dict)
+    notes: Mapping[str, str] = attrs.field(factory=dict)
 
     @property
     def is_well(self) -> bool:
@@ -87,7 +89,7 @@ async def _ask(bind: str, token: str | None) -> Answers:
         return Answers(f"what listens at {bind} wants another WORKER_ADMIN_TOKEN")
     if late is None or reasons is None:
         return Answers(f"what listens at {bind} is no trio-worker")
-    return Answers(late=late, reasons=reasons)
+    return Answers(late=late, reasons=reasons, notes=_notes(ready))
 
 
 def _reachable(bind: str) -> str:
@@ -106,6 +108,13 @@ def _reasons(answer: httpx.Response, word: str) -> dict[str, str] | None:
         case {"reasons": dict(reasons)} if body.get(word) is not bool(reasons):
             return {_one_line(name): _one_line(reason) for name, reason in reasons.items()}
     return None
+
+
+def _notes(answer: httpx.Response) -> dict[str, str]:
+    match answer.json():
+        case {"notes": dict(notes)}:
+            return {_one_line(name): _one_line(note) for name, note in notes.items()}
+    return {}
 
 
 def _one_line(text: object) -> str:

@@ -19,7 +19,7 @@ from trio_worker.cli.ending import Interruption, complain, run_command
 from trio_worker.cli.running_worker import Answers, ask_probes
 from trio_worker.cli.settings_here import read_here
 from trio_worker.errors import SettingsError
-from trio_worker.probes import DRAINING, STOPPING
+from trio_worker.probes import DRAINING, NOT_LOGGED_IN, STOPPING
 from trio_worker.settings import read_fields
 from trio_worker.web.readiness import STARTING
 
@@ -118,6 +118,7 @@ def _json(bind: str, answers: Answers) -> str:
             "late": dict(answers.late),
             "ready": not answers.reasons if is_known else None,
             "reasons": dict(answers.reasons),
+            "notes": dict(answers.notes),
         },
         ensure_ascii=False,
     )
@@ -134,7 +135,8 @@ def screen(bind: str, answers: Answers, width: int) -> list[str]:
         answers: What it has said.
         width: How many cells a line may have.
     """
-    return [*_table(bind, answers, width), "", *_wrapped(_sentence(answers), width)]
+    advices = (line for advice in _advices(answers) for line in _wrapped(advice, width))
+    return [*_table(bind, answers, width), "", *advices]
 
 
 def _table(bind: str, answers: Answers, width: int) -> Iterator[str]:
@@ -144,6 +146,8 @@ def _table(bind: str, answers: Answers, width: int) -> Iterator[str]:
         return
     yield from _rows("alive", answers.late, "each loop goes on in time", width)
     yield from _rows("ready", answers.reasons, "it takes queries", width)
+    for name, note in answers.notes.items():
+        yield from _row("note", "", name, note, width)
 
 
 def _rows(what: str, wrong: Mapping[str, str], well: str, width: int) -> Iterator[str]:
@@ -161,18 +165,22 @@ def _row(mark: Mark, what: str, part: str, sentence: str, width: int) -> Iterato
     yield from (" " * indent + line for line in rest)
 
 
-def _sentence(answers: Answers) -> str:
-    """Say what to do."""
+def _advices(answers: Answers) -> list[str]:
+    """Say what to do, each thing once."""
     if answers.problem is not None:
-        return next(advice for words, advice in _UNHEARD if words in answers.problem)
+        return [next(advice for words, advice in _UNHEARD if words in answers.problem)]
     if answers.late:
-        return _LATE
+        return [_LATE]
     if answers.reasons:
-        return " ".join(dict.fromkeys(_advice(*reason) for reason in answers.reasons.items())).strip()
-    return "All is well."
+        return [*dict.fromkeys(_advice(*reason) for reason in answers.reasons.items())]
+    if answers.notes:
+        return ["It takes queries, but not all is well."]
+    return ["All is well."]
 
 
 def _advice(name: str, reason: str) -> str:
+    if reason.startswith(NOT_LOGGED_IN):
+        name = "webbuddy"  # nobody has looked at the password yet
     return _ADVICE_OF_ONE.get(reason) or _ADVICE.get(name, "")
 
 

@@ -84,6 +84,12 @@ _REASONS: Json = {"type": "object", "additionalProperties": _TEXT}
 _SOME: Json = {**_REASONS, "minProperties": 1}
 _NONE: Json = {**_REASONS, "maxProperties": 0}
 
+
+def _noted(answer: Json) -> Json:
+    notes = {**_SOME, "description": "What is not as it should be all the same; left out where all is well."}
+    return {**answer, "properties": {**answer["properties"], "notes": notes}}
+
+
 _SCHEMAS: Json = {
     "Push": {
         "type": "object",
@@ -105,8 +111,8 @@ _SCHEMAS: Json = {
     "Detail": _object(detail={**_TEXT, "description": "What was wrong, for people."}),
     "Live": _object(live={"const": True}, reasons=_NONE),
     "NotLive": _object(live={"const": False}, reasons=_SOME),
-    "Ready": _object(ready={"const": True}, reasons=_NONE),
-    "NotReady": _object(ready={"const": False}, reasons=_SOME),
+    "Ready": _noted(_object(ready={"const": True}, reasons=_NONE)),
+    "NotReady": _noted(_object(ready={"const": False}, reasons=_SOME)),
 }
 
 _ALWAYS: Json = {

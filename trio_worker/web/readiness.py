@@ -22,6 +22,7 @@ class Readiness:
 
     def __init__(self) -> None:
         self._questions: dict[str, Callable[[], str | None]] = {"service": lambda: STARTING}
+        self._notes: dict[str, Callable[[], str | None]] = {}
 
     def ask(self, **questions: Callable[[], str | None]) -> None:
         """Ask these from now on, instead of those of the same names.
@@ -30,6 +31,21 @@ class Readiness:
             **questions: Each gives what is wrong, as a sentence, or None. Synchronous.
         """
         self._questions |= questions
+
+    def note(self, **questions: Callable[[], str | None]) -> None:
+        """Ask these as well, of what is not as it should be though the worker can do its job.
+
+        Args:
+            **questions: As of `ask`.
+        """
+        self._notes |= questions
+
+    @property
+    def notes(self) -> dict[str, str]:
+        """What is not as it should be, by the name of its question, but for what is a reason already."""
+        reasons = self.reasons
+        answers = {name: question() for name, question in self._notes.items() if name not in reasons}
+        return {name: answer for name, answer in answers.items() if answer is not None}
 
     @property
     def reasons(self) -> dict[str, str]:
@@ -43,7 +59,9 @@ class Readiness:
         return {name: int(name in reasons) for name in self._questions}
 
     async def handle(self) -> Response:
-        """Answer 200, or 503 with the reasons."""
+        """Answer 200, or 503 with the reasons; with the notes, if there are any."""
         reasons = self.reasons
-        body = json.dumps({"ready": not reasons, "reasons": reasons}, ensure_ascii=False)
+        notes = self.notes
+        answer = {"ready": not reasons, "reasons": reasons} | ({"notes": notes} if notes else {})
+        body = json.dumps(answer, ensure_ascii=False)
         return Response(body, 503 if reasons else 200, content_type="application/json")

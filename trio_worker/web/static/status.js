@@ -100,7 +100,7 @@
       ["Lost claims", list(lost) || "none", is.lost.claims ? "fair" : "good"],
     ];
     if (is.left_behind) {
-      rows.push(["Left behind", `${count(is.left_behind, "handler", "handlers")} could not be stopped and still run`, "fair"]);
+      rows.push(["Left behind", `${count(is.left_behind, "handler", "handlers")} could not be stopped and still ${is.left_behind === 1 ? "runs" : "run"}`, "fair"]);
     }
     return rows;
   }
@@ -172,7 +172,8 @@
     ]);
     const sum = (index) => of.reduce((total, minute) => total + minute[index], 0);
     const texts = [`${sum(1)} done`, `${sum(2)} failed`, sum(3) ? `${sum(3)} put back or aside` : ""];
-    draw("throughput", `Queries a minute: at most ${of.length ? most : 0}; ${list(texts)}`, bars);
+    const hasEnded = sum(1) + sum(2) + sum(3) > 0;
+    draw("throughput", `Queries a minute: ${hasEnded ? `at most ${most}; ${list(texts)}` : "none yet"}`, bars);
   }
 
   function showDurations(id, name, { minutes, of }, at) {
