@@ -129,7 +129,7 @@ class Consumer:
         held.log.write(self.phrases.started.format(limit=self.time_limit))
 
     def _note_claim(self, held: Held, attempt: Attempt) -> None:
-        pick_up = attempt.pick_up if attempt.pick_up is None else round(attempt.pick_up, 3)
+        pick_up = None if attempt.pick_up is None else round(attempt.pick_up, 3)
         log.info("query claimed", attempt=attempt.attempt, source=attempt.source, pick_up_seconds=pick_up)
         source = self.phrases.claimed_push if attempt.source == "push" else self.phrases.claimed_poll
         held.log.write(self.phrases.claimed.format(worker=self.worker, source=source))

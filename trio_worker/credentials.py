@@ -55,15 +55,19 @@ class Credentials:
     username: str
     _password: str = attrs.field(repr=False)
     password_file: Path | None = None
-    _unreadable: Trouble = attrs.field(init=False, repr=False, eq=False)
-
-    def __attrs_post_init__(self) -> None:
-        masks.know("password", self._password)
-        self._unreadable = Trouble(
+    _unreadable: Trouble = attrs.field(
+        factory=lambda: Trouble(
             log,
             "password file can't be read, the last password known is used",
             over="password file can be read again",
-        )
+        ),
+        init=False,
+        repr=False,
+        eq=False,
+    )
+
+    def __attrs_post_init__(self) -> None:
+        masks.know("password", self._password)
 
     async def read(self) -> tuple[str, str]:
         """Give the name and the password as they are now, for one log-in.

@@ -105,6 +105,20 @@ class Intake:
         return self._outage_since
 
     @property
+    def trouble_since(self) -> float:
+        """Since when claims, or other calls, do not get through, on Trio's clock; infinite while they do."""
+        return min(self._outage_since, self._webbuddy.failing_since)
+
+    @property
+    def trouble(self) -> str | None:
+        """The same as a sentence for people; None while they do."""
+        since = self.trouble_since
+        if since == math.inf:
+            return None
+        seconds = trio.current_time() - since
+        return f"WebBuddy has been in trouble for {seconds:.0f} s ({self._outage or 'calls to it fail'})"
+
+    @property
     def due(self) -> float:
         """When the first claim has to be through, or is to be tried again, on Trio's clock."""
         return min(self._pulse.due, self._claims.due)

@@ -80,11 +80,12 @@ class LostClaims:
     _unaskable_at: float | None = attrs.field(default=None, init=False)
     _told: bool = attrs.field(default=False, init=False)
     _pauses: Backoff = attrs.field(init=False)
-    _unreadable: Trouble = attrs.field(init=False)
+    _unreadable: Trouble = attrs.field(
+        factory=lambda: Trouble(log, "can't look for the queries of lost claims"), init=False
+    )
 
     def __attrs_post_init__(self) -> None:
         self._pauses = Backoff(first=1.0, most=LONGEST_PAUSE)
-        self._unreadable = Trouble(log, "can't look for the queries of lost claims")
 
     async def find(self) -> Never:
         """Look every minute, as long as there is something to look for. Never returns.

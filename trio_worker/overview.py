@@ -23,7 +23,6 @@ from trio_worker.pause import PAUSED
 from trio_worker.push_health import PushHealth
 from trio_worker.settings import Settings
 from trio_worker.stop import Stop
-from trio_worker.webbuddy import WebBuddyClient
 
 __all__ = ["MOST_PLACES", "Overview"]
 
@@ -49,7 +48,6 @@ class Overview:
         history: What its consumers do and have done.
         stop: Whether it was asked for.
         journal: What is held.
-        webbuddy: Whether it answers.
         intake: Whether claims get through.
         lost_claims: What was found of them.
         left_behind: How many handlers run on that were given up.
@@ -62,7 +60,6 @@ class Overview:
     history: History
     stop: Stop
     journal: Journal
-    webbuddy: WebBuddyClient
     intake: Intake
     lost_claims: LostClaims
     left_behind: LeftBehind
@@ -129,14 +126,10 @@ class Overview:
         return level, "Waiting", f"all {_consumers(len(self.history.places))} free; {webbuddy}"
 
     def _webbuddy(self) -> tuple[Level, str]:
-        outage = self.intake.outage
-        since = min(self.intake.outage_since, self.webbuddy.failing_since)
-        if isinstance(outage, AccessDenied):
+        if isinstance(self.intake.outage, AccessDenied):
             return "bad", "WebBuddy refuses the log-in"
-        if not math.isfinite(since):
-            return "good", "WebBuddy answers"
-        what = outage or "calls to it fail"
-        return "fair", f"WebBuddy has been in trouble for {trio.current_time() - since:.0f} s ({what})"
+        trouble = self.intake.trouble
+        return ("good", "WebBuddy answers") if trouble is None else ("fair", trouble)
 
     def _pushes(self) -> dict[str, Any]:
         health = self.push_health

@@ -306,7 +306,6 @@ class Parts:
             history=self.history,
             stop=self.given.stop,
             journal=self.given.journal,
-            webbuddy=self.given.webbuddy,
             intake=self.intake,
             lost_claims=self.lost_claims,
             left_behind=self.left_behind,

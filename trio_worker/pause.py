@@ -49,15 +49,17 @@ class Pause:
     give_up: Callable[[str], None] = _nobody
     gate: Gate = attrs.field(factory=Gate, init=False)
     problem: str | None = attrs.field(default="whether it is paused is not known yet", init=False)
-    _unreadable: Trouble = attrs.field(init=False)
-
-    def __attrs_post_init__(self) -> None:
-        self.gate.close()
-        self._unreadable = Trouble(
+    _unreadable: Trouble = attrs.field(
+        factory=lambda: Trouble(
             log,
             "whether the worker is to pause or to drain can't be read",
             over="whether the worker is to pause or to drain can be read again",
-        )
+        ),
+        init=False,
+    )
+
+    def __attrs_post_init__(self) -> None:
+        self.gate.close()
 
     async def obey(self) -> None:
         """Look for orders, and follow them. Never returns."""

@@ -74,7 +74,11 @@ class Probes:
 
     def notes(self) -> dict[str, Callable[[], str | None]]:
         """What is not as it should be, though queries are taken: each gives a sentence, or None."""
-        return {"webbuddy": self._trouble, "results": self._results_wait, "handler": self._left_behind}
+        return {
+            "webbuddy": lambda: self.intake.trouble,
+            "results": self._results_wait,
+            "handler": self._left_behind,
+        }
 
     def watch_loops(self, liveness: Liveness) -> None:
         """Have those looked after that know their times anyway; the others have a pulse."""
@@ -110,22 +114,10 @@ class Probes:
             return None
         return f"for {seconds:.0f} s no query can be claimed ({outage or 'WebBuddy does not answer'})"
 
-    @property
-    def _trouble_since(self) -> float:
-        return min(self.intake.outage_since, self.webbuddy.failing_since)
-
-    def _trouble(self) -> str | None:
-        seconds = trio.current_time() - self._trouble_since
-        if seconds < 0:
-            return None
-        return (
-            f"WebBuddy has been in trouble for {seconds:.0f} s ({self.intake.outage or 'calls to it fail'})"
-        )
-
     def _results_wait(self) -> str | None:
         # While WebBuddy is well, each result waits for a moment: that is no news.
         count = self.deliveries.waiting
-        if not count or self._trouble_since == math.inf:
+        if not count or self.intake.trouble_since == math.inf:
             return None
         return "1 result waits to be reported" if count == 1 else f"{count} results wait to be reported"
 

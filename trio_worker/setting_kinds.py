@@ -26,6 +26,7 @@ __all__ = [
     "URL",
     "USERNAME",
     "Kind",
+    "bare_url",
     "is_host",
     "one_of",
     "seconds",
@@ -190,9 +191,14 @@ def _read_certificates(text: str) -> Path:
 
 
 def shown_url(text: str) -> str:
+    """A URL as a value that is shown: quoted, not too long, and by `bare_url`."""
+    return shown(bare_url(text))
+
+
+def bare_url(text: str) -> str:
     """A URL without what may be a secret: a user and password, a query, a fragment."""
     text = re.sub(r"^([a-z]+://)?.*@", r"\1***@", text, flags=re.DOTALL | re.IGNORECASE)
-    return shown(re.sub(r"([?#]).*", r"\1***", text, flags=re.DOTALL))
+    return re.sub(r"([?#]).*", r"\1***", text, flags=re.DOTALL)
 
 
 def shown_nothing(_text: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
 from functools import partial
@@ -15,6 +14,7 @@ from trio_worker import event_log
 from trio_worker.cli.demo_queries import sight_of
 from trio_worker.cli.demo_screen import PlainScreen
 from trio_worker.cli.ending import Interruption, complain, run_command
+from trio_worker.setting_kinds import bare_url
 from trio_worker.testing import WebBuddy, serve_webbuddy
 
 __all__ = ["answers_to_localhost", "run_server"]
@@ -87,7 +87,7 @@ async def answers_to_localhost(port: int) -> bool:
 async def _show(webbuddy: WebBuddy, push_url: str) -> None:
     """Say how to reach it, then show what becomes of its queries. Never returns."""
     account = webbuddy.accounts[WORKER]
-    shown = re.sub("//[^/@]*@", "//***@", push_url)  # the token
+    shown = bare_url(push_url)
     click.echo(f"WebBuddy at {webbuddy.url}, until Ctrl-C. It pushes to {shown}. For a worker's .env:\n")
     click.echo(f"WEBBUDDY_URL={webbuddy.url}")
     click.echo(f"WORKER_USERNAME={account.username}")
