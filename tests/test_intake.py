@@ -72,7 +72,7 @@ async def test_an_outage_with_many_faces_is_one_outage(
         webbuddy.down = True
         await trio.sleep(100)
         webbuddy.down = False
-        for _ in range(5):
+        for _ in range(2):  # more would last ten minutes with bad luck, and be said again
             webbuddy.fail_next(500, calls=10, endpoint="claim_next")
             webbuddy.fail_next(502, calls=2, endpoint="claim_next")
             webbuddy.garble_next(calls=1, endpoint="claim_next", after_commit=False)
