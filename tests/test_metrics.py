@@ -240,7 +240,13 @@ async def test_consumers(autojump_clock: MockClock) -> None:
 async def test_wakeups_by_source(autojump_clock: MockClock) -> None:
     """Push, poll, second look, and those that a claim hands on."""
     async with watched(handle, num_workers=2, polling_interval=100) as seen:
-        assert await seen.values("wakeups_total") == {"push": 0, "poll": 1, "second_look": 0, "claim": 0}
+        assert await seen.values("wakeups_total") == {
+            "push": 0,
+            "poll": 1,
+            "second_look": 0,
+            "claim": 0,
+            "bus": 0,
+        }
         seen.webbuddy.push(4711)  # of a query that is not there
         await trio.sleep(5)
         assert await seen.changes("wakeups_total") == {"push": 1, "second_look": 1}

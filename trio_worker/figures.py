@@ -83,9 +83,17 @@ FIGURES = {
             "wakeups_total",
             "counter",
             "What told consumers to ask: push, poll, second_look (after a push that found nothing),"
-            " claim (one that found something wakes others).",
+            " claim (one that found something wakes others), bus (another worker).",
             "source",
         ),
+        _figure(
+            "bus_hints_total",
+            "counter",
+            "Hints that a query may wait: offered to other workers, taken from them, and of those in_vain"
+            " (nothing was found).",
+            "fate",
+        ),
+        _figure("bus_up", "gauge", "1 while hints can be shared with other workers, else 0."),
         _figure(
             "webbuddy_calls_total",
             "counter",

@@ -155,6 +155,20 @@ class Intake:
                     return held
         return None
 
+    async def free(self) -> None:
+        """Return when a consumer waits for nothing but a wake-up. Once it is closed, never."""
+        while not self.is_free:
+            if self._closed:
+                await trio.sleep_forever()
+            await self._until_allowed()
+            await self._wakeups.listened()
+            await trio.lowlevel.checkpoint()  # the one that waits may just have been sent to the backlog
+
+    @property
+    def is_free(self) -> bool:
+        """Whether a consumer waits for nothing but a wake-up."""
+        return not self._closed and self._may_claim and self._wakeups.is_listened
+
     def finished(self) -> None:
         """The caller has done with the query that it got."""
         self._backlog.end()
@@ -182,15 +196,18 @@ class Intake:
         if self._may_claim and self._wakeups.take():
             return True
         with self._registered(self._idle):
-            for gate in self._gates:
-                await gate.wait()
-            while self._outage is not None:
-                await self._over.wait()
+            await self._until_allowed()
             await self._wakeups.wait(listener)
             if self._may_claim:
                 return True
             self._wakeups.failed()
         return False
+
+    async def _until_allowed(self) -> None:
+        for gate in self._gates:
+            await gate.wait()
+        while self._outage is not None:
+            await self._over.wait()
 
     @property
     def _may_claim(self) -> bool:

@@ -8,6 +8,7 @@ import attrs
 import trio
 
 from trio_worker.backlog import Backlog
+from trio_worker.bus import Bus, NoBus
 from trio_worker.capture import Capture
 from trio_worker.claims import Claims
 from trio_worker.consumer import Consumer
@@ -29,6 +30,7 @@ from trio_worker.readings import Readings
 from trio_worker.recovery import LOOK_AROUND, Recovery
 from trio_worker.reporting import Deliveries
 from trio_worker.settings import Settings
+from trio_worker.sharing import Sharing
 from trio_worker.stop import Stop
 from trio_worker.webbuddy import WebBuddyClient
 
@@ -69,6 +71,7 @@ class Given:
         call_plain: How a plain handler is called; for virtual time.
         rates: How often things are looked at; for virtual time.
         errand: What is to be done before it stops by itself; None: it runs until it is stopped.
+        bus: Where it shares wake-ups with other workers.
     """
 
     settings: Settings
@@ -81,6 +84,7 @@ class Given:
     call_plain: PlainCall = in_a_thread
     rates: Rates = Rates()
     errand: Errand | None = None
+    bus: Bus = attrs.field(factory=NoBus)
 
 
 @attrs.frozen(kw_only=True, slots=False)
@@ -216,6 +220,20 @@ class Parts:
         self.left_behind.enough_ended = backlog.look_again
         return intake
 
+    @cached_property
+    def sharing(self) -> Sharing:
+        """Who shares wake-ups with other workers."""
+        front = self.given.front
+        sharing = Sharing(
+            bus=self.given.bus,
+            wakeups=front.wakeups,
+            announced=front.announced,
+            intake=self.intake,
+            pulse=front.liveness.pulse("sharing"),
+        )
+        front.wakeups.pass_on = sharing.pass_on
+        return sharing
+
     # --- What becomes of them --------------------------------------------------------------------------
 
     @cached_property
@@ -229,6 +247,7 @@ class Parts:
             most_waiting=self.given.consumers + SPARE_REPORTS,
             look_after=self.given.settings.watch_interval or LOOK_AFTER,
             revoke=self.execution.revoke,
+            put_back=lambda: self.given.front.wakeups.pass_on(0),
         )
 
     @cached_property
@@ -257,6 +276,7 @@ class Parts:
             mode=self.given.settings.lost_claims,
             unclaimed=lambda: self.given.front.announced.unclaimed,
             said_before=self.deliveries.said_before,
+            put_back=lambda: self.given.front.wakeups.pass_on(0),
             pulse=self.given.front.liveness.pulse("lost claims"),
         )
 
@@ -297,6 +317,7 @@ class Parts:
             lost_claims=self.lost_claims,
             left_behind=self.left_behind,
             webbuddy=self.given.webbuddy,
+            sharing=self.sharing,
         )
 
     def _overview(self) -> Overview:

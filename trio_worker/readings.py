@@ -17,6 +17,7 @@ from trio_worker.journal_file import Entry
 from trio_worker.left_behind import LeftBehind
 from trio_worker.lost_claims import LostClaims
 from trio_worker.reporting import Deliveries
+from trio_worker.sharing import Sharing
 from trio_worker.wakeups import Wakeups
 from trio_worker.webbuddy import WebBuddyClient
 
@@ -38,6 +39,7 @@ class Readings:
         lost_claims: What was found of lost claims.
         left_behind: What could not be stopped.
         webbuddy: The requests, and the tokens.
+        sharing: What came over the bus.
     """
 
     consumers: int
@@ -50,6 +52,7 @@ class Readings:
     lost_claims: LostClaims
     left_behind: LeftBehind
     webbuddy: WebBuddyClient
+    sharing: Sharing
 
     def sources(self) -> dict[str, Source]:
         """Whom to ask, by the names of `trio_worker.figures`."""
@@ -64,6 +67,8 @@ class Readings:
             "consumers": lambda: self.consumers,
             "consumers_busy": lambda: len(self.execution.attempts),
             "wakeups_total": lambda: self.wakeups.sources,
+            "bus_hints_total": lambda: self.sharing.hints,
+            "bus_up": lambda: int(self.sharing.bus.trouble is None),
             "webbuddy_calls_total": lambda: traffic.calls,
             "webbuddy_call_seconds": lambda: traffic.seconds,
             "retries_total": self._retries,
