@@ -30,6 +30,7 @@ from trio_worker.recovery import LOOK_AROUND, Recovery
 from trio_worker.reporting import Deliveries
 from trio_worker.settings import Settings
 from trio_worker.stop import Stop
+from trio_worker.usage_shipping import UsageShipping
 from trio_worker.webbuddy import WebBuddyClient
 
 __all__ = ["Given", "Parts", "Rates"]
@@ -230,6 +231,11 @@ class Parts:
             look_after=self.given.settings.watch_interval or LOOK_AFTER,
             revoke=self.execution.revoke,
         )
+
+    @cached_property
+    def usage_shipping(self) -> UsageShipping:
+        """Who tells WebBuddy what models have used."""
+        return UsageShipping(self.given.webbuddy, self.given.journal, self.given.stop)
 
     @cached_property
     def recovery(self) -> Recovery:

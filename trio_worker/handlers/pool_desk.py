@@ -183,7 +183,7 @@ class PipeDesk:
 
     def note_usage(self, usage: TokenUsage) -> None:
         """Have WebBuddy told what a call of a model has used."""
-        self._tell(usage=attrs.asdict(usage))
+        self._tell(note_usage=attrs.asdict(usage))
 
     async def token_usage(self, usage: TokenUsage) -> None:
         """The same as `token_usage_in_thread`; there is no event loop here."""

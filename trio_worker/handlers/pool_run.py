@@ -57,7 +57,7 @@ class Run:
                 self.ctx.log(text if len(text) < MOST_LOGGED else masks.hide_in_beginning(text) + "…")
             case {"save": str(text)}:
                 self.ctx.save(json.loads(text))
-            case {"usage": dict(fields)}:
+            case {"note_usage": dict(fields)}:
                 self.ctx.note_token_usage(TokenUsage(**fields))
             case {"ask": int(number), "what": str(what)}:
                 self.nursery.start_soon(self._answer, number, what, message)
