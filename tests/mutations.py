@@ -285,6 +285,56 @@ MUTATIONS = [
         "",
         "pool",
     ),
+    # --- What models have used -----------------------------------------------------------------------
+    Mutation(
+        "what a model has used is on disk when the handler goes on",
+        "desk.py",
+        "        await self._while_at_work(self._held.written)\n",
+        "",
+        "token_usage",
+    ),
+    Mutation(
+        "what a dead process knew of used tokens is taken over",
+        "takeover.py",
+        "            usages=list(usages.values()),\n",
+        "",
+        "token_usage",
+    ),
+    Mutation(
+        "used tokens are not put down to another query that has the number now",
+        "usage_shipping.py",
+        "query.query_created == datetime.fromisoformat(usage.created)",
+        "True",
+        "token_usage",
+    ),
+    Mutation(
+        "token usage that fails says nothing of WebBuddy",
+        "calls.py",
+        '_BESIDE = ("/" + LOGS, "/" + USAGE)',
+        '_BESIDE = ("/" + LOGS,)',
+        "token_usage",
+    ),
+    Mutation(
+        "a WebBuddy without token usage is not asked each time",
+        "usage_shipping.py",
+        "        if trio.current_time() < self._missing_until:\n",
+        "        if False:\n",
+        "token_usage",
+    ),
+    Mutation(
+        "a secret that a text's cut has divided does not show in token usage",
+        "token_usage.py",
+        "hide = masks.hide if len(text) < _MOST_GIVEN else masks.hide_in_beginning",
+        "hide = masks.hide",
+        "token_usage",
+    ),
+    Mutation(
+        "what models have used is bounded on disk",
+        "journal.py",
+        "self._usage_size + usage.size > MOST_USAGE",
+        "False",
+        "token_usage",
+    ),
     # --- The log -------------------------------------------------------------------------------------
     Mutation(
         "the log goes before the result",
