@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import cached_property
 
 import attrs
@@ -26,6 +27,7 @@ from trio_worker.pause import LOOK_FOR_ORDERS, Pause
 from trio_worker.phrases import Phrases, phrases
 from trio_worker.probes import Probes
 from trio_worker.projects import Projects
+from trio_worker.queue_length import QueueLength
 from trio_worker.readings import Readings
 from trio_worker.recovery import LOOK_AROUND, Recovery
 from trio_worker.reporting import Deliveries
@@ -286,6 +288,19 @@ class Parts:
             pulse=self.given.front.liveness.pulse("lost claims"),
         )
 
+    @cached_property
+    def queue_length(self) -> QueueLength:
+        """Who counts what waits at WebBuddy."""
+        webbuddy = self.given.webbuddy
+        return QueueLength(
+            webbuddy=webbuddy,
+            neighbours=self.given.front.neighbours,
+            interval=self.given.settings.polling_interval,
+            # The first log-in, and the first call after an outage, are for a claim.
+            is_well=lambda: webbuddy.logged_in and self.intake.trouble_since == math.inf,
+            pulse=self.given.front.liveness.pulse("queue length"),
+        )
+
     # --- What is shown of all this ---------------------------------------------------------------------
 
     def show(self) -> None:
@@ -324,6 +339,7 @@ class Parts:
             left_behind=self.left_behind,
             webbuddy=self.given.webbuddy,
             sharing=self.sharing,
+            queue_length=self.queue_length,
         )
 
     def _overview(self) -> Overview:

@@ -16,6 +16,7 @@ from trio_worker.journal import Journal
 from trio_worker.journal_file import Entry
 from trio_worker.left_behind import LeftBehind
 from trio_worker.lost_claims import LostClaims
+from trio_worker.queue_length import QueueLength
 from trio_worker.reporting import Deliveries
 from trio_worker.sharing import Sharing
 from trio_worker.wakeups import Wakeups
@@ -40,6 +41,7 @@ class Readings:
         left_behind: What could not be stopped.
         webbuddy: The requests, and the tokens.
         sharing: What came over the bus.
+        queue_length: How many queries wait at WebBuddy.
     """
 
     consumers: int
@@ -53,6 +55,7 @@ class Readings:
     left_behind: LeftBehind
     webbuddy: WebBuddyClient
     sharing: Sharing
+    queue_length: QueueLength
 
     def sources(self) -> dict[str, Source]:
         """Whom to ask, by the names of `trio_worker.figures`."""
@@ -66,6 +69,8 @@ class Readings:
             "report_delay_seconds": lambda: tally.report_delays,
             "consumers": lambda: self.consumers,
             "consumers_busy": lambda: len(self.execution.attempts),
+            "consumer_busy_seconds_total": lambda: self.execution.busy_seconds,
+            "queue_length": self.queue_length.read,
             "wakeups_total": lambda: self.wakeups.sources,
             "bus_hints_total": lambda: self.sharing.hints,
             "bus_up": lambda: int(self.sharing.bus.trouble is None),

@@ -100,6 +100,7 @@ def _start_clocks(parts: Parts) -> None:
     clocks.start_soon(parts.recovery.look_around)
     clocks.start_soon(parts.lost_claims.find)
     clocks.start_soon(parts.pause.obey)
+    clocks.start_soon(parts.queue_length.keep)
     if interval:
         looks = partial(
             watch, parts.given.webbuddy, parts.deliveries, interval=interval, pulse=pulse("watch")
