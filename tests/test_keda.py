@@ -1,4 +1,4 @@
-"""The autoscaler's manifest of `deploy/`: what it asks Prometheus for, and what number of pods comes of it."""
+"""The autoscaler's manifest of `deploy/`: what it asks Prometheus for, and how many pods come of it."""
 
 from __future__ import annotations
 
@@ -38,7 +38,8 @@ def test_its_fields_are_kedas() -> None:
     """Nothing is misspelt: KEDA and Kubernetes would ignore it, or refuse all of it."""
     assert (SCALED["apiVersion"], SCALED["kind"]) == ("keda.sh/v1alpha1", "ScaledObject")
     assert set(SPEC) == {
-        "scaleTargetRef", "minReplicaCount", "maxReplicaCount", "pollingInterval", "fallback", "triggers", "advanced",
+        "scaleTargetRef", "minReplicaCount", "maxReplicaCount", "pollingInterval", "fallback", "triggers",
+        "advanced",
     }  # fmt: skip
     assert set(SPEC["fallback"]) == {"failureThreshold", "replicas", "behavior"}
     assert SPEC["fallback"]["behavior"] == "currentReplicasIfHigher"
@@ -125,7 +126,7 @@ CASES = [
     ("the length of the queue is not known", [series(BUSY_SECONDS, "a", "0+75x40")], (None, 5), 2),
     ("nobody is scraped", [], (None, None), None),
 ]
-"""What Prometheus has scraped each 15 s; what the two queries give, None: nothing; how many pods are wanted."""
+"""What Prometheus has scraped each 15 s; what the two queries give (None: nothing); how many pods that is."""
 
 
 @needs_promtool
@@ -159,7 +160,7 @@ def test_prometheus_gives_what_it_scales_by(
 
 
 def test_an_empty_answer_is_no_idle_worker() -> None:
-    """A queue whose length is not known leaves it to the other trigger; workers that are not scraped are an error."""
+    """A queue of unknown length leaves it to the other trigger; workers that are not scraped are an error."""
     assert WANTED["metadata"]["ignoreNullValues"] == "true"
     assert BUSY["metadata"]["ignoreNullValues"] == "false"
     assert WANTED["metadata"]["query"].endswith(BUSY["metadata"]["query"] + "\n")

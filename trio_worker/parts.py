@@ -34,6 +34,7 @@ from trio_worker.reporting import Deliveries
 from trio_worker.settings import Settings
 from trio_worker.sharing import Sharing
 from trio_worker.stop import Stop
+from trio_worker.usage_shipping import UsageShipping
 from trio_worker.webbuddy import WebBuddyClient
 
 __all__ = ["Given", "Parts", "Rates"]
@@ -253,6 +254,11 @@ class Parts:
         )
 
     @cached_property
+    def usage_shipping(self) -> UsageShipping:
+        """Who tells WebBuddy what models have used."""
+        return UsageShipping(self.given.webbuddy, self.given.journal, self.given.stop)
+
+    @cached_property
     def recovery(self) -> Recovery:
         """Who takes up what processes have left, and keeps what is to be tried again."""
         settings = self.given.settings
@@ -285,13 +291,11 @@ class Parts:
     @cached_property
     def queue_length(self) -> QueueLength:
         """Who counts what waits at WebBuddy."""
-        webbuddy = self.given.webbuddy
         return QueueLength(
-            webbuddy=webbuddy,
+            webbuddy=self.given.webbuddy,
             neighbours=self.given.front.neighbours,
             interval=self.given.settings.polling_interval,
-            # The first log-in, and the first call after an outage, are for a claim.
-            is_well=lambda: webbuddy.logged_in and self.intake.trouble_since == math.inf,
+            is_well=lambda: self.intake.trouble_since == math.inf,
             pulse=self.given.front.liveness.pulse("queue length"),
         )
 
