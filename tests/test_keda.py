@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -157,6 +158,16 @@ def test_prometheus_gives_what_it_scales_by(
         if value is not None
     ]
     assert max(known, default=None) == pods
+
+
+def test_each_link_of_the_page_on_sizing_leads_somewhere() -> None:
+    """And its example is what comes of the manifest."""
+    page = (KEDA.parents[2] / "docs" / "sizing.md").read_text(encoding="utf-8")
+    targets = re.findall(r"\]\(([^)#]*)", page)
+    assert targets
+    assert all((KEDA.parents[2] / "docs" / target).exists() for target in targets)
+    assert "22 / 4, so six pods" in page
+    assert (CASES[0][2][0], CASES[0][3]) == (22, 6)
 
 
 def test_an_empty_answer_is_no_idle_worker() -> None:
