@@ -1,9 +1,10 @@
-"""The autoscaler's manifest of `deploy/`: what it asks Prometheus for, and what number of pods comes of it."""
+"""The autoscaler's manifest of `deploy/`: what it asks Prometheus for, and how many pods come of it."""
 
 from __future__ import annotations
 
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,8 @@ def test_its_fields_are_kedas() -> None:
     """Nothing is misspelt: KEDA and Kubernetes would ignore it, or refuse all of it."""
     assert (SCALED["apiVersion"], SCALED["kind"]) == ("keda.sh/v1alpha1", "ScaledObject")
     assert set(SPEC) == {
-        "scaleTargetRef", "minReplicaCount", "maxReplicaCount", "pollingInterval", "fallback", "triggers", "advanced",
+        "scaleTargetRef", "minReplicaCount", "maxReplicaCount", "pollingInterval", "fallback", "triggers",
+        "advanced",
     }  # fmt: skip
     assert set(SPEC["fallback"]) == {"failureThreshold", "replicas", "behavior"}
     assert SPEC["fallback"]["behavior"] == "currentReplicasIfHigher"
@@ -125,7 +127,7 @@ CASES = [
     ("the length of the queue is not known", [series(BUSY_SECONDS, "a", "0+75x40")], (None, 5), 2),
     ("nobody is scraped", [], (None, None), None),
 ]
-"""What Prometheus has scraped each 15 s; what the two queries give, None: nothing; how many pods are wanted."""
+"""What Prometheus has scraped each 15 s; what the two queries give (None: nothing); how many pods that is."""
 
 
 @needs_promtool
@@ -158,8 +160,18 @@ def test_prometheus_gives_what_it_scales_by(
     assert max(known, default=None) == pods
 
 
+def test_each_link_of_the_page_on_sizing_leads_somewhere() -> None:
+    """And its example is what comes of the manifest."""
+    page = (KEDA.parents[2] / "docs" / "sizing.md").read_text(encoding="utf-8")
+    targets = re.findall(r"\]\(([^)#]*)", page)
+    assert targets
+    assert all((KEDA.parents[2] / "docs" / target).exists() for target in targets)
+    assert "22 / 4, so six pods" in page
+    assert (CASES[0][2][0], CASES[0][3]) == (22, 6)
+
+
 def test_an_empty_answer_is_no_idle_worker() -> None:
-    """A queue whose length is not known leaves it to the other trigger; workers that are not scraped are an error."""
+    """A queue of unknown length leaves it to the other trigger; workers that are not scraped are an error."""
     assert WANTED["metadata"]["ignoreNullValues"] == "true"
     assert BUSY["metadata"]["ignoreNullValues"] == "false"
     assert WANTED["metadata"]["query"].endswith(BUSY["metadata"]["query"] + "\n")

@@ -144,8 +144,8 @@ async def test_an_outage_is_not_asked(autojump_clock: MockClock, webbuddy: WebBu
         assert (await read_on(worker, seconds=60))[-1] == 0
 
 
-async def test_before_the_first_log_in_it_is_not_asked(autojump_clock: MockClock, webbuddy: WebBuddy) -> None:
-    """Whether the account is good is for the first claim to find out."""
+async def test_without_a_log_in_it_is_not_asked(autojump_clock: MockClock, webbuddy: WebBuddy) -> None:
+    """When there is one is for the claims to find out."""
     webbuddy.fail_next(503, calls=10**9, endpoint="login")
     async with open_worker(handle, webbuddy=webbuddy, polling_interval=EVERY) as worker:
         await read_on(worker, seconds=300)

@@ -291,13 +291,11 @@ class Parts:
     @cached_property
     def queue_length(self) -> QueueLength:
         """Who counts what waits at WebBuddy."""
-        webbuddy = self.given.webbuddy
         return QueueLength(
-            webbuddy=webbuddy,
+            webbuddy=self.given.webbuddy,
             neighbours=self.given.front.neighbours,
             interval=self.given.settings.polling_interval,
-            # The first log-in, and the first call after an outage, are for a claim.
-            is_well=lambda: webbuddy.logged_in and self.intake.trouble_since == math.inf,
+            is_well=lambda: self.intake.trouble_since == math.inf,
             pulse=self.given.front.liveness.pulse("queue length"),
         )
 
