@@ -217,6 +217,30 @@ class LogEntry(models.Model):
         ordering = ("log_created", "id")
 
 
+class TokenUsage(models.Model):
+    """What a call of a language model has used; older versions of WebBuddy have none."""
+
+    project = models.ForeignKey(Project, on_delete=models.CASCADE)
+    query = models.ForeignKey(Query, on_delete=models.CASCADE)
+    ai_agent_name = models.CharField(max_length=50)
+    request_to_ai_agent = models.TextField()
+    ai_agent_answer = models.TextField()
+    model_name = models.CharField(max_length=50)
+    model_role = models.CharField(max_length=50)
+    prompt_tokens = models.IntegerField(null=True, blank=True)
+    completion_tokens = models.IntegerField(null=True, blank=True)
+    total_tokens = models.IntegerField(null=True, blank=True)
+    precached_prompt_tokens = models.IntegerField(null=True, blank=True)
+    input_tokens = models.IntegerField(null=True, blank=True)
+    output_tokens = models.IntegerField(null=True, blank=True)
+    system_prompt = models.TextField(blank=True, default="")
+    user_prompt = models.TextField(blank=True, default="")
+    agent_prompt = models.TextField(blank=True, default="")
+
+    class Meta:
+        app_label = "webbuddy"
+
+
 class QuerySerializer(serializers.ModelSerializer):
     """A query as the API shows it."""
 
@@ -252,6 +276,14 @@ class LogEntrySerializer(serializers.ModelSerializer):
     class Meta:
         model = LogEntry
         fields = ("id", "project", "query", "log_data", "log_created")
+
+
+class TokenUsageSerializer(serializers.ModelSerializer):
+    """A token usage as the API takes it."""
+
+    class Meta:
+        model = TokenUsage
+        exclude = ("id",)
 
 
 def visible_projects(user: User) -> models.QuerySet[Project]:
@@ -332,6 +364,13 @@ class LogViewSet(mixins.CreateModelMixin, viewsets.GenericViewSet):
     serializer_class = LogEntrySerializer
 
 
+class TokenUsageViewSet(mixins.CreateModelMixin, viewsets.GenericViewSet):
+    """``POST /api/token-usage/``."""
+
+    queryset = TokenUsage.objects.all()
+    serializer_class = TokenUsageSerializer
+
+
 class ProjectViewSet(viewsets.GenericViewSet):
     """``GET /api/projects/{id}/tokens/``, which older versions of WebBuddy do not have."""
 
@@ -388,6 +427,7 @@ class PageView(View):
 router = SimpleRouter()
 router.register("queries", QueryViewSet, basename="query")
 router.register("logs", LogViewSet)
+router.register("token-usage", TokenUsageViewSet)
 router.register("projects", ProjectViewSet, basename="project")
 
 urlpatterns = [

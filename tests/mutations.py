@@ -285,6 +285,56 @@ MUTATIONS = [
         "",
         "pool",
     ),
+    # --- What models have used -----------------------------------------------------------------------
+    Mutation(
+        "what a model has used is on disk when the handler goes on",
+        "desk.py",
+        "        await self._while_at_work(self._held.written)\n",
+        "",
+        "token_usage",
+    ),
+    Mutation(
+        "what a dead process knew of used tokens is taken over",
+        "takeover.py",
+        "            usages=list(usages.values()),\n",
+        "",
+        "token_usage",
+    ),
+    Mutation(
+        "used tokens are not put down to another query that has the number now",
+        "usage_shipping.py",
+        "query.query_created == datetime.fromisoformat(usage.created)",
+        "True",
+        "token_usage",
+    ),
+    Mutation(
+        "token usage that fails says nothing of WebBuddy",
+        "calls.py",
+        '_BESIDE = ("/" + LOGS, "/" + USAGE)',
+        '_BESIDE = ("/" + LOGS,)',
+        "token_usage",
+    ),
+    Mutation(
+        "a WebBuddy without token usage is not asked each time",
+        "usage_shipping.py",
+        "        if trio.current_time() < self._missing_until:\n",
+        "        if False:\n",
+        "token_usage",
+    ),
+    Mutation(
+        "a secret that a text's cut has divided does not show in token usage",
+        "token_usage.py",
+        "hide = masks.hide if len(text) < _MOST_GIVEN else masks.hide_in_beginning",
+        "hide = masks.hide",
+        "token_usage",
+    ),
+    Mutation(
+        "what models have used is bounded on disk",
+        "journal.py",
+        "self._usage_size + usage.size > MOST_USAGE",
+        "False",
+        "token_usage",
+    ),
     # --- The log -------------------------------------------------------------------------------------
     Mutation(
         "the log goes before the result",
@@ -369,10 +419,206 @@ MUTATIONS = [
     Mutation(
         "a wake-up is handed on",
         "wakeups.py",
-        "        for _ in range(min(2, self._worth_asking)):\n            self._ring()\n"
-        '            self.sources.add("claim")\n',
-        "",
+        "        for _ in range(min(2, self._worth_asking)):\n",
+        "        for _ in range(0):\n",
         "wakeups",
+    ),
+    # --- Many workers --------------------------------------------------------------------------------
+    Mutation(
+        "a push that nobody here is free for is passed on",
+        "wakeups.py",
+        "            self.pass_on(query_id)\n",
+        "            pass\n",
+        "sharing",
+    ),
+    Mutation(
+        "whoever is not free gives a hint back",
+        "sharing.py",
+        "                self.bus.offer(hint)\n",
+        "                pass\n",
+        "sharing",
+    ),
+    Mutation(
+        "a worker's own hints tell it nothing",
+        "sharing.py",
+        "            if hint.sender == self._me:\n                continue\n",
+        "",
+        "sharing",
+    ),
+    Mutation(
+        "one hint that finds nothing speaks for all behind it",
+        "sharing.py",
+        "await self.bus.clear() and await self._claim(0)",
+        "False",
+        "sharing",
+    ),
+    Mutation(
+        "hints are taken one at a time",
+        "wakeups.py",
+        "            await answer.came.wait()\n",
+        "            await trio.lowlevel.checkpoint()\n",
+        "sharing",
+    ),
+    Mutation(
+        "a hint in Redis is for one worker, and waits for it",
+        "bus_redis.py",
+        '(b"BRPOP", self._key',
+        '(b"BLMOVE", self._key, self._key, b"RIGHT", b"LEFT"',
+        "buses bus_redis",
+    ),
+    Mutation(
+        "the list in Redis is bounded",
+        "bus_redis.py",
+        'b"%d" % (MOST_HINTS - 1)',
+        'b"-1"',
+        "bus_redis",
+    ),
+    Mutation(
+        "the list in Redis ends by itself",
+        "bus_redis.py",
+        '(b"EXPIRE", self._key, b"%d" % KEPT_SECONDS)',
+        '(b"PERSIST", self._key)',
+        "bus_redis",
+    ),
+    Mutation(
+        "two WebBuddys share one Redis",
+        "bus_redis.py",
+        'f"trio-worker:wakeups:{bare_url(webbuddy_url)}"',
+        '"trio-worker:wakeups"',
+        "buses bus_redis",
+    ),
+    Mutation(
+        "what could not be sent for long is not sent late",
+        "bus_redis.py",
+        "for at, hint in self._pending if at >= since]",
+        "for at, hint in self._pending]",
+        "bus_redis",
+    ),
+    Mutation(
+        "hints go to Redis in batches",
+        "bus_redis.py",
+        "            await trio.sleep(BATCH_SECONDS)\n",
+        "",
+        "bus_redis",
+    ),
+    Mutation(
+        "Redis is tried again with nothing to be sent",
+        "bus_redis.py",
+        """                await trio.sleep(pauses.next())
+                continue
+            self._works("sending")
+""",
+        """                await trio.sleep(pauses.next())
+                await self._gathered.wait()
+                continue
+            self._works("sending")
+""",
+        "bus_redis",
+    ),
+    Mutation(
+        "what a worker puts back as it stops, others hear of",
+        "bus_redis.py",
+        "                await bus.send_the_rest()\n",
+        "                await trio.lowlevel.checkpoint()\n",
+        "bus_redis",
+    ),
+    Mutation(
+        "a Redis that is frozen keeps nobody from stopping",
+        "bus_redis.py",
+        "trio.move_on_after(LAST_SECONDS, shield=True)",
+        "trio.move_on_after(60, shield=True)",
+        "bus_redis",
+    ),
+    Mutation(
+        "a Redis that says at once that there is nothing is not asked at full speed",
+        "bus_redis.py",
+        "if answer is None and trio",
+        "if False and trio",
+        "bus_redis",
+    ),
+    Mutation(
+        "a Redis that does not answer is given up",
+        "redis_line.py",
+        "trio.fail_after(seconds)",
+        "trio.fail_after(3600)",
+        "bus_redis",
+    ),
+    Mutation(
+        "who stops waiting for a hint takes none any more",
+        "redis_line.py",
+        "                if not done:  # an",
+        "                if done:  # an",
+        "bus_redis",
+    ),
+    Mutation(
+        "Redis' errors do not repeat the password",
+        "redis_line.py",
+        "text.replace(self._address.password, MASK)",
+        "text.replace(self._address.password, self._address.password)",
+        "bus_redis",
+    ),
+    Mutation(
+        "what Redis does is no crash",
+        "redis_line.py",
+        "            except Exception as error:  # noqa",
+        "            except TypeError as error:  # noqa",
+        "bus_redis",
+    ),
+    Mutation(
+        "a WORKER_BUS_URL is not repeated: its password is in it",
+        "settings.py",
+        """        example="redis://localhost:6379/0",
+        otherwise=None,
+        secret=True,
+""",
+        """        example="redis://localhost:6379/0",
+        otherwise=None,
+""",
+        "settings bus_worker",
+    ),
+    Mutation(
+        "a bus that is set is used",
+        "bus_opening.py",
+        """    if settings.bus is None:
+        async with open_pipe_bus""",
+        """    if True:
+        async with open_pipe_bus""",
+        "bus_worker",
+    ),
+    Mutation(
+        "a bus that is away is no reason to take nothing, and is noted",
+        "probes.py",
+        '            "bus": lambda: self.bus.trouble,\n',
+        "",
+        "bus_worker",
+    ),
+    Mutation(
+        "a bus that lies is asked less and less often",
+        "sharing.py",
+        "                await self.pulse.sleep(pauses.next())\n",
+        "                pass\n",
+        "sharing",
+    ),
+    Mutation(
+        "a query that a hint has named shows no backlog",
+        "sharing.py",
+        "            self.announced.add(query)\n",
+        "            pass\n",
+        "sharing",
+    ),
+    Mutation(
+        "after a long outage nobody begins with all consumers at once",
+        "intake.py",
+        "                self._gentle_until = now + random.uniform(*GENTLE)  # noqa: S311\n",
+        "                pass\n",
+        "many_workers",
+    ),
+    Mutation(
+        "the pipe belongs to its user alone",
+        "bus_pipe.py",
+        "os.mkfifo(path, 0o600)",
+        "os.mkfifo(path, 0o666)",
+        "bus_pipe",
     ),
     Mutation(
         "a query can't be put aside for ever",
@@ -530,7 +776,7 @@ MUTATIONS = [
 def notice(mutation: Mutation, *, folder: Path) -> str:
     """Break a copy of the checkout, and say which test has noticed; an empty string if none did."""
     copy = Path(tempfile.mkdtemp(dir=folder))
-    for name in ("trio_worker", "tests", "examples", "benchmarks"):
+    for name in ("trio_worker", "tests", "examples", "benchmarks", "docs"):
         shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "README.md", "CHANGELOG.md", ".env.example"):
         shutil.copy(ROOT / name, copy)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from pathlib import Path
 
 import pytest
@@ -15,6 +15,7 @@ from trio_worker.bus_pipe import open_pipe_bus
 from trio_worker.bus_redis import open_redis_bus
 from trio_worker.runners import open_thread
 from trio_worker.state_folder import Address, StateFolder
+from trio_worker.testing.memory_bus import MemoryBus
 
 ONE, OTHER = "http://one.example", "http://other.example"
 
@@ -22,8 +23,12 @@ Open = Callable[[str], AbstractAsyncContextManager[Bus]]
 """Opens the end of a bus: that of the workers of one WebBuddy."""
 
 
-@pytest.fixture(params=["pipe", pytest.param("redis", marks=needs_redis)])
+@pytest.fixture(params=["memory", "pipe", pytest.param("redis", marks=needs_redis)])
 def open_bus(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Open]:
+    if request.param == "memory":
+        ends: dict[str, MemoryBus] = {}
+        yield lambda url: nullcontext(ends.setdefault(url, MemoryBus()))
+        return
     if request.param == "redis":
         with start_redis(tmp_path) as redis:
             yield lambda url: open_redis_bus(redis.address, url)

@@ -37,7 +37,7 @@ class Bus(Protocol):
         """Store a hint. Never waits and never fails: where there is no room, or no bus, it is dropped."""
 
     async def take(self) -> Hint:
-        """Wait for a hint, for as long as it takes. Cancelled, one hint may be lost."""
+        """Wait for a hint, for as long as it takes; one task at a time. Cancelled, one hint may be lost."""
 
     async def clear(self) -> bool:
         """Drop all hints that are there.

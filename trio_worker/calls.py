@@ -21,12 +21,15 @@ from trio_worker.server_clock import ServerClock
 from trio_worker.traffic import Traffic
 from trio_worker.turns import Turns
 
-__all__ = ["LOGS", "Calls"]
+__all__ = ["LOGS", "USAGE", "Calls"]
 
 MOST_PAGES = 1000
 """Of 50 entries each; a server whose pages have no end must not hold a caller for ever."""
 
 LOGS = "api/logs/"
+USAGE = "api/token-usage/"
+
+_BESIDE = ("/" + LOGS, "/" + USAGE)  # what is told of queries beside their results
 
 _JSON = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 
@@ -46,7 +49,7 @@ class Calls:
         clock: WebBuddy's clock.
         traffic: The requests in numbers.
         server_date: The ``Date`` of the last answer, whatever it was.
-        well_at: `trio.current_time` of the last good answer to anything but ``POST api/logs/``.
+        well_at: `trio.current_time` of the last good answer to anything but log entries and token usage.
         failing_since: That of the first failure behind it; earlier ones do not count.
         failed_at: That of the last failure.
         longest: Seconds that one call of `make` or `read` may take.
@@ -97,8 +100,8 @@ class Calls:
         return entries
 
     async def read(self, path: str, parameters: Mapping[str, str] | None = None) -> Any:
-        """Make a call that a WebBuddy may not know; see `_judge_read`."""
-        return await self._in_turn(self.build("GET", path, parameters=parameters), _judge_read)
+        """Make a call that a WebBuddy may not know; see `_judge_if_known`."""
+        return await self._in_turn(self.build("GET", path, parameters=parameters), _judge_if_known)
 
     async def make(self, method: str, path: str, body: Mapping[str, object]) -> Any:
         """Make a call when it is its turn, and judge the answer.
@@ -107,6 +110,10 @@ class Calls:
             The decoded JSON.
         """
         return await self._in_turn(self.build(method, path, body), judge)
+
+    async def make_if_known(self, method: str, path: str, body: Mapping[str, object]) -> Any:
+        """Make a call that a WebBuddy may not know; see `_judge_if_known`."""
+        return await self._in_turn(self.build(method, path, body), _judge_if_known)
 
     async def _in_turn(self, request: httpx.Request, judged_by: Callable[[httpx.Response], Any]) -> Any:
         had_turn = False
@@ -166,7 +173,7 @@ class Calls:
             slow_down()
 
     def _note_failure(self, path: str) -> None:
-        if path.endswith("/" + LOGS):
+        if path.endswith(_BESIDE):
             return
         self.failed_at = trio.current_time()
         if self.failing_since <= self.well_at:
@@ -175,7 +182,7 @@ class Calls:
     def _note_well(self, path: str, *, by_api: bool) -> None:
         self._ill.discard(path)
         self.turns.went_well()
-        if by_api and not path.endswith("/" + LOGS):
+        if by_api and not path.endswith(_BESIDE):
             self.well_at = trio.current_time()
 
     def _no_answer_in_time(self, request: httpx.Request) -> Unavailable:
@@ -210,7 +217,7 @@ class Calls:
         )
 
 
-def _judge_read(response: httpx.Response) -> Any:
+def _judge_if_known(response: httpx.Response) -> Any:
     """Judge the answer to a call that a WebBuddy may not know.
 
     Of this call's own answer only: a log-in before it that was answered like that says that

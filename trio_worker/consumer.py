@@ -99,7 +99,7 @@ class Consumer:
         if held.is_over:
             return Revoked("somebody took it while it was written down")
         deadline = self.execution.deadline()
-        desk = HeldDesk(held, deadline, self.projects)
+        desk = HeldDesk(held, deadline, self.projects, self.worker)
         ctx = self.execution.context(desk, attempt=held.entry.attempts, saved=held.entry.saved)
         try:
             return await self.execution.run(held.query, ctx, deadline)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import math
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any, Protocol, Unpack
 
 from trio_worker.project import Project
+from trio_worker.token_usage import TokenUsage, UsageFields
 
 __all__ = ["MOST_SAVED", "BaseContext", "Context", "Desk", "PlainContext"]
 
@@ -18,7 +19,8 @@ MOST_SAVED = 65_536
 class Desk(Protocol):
     """What stands behind a context: the worker itself, or a pipe to it.
 
-    All but `project` are called from any thread, never wait, and do nothing once the attempt is over.
+    All but `project` and `token_usage` are called from any thread, never wait, and do nothing once the
+    attempt is over.
     """
 
     def log(self, text: str) -> None:
@@ -37,6 +39,15 @@ class Desk(Protocol):
         """Ask WebBuddy for the query's project. On the event loop."""
 
     def project_in_thread(self) -> Project | None:
+        """The same from a thread that may be blocked."""
+
+    def note_usage(self, usage: TokenUsage) -> None:
+        """Take what a call of a model has used, for WebBuddy."""
+
+    async def token_usage(self, usage: TokenUsage) -> None:
+        """Do so, and wait until it is in the journal, or given up on. On the event loop."""
+
+    def token_usage_in_thread(self, usage: TokenUsage) -> None:
         """The same from a thread that may be blocked."""
 
 
@@ -117,6 +128,10 @@ class BaseContext:
         self._saved = text
         self._desk.save(text)
 
+    def note_token_usage(self, usage: TokenUsage) -> None:
+        """Do as `token_usage`, and do not wait for the journal: for who can't (a program's pipe)."""
+        self._desk.note_usage(usage)
+
 
 class Context(BaseContext):
     """A handler's way to WebBuddy while it works. Made by the worker, one for each attempt."""
@@ -134,6 +149,23 @@ class Context(BaseContext):
         """
         return await self._desk.project()
 
+    async def token_usage(self, **usage: Unpack[UsageFields]) -> None:
+        """Tell WebBuddy what a call of a language model has used; nothing where it has no such endpoint.
+
+        Returns when that is in the journal, so that a crash does not lose it; it is sent in the background.
+        A disk that is ill, and a WebBuddy that does not take it, fail no query. Of one attempt the first 200
+        are taken. Cancelled, it is taken all the same. Once the query has ended it does nothing.
+
+        Args:
+            **usage: ``model_name``, ``request`` and ``answer``; the others (see `UsageFields`) may be left
+                out.
+
+        Raises:
+            TypeError: A value is of a wrong type, or one is missing.
+            ValueError: A number is negative or too large, a name is blank.
+        """
+        await self._desk.token_usage(TokenUsage(**usage))
+
 
 class PlainContext(BaseContext):
     """The same for a plain function, in a thread or in a process of the pool: nothing has to be awaited."""
@@ -143,6 +175,10 @@ class PlainContext(BaseContext):
     def project(self) -> Project | None:
         """As `Context.project`; blocks for as long as WebBuddy takes."""
         return self._desk.project_in_thread()
+
+    def token_usage(self, **usage: Unpack[UsageFields]) -> None:
+        """As `Context.token_usage`; blocks until it is in the journal."""
+        self._desk.token_usage_in_thread(TokenUsage(**usage))
 
 
 def _shown(thing: object) -> str:

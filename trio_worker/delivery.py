@@ -11,15 +11,14 @@ from typing import TYPE_CHECKING
 import structlog
 import trio
 
-from trio_worker.backoff import Backoff
-from trio_worker.errors import AccessDenied, Busy, JournalIllError, NotFound, Refused, Unavailable
+from trio_worker.errors import AccessDenied, JournalIllError, NotFound, Refused, Unavailable
 from trio_worker.held import Held
 from trio_worker.journal import Receipt
 from trio_worker.looks import Looks, TakenError
 from trio_worker.ownership import Standing
 from trio_worker.query import Done, Failed, Outcome, Released
+from trio_worker.repeats import Repeats
 from trio_worker.stop import only_cancelled
-from trio_worker.tokens import REFUSAL_HOLDS
 
 if TYPE_CHECKING:
     from trio_worker.reporting import Deliveries
@@ -31,7 +30,6 @@ log = structlog.get_logger(__name__)
 LOG_PATIENCE = 60.0
 """Seconds for which a result waits for its log while WebBuddy takes other calls, but no log entries."""
 
-BUSY_TRIES = 6  # plain 500s that are answered by a short pause, as in the intake
 LAST_PAUSE = 0.5  # seconds between two tries while the service stops
 
 
@@ -355,21 +353,13 @@ class Delivery:
             self.due = math.inf
 
     async def _repeat(self, send: Callable[[], Awaitable[None]], failed: Callable[[], None] | None) -> None:
-        pauses = Backoff(first=0.5, most=60.0)
-        short_pauses = Backoff(first=0.05, most=1.0)
-        short_tries = BUSY_TRIES
+        repeats = Repeats()
         while True:
             self.due = trio.current_time() + 2 * self._all.webbuddy.longest_call
             try:
                 return await send()
-            except Busy as error:
-                short_tries -= 1
-                # When it goes on it is an outage, and each ended query would ask twice a second.
-                pause = short_pauses.next() if short_tries > 0 else pauses.next(error.retry_after)
-            except Unavailable as error:
-                pause = pauses.next(error.retry_after)
-            except AccessDenied:
-                pause = REFUSAL_HOLDS
+            except (Unavailable, AccessDenied) as error:
+                pause = repeats.pause(error)
             if failed is not None:
                 failed()
             await self._pause(pause)

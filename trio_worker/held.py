@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Literal
 
 import trio
 
 from trio_worker import clock
+from trio_worker.errors import JournalIllError
 from trio_worker.journal import Journal, Receipt
-from trio_worker.journal_file import Entry, HeldLine, Statement, Tombstone
+from trio_worker.journal_file import Entry, HeldLine, Statement, StoredUsage, Tombstone
 from trio_worker.journal_writer import LAZY
 from trio_worker.masks import masks
 from trio_worker.phrases import Phrases
@@ -139,6 +140,19 @@ class Held:
 
     def _saved_statement(self) -> list[Statement]:
         return [self.entry.update("saved")]
+
+    def note_usage(self, body: Mapping[str, object]) -> None:
+        """Its handler has called a model: WebBuddy is to be told this, whatever becomes of the query."""
+        entry = self.entry
+        known = {"project": entry.query.project, "query": entry.query.id}
+        self._journal.keep_usage(StoredUsage.of(entry.query.id, _created(entry.query), {**known, **body}))
+
+    async def written(self) -> None:
+        """Wait until all that was noted is on disk; one that is ill is given up on within seconds."""
+        try:
+            await self._journal.write().durable()
+        except JournalIllError:
+            pass  # it is queued, and sent, all the same
 
     def end(self, outcome: Outcome) -> Receipt:
         """It has ended; to be reported once this is on disk."""

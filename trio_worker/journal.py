@@ -15,7 +15,15 @@ import trio
 from trio_worker import clock
 from trio_worker.errors import JournalError, JournalIllError
 from trio_worker.gate import Gate
-from trio_worker.journal_file import Contents, Entry, LostClaim, Statement, Tombstone, describe
+from trio_worker.journal_file import (
+    Contents,
+    Entry,
+    LostClaim,
+    Statement,
+    StoredUsage,
+    Tombstone,
+    describe,
+)
 from trio_worker.journal_rows import fact
 from trio_worker.journal_writer import CLOSE_SECONDS, LAZY, Collector, JournalWriter, Receipt
 from trio_worker.orders import Orders
@@ -32,6 +40,7 @@ log = structlog.get_logger(__name__)
 MARK_LIFE = 1.0  # seconds for which one mark "claiming" is good
 LOSSES_APART = 2.0  # seconds between two lost claims that are noted as one
 NOTE_GROWS = 60.0  # seconds for which one note takes in more
+MOST_USAGE = 32 * 1024 * 1024  # bytes of what models have used and WebBuddy does not take
 MOST_LOST = 100  # notes; a WebBuddy whose lists can't be read for days must not fill the disk with them
 
 
@@ -78,6 +87,8 @@ class Journal:
         entries: By their names: all that is held, dead letters too.
         tombstones: By number and creation: of queries that were put back.
         lost: The claims whose answers were lost. A note may be replaced by one of a longer time.
+        usages: By their names, in order: what models have used, as far as WebBuddy does not know it.
+        usage_came: Set when there are more of these. Whoever waits for that makes it anew.
         gate: Open while it can be written to.
     """
 
@@ -86,6 +97,9 @@ class Journal:
         self.entries: dict[str, Entry] = {}
         self.tombstones: dict[tuple[int, str], Tombstone] = {}
         self.lost: list[LostClaim] = []
+        self.usages: dict[str, StoredUsage] = {}
+        self.usage_came = trio.Event()
+        self._usage_size = 0
         self._own = own
         self._runner = runner
         self._writer = JournalWriter(own.file.apply, runner, name=self.path)
@@ -95,6 +109,7 @@ class Journal:
         self._claims: dict[trio.lowlevel.Task, float] = {}  # under way: when they began, by WebBuddy's clock
         self._closed = False
         self._has_told_of_losses = False
+        self._too_much_usage = Trouble(log, "WebBuddy does not take what models have used; no more is kept")
         self._unreadable = Trouble(
             log, "neighbours' journals can't be read", over="neighbours' journals can be read again"
         )
@@ -180,6 +195,30 @@ class Journal:
             return None
         self._unreadable.is_over()
         return max(stones, key=lambda stone: (stone.attempts, stone.deaths), default=None)
+
+    # --- What models have used ------------------------------------------------------------------------
+
+    def keep_usage(self, usage: StoredUsage) -> None:
+        """Write down what a model has used, for whoever tells WebBuddy; what is beyond 32 MiB is dropped."""
+        if self._usage_size + usage.size > MOST_USAGE:
+            self._too_much_usage.happened(query=usage.query_id, waiting=len(self.usages))
+            return
+        self._add_usages(usage)
+        self.write(usage.insertion(), within=LAZY)
+
+    def forget_usage(self, usage: StoredUsage) -> None:
+        """WebBuddy knows it, or never will."""
+        if self.usages.pop(usage.id, None) is not None:
+            self._usage_size -= usage.size
+            self._too_much_usage.is_over()
+            self.write(usage.removal(), within=LAZY)
+
+    def _add_usages(self, *usages: StoredUsage) -> None:
+        for usage in usages:
+            if usage.id not in self.usages:
+                self.usages[usage.id] = usage
+                self._usage_size += usage.size
+                self.usage_came.set()
 
     # --- Claims whose answers are lost ----------------------------------------------------------------
 
@@ -335,6 +374,7 @@ class Journal:
                 self.tombstones[stone.query_id, stone.created] = stone
         known = {lost.id for lost in self.lost}
         self.lost += [lost for lost in found.lost if lost.id not in known]
+        self._add_usages(*found.usages)
         return list(new.values())
 
 

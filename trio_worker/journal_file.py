@@ -14,6 +14,7 @@ import attrs
 
 from trio_worker.errors import JournalError
 from trio_worker.journal_rows import SCHEMA, Contents, Entry, HeldLine, LostClaim, Statement, Tombstone
+from trio_worker.journal_usage import USAGE_SCHEMA, StoredUsage
 from trio_worker.settings import JournalSync
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "LostClaim",
     "NewerJournalError",
     "Statement",
+    "StoredUsage",
     "Tombstone",
     "describe",
 ]
@@ -160,6 +162,8 @@ class JournalFile:
         self._check()
         if version == 0:
             self._connection.executescript(f"BEGIN; {SCHEMA} PRAGMA user_version = {VERSION}; COMMIT;")
+        else:
+            self._connection.execute(USAGE_SCHEMA)
 
     def _check(self) -> None:
         (verdict,) = self._connection.execute("PRAGMA quick_check(1)").fetchone()
@@ -183,6 +187,7 @@ class JournalFile:
             rows = select("SELECT * FROM held ORDER BY claimed_at, rowid").fetchall()
             tombstones = select("SELECT * FROM tombstones").fetchall()
             lost = select("SELECT * FROM lost ORDER BY since, id").fetchall()
+            usages = select("SELECT * FROM usage ORDER BY rowid").fetchall() if self._knows_usage() else []
         finally:
             self._connection.row_factory = None
         return Contents(
@@ -190,15 +195,22 @@ class JournalFile:
             entries=[Entry.from_row(row, lines.get(row["id"], [])) for row in rows],
             tombstones=[Tombstone.from_row(dict(row)) for row in tombstones],
             lost=[LostClaim(**dict(row)) for row in lost],
+            usages=[StoredUsage.from_row(dict(row)) for row in usages],
         )
+
+    def _knows_usage(self) -> bool:
+        """Whether there is such a table: not where an earlier version has the file, and we only look."""
+        return self._connection.execute(_HAS_USAGE).fetchone() is not None
 
 
 _WHICH_ARE_DEAD = "SELECT id, dead IS NOT NULL FROM held"
 
 _IS_SOMETHING_THERE = """
 SELECT EXISTS (SELECT 1 FROM held) OR EXISTS (SELECT 1 FROM tombstones) OR EXISTS (SELECT 1 FROM lost)
-    OR EXISTS (SELECT 1 FROM facts WHERE name = 'claiming_since')
+    OR EXISTS (SELECT 1 FROM usage) OR EXISTS (SELECT 1 FROM facts WHERE name = 'claiming_since')
 """
+
+_HAS_USAGE = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'usage'"
 
 
 def _identity(path: Path | None) -> tuple[int, int] | None:

@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple
 
 import attrs
 
+from trio_worker.journal_usage import USAGE_SCHEMA, StoredUsage
 from trio_worker.query import Done, Failed, Outcome, Query, Released
 
 __all__ = ["SCHEMA", "Contents", "Entry", "HeldLine", "LostClaim", "Statement", "Tombstone", "fact"]
@@ -17,7 +18,7 @@ __all__ = ["SCHEMA", "Contents", "Entry", "HeldLine", "LostClaim", "Statement", 
 Statement = tuple[str, Sequence[object]]
 """SQL and its values. It can be repeated where it is not known whether it was carried out."""
 
-SCHEMA = """
+SCHEMA = f"""{USAGE_SCHEMA};
 CREATE TABLE facts (name TEXT PRIMARY KEY, value) WITHOUT ROWID;
 CREATE TABLE held (
     id TEXT PRIMARY KEY,
@@ -252,17 +253,20 @@ class Contents:
         entries: What it holds, the oldest claim first.
         tombstones: Of queries that were put back.
         lost: The claims whose answers were lost.
+        usages: What models have used, in order.
     """
 
     facts: dict[str, Any] = attrs.field(factory=dict)
     entries: list[Entry] = attrs.field(factory=list)
     tombstones: list[Tombstone] = attrs.field(factory=list)
     lost: list[LostClaim] = attrs.field(factory=list)
+    usages: list[StoredUsage] = attrs.field(factory=list)
 
     def insertion(self) -> list[Statement]:
         """Write all of it down in another journal, but for the facts."""
         statements = [statement for entry in self.entries for statement in entry.insertion()]
         statements += [tombstone.insertion() for tombstone in self.tombstones]
+        statements += [usage.insertion() for usage in self.usages]
         return statements + [lost.insertion() for lost in self.lost]
 
 

@@ -32,6 +32,7 @@ from trio_worker.reporting import Deliveries
 from trio_worker.settings import Settings
 from trio_worker.sharing import Sharing
 from trio_worker.stop import Stop
+from trio_worker.usage_shipping import UsageShipping
 from trio_worker.webbuddy import WebBuddyClient
 
 __all__ = ["Given", "Parts", "Rates"]
@@ -249,6 +250,11 @@ class Parts:
             revoke=self.execution.revoke,
             put_back=lambda: self.given.front.wakeups.pass_on(0),
         )
+
+    @cached_property
+    def usage_shipping(self) -> UsageShipping:
+        """Who tells WebBuddy what models have used."""
+        return UsageShipping(self.given.webbuddy, self.given.journal, self.given.stop)
 
     @cached_property
     def recovery(self) -> Recovery:

@@ -34,7 +34,7 @@ async def run_service(given: Given, *, abandon: Callable[[], None]) -> None:
         last resort                      ends the process when a handler can't be stopped
         └── what the handler has opened  closed when all is reported
             └── clocks                   ticker, watch, recovery, the stop, …; end when all inside has ended
-                └── deliveries           logs and results go out last
+                └── deliveries           logs, results and what models have used go out last
                     └── capture          what handlers log and print, where that is asked for
                         └── handlers     the user's code; what swallows its cancellation is left here
                             └── consumers    end by themselves once the intake is closed
@@ -74,10 +74,12 @@ async def run_service(given: Given, *, abandon: Callable[[], None]) -> None:
                 clocks=clocks,
             )
             parts.show()
+            delivering.start_soon(parts.usage_shipping.run)
             _start_clocks(parts)
             async with trio.open_nursery() as consumer_nursery:
                 for _ in range(given.consumers):
                     consumer_nursery.start_soon(parts.consumer.run)
+            parts.usage_shipping.close()
             if given.errand is None and not stop.limited.is_set():
                 await parts.deliveries.all_through()
             # After a drain as well: a handler that was left behind, or that closes, would have no end.

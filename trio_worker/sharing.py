@@ -73,10 +73,10 @@ class Sharing:
             self.pulse.rest()  # claims are watched by themselves, and others may have nothing to say for days
             await self.intake.free()
             hint = await self.bus.take()
-            if hint.sender == self._me:
-                continue
             if not self.intake.is_free:  # not any more: a push has come, or a pause
                 self.bus.offer(hint)
+                continue
+            if hint.sender == self._me:
                 continue
             self.hints.add("taken")
             if await self._is_worth_it(hint):

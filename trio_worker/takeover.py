@@ -20,6 +20,7 @@ from trio_worker import clock
 from trio_worker.errors import JournalError
 from trio_worker.journal_file import Contents, CorruptJournalError, Entry, JournalFile, LostClaim, describe
 from trio_worker.journal_rows import Statement, Tombstone, fact
+from trio_worker.journal_usage import StoredUsage
 from trio_worker.orders import Orders, read_orders
 from trio_worker.settings import JournalSync
 from trio_worker.state_folder import LockedFile, StateFolder
@@ -191,6 +192,7 @@ class OwnJournal:
     def _take_over_all(self, folder: StateFolder, *, at_start: bool) -> Contents:
         entries: dict[str, Entry] = {}
         lost: dict[str, LostClaim] = {}
+        usages: dict[str, StoredUsage] = {}
         tombstones: list[Tombstone] = []
         for lock in folder.take_free():
             found = self._take_over_one(lock, at_start=at_start)
@@ -198,8 +200,14 @@ class OwnJournal:
                 # In two journals when a taker died half-way. As on disk, the first to be read counts.
                 entries |= {entry.id: entry for entry in found.entries if entry.id not in entries}
                 lost |= {claim.id: claim for claim in found.lost if claim.id not in lost}
+                usages |= {usage.id: usage for usage in found.usages}
                 tombstones += found.tombstones
-        return Contents(entries=list(entries.values()), tombstones=tombstones, lost=list(lost.values()))
+        return Contents(
+            entries=list(entries.values()),
+            tombstones=tombstones,
+            lost=list(lost.values()),
+            usages=list(usages.values()),
+        )
 
     def _take_over_one(self, lock: LockedFile, *, at_start: bool) -> Contents | None:
         try:

@@ -26,6 +26,7 @@ _ENDPOINTS = {
     ("GET", "me"): "account",
     ("GET", "tokens"): "project",
     ("POST", "queries"): "create",
+    ("POST", "token-usage"): "token_usage",
 }
 """By method and the last part of the path; ``#`` is any number."""
 

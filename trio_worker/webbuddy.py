@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
 import httpx
 
-from trio_worker.calls import LOGS, Calls
+from trio_worker.calls import LOGS, USAGE, Calls
 from trio_worker.client import open_client
 from trio_worker.errors import NotFound, Refused
 from trio_worker.project import Project
@@ -175,6 +175,18 @@ class WebBuddyClient:
         """
         body = {"project": query.project, "query": query.id, "log_data": text}
         await self._calls.make("POST", LOGS, body)
+
+    async def add_token_usage(self, body: Mapping[str, object]) -> None:
+        """Say what a call of a model has used, which only newer WebBuddys take. Repeated, there are two.
+
+        Args:
+            body: As `trio_worker.token_usage.TokenUsage.to_body` makes it, with ``project`` and ``query``.
+
+        Raises:
+            NotFound: This WebBuddy does not know the call.
+            Refused: It will never take this one: the query was deleted.
+        """
+        await self._calls.make_if_known("POST", USAGE, body)
 
     async def project(self, number: int) -> Project:
         """Read the settings of a project, which only newer WebBuddys have.

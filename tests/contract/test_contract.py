@@ -710,6 +710,58 @@ async def test_by_status_keeps_its_status_over_pages(api: httpx.AsyncClient) -> 
 # Projects' settings, which newer servers have.
 
 
+USAGE = {
+    "ai_agent_name": "trio-worker",
+    "request_to_ai_agent": "Привет",
+    "ai_agent_answer": "Здравствуйте",
+    "model_name": "gpt",
+    "model_role": "assistant",
+}
+
+
+async def use(api: httpx.AsyncClient, server: Server, **fields: object) -> httpx.Response:
+    """Post what a model has used for a new query."""
+    body = {"project": server.project, "query": await create(api, server), **USAGE, **fields}
+    answer = await api.post("/api/token-usage/", json=body)
+    if answer.status_code == 405 and is_html(answer):
+        pytest.skip("this WebBuddy is an older one, and takes no token usage")
+    return answer
+
+
+async def test_token_usage(server: Server, api: httpx.AsyncClient) -> None:
+    """All that is needed; numbers and prompts as well."""
+    for fields in ({}, {"prompt_tokens": 5, "total_tokens": None, "user_prompt": ""}):
+        answer = await use(api, server, **fields)
+        assert (answer.status_code, answer.json()["model_name"]) == (201, "gpt"), answer.text
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("model_name", "x" * 51),
+        ("model_role", ""),
+        ("ai_agent_name", None),
+        ("ai_agent_answer", " "),
+        ("request_to_ai_agent", "a\0b"),
+        ("prompt_tokens", "many"),
+        ("project", 999999999),
+        ("query", 999999999),
+    ],
+)
+async def test_token_usage_refused(server: Server, api: httpx.AsyncClient, field: str, value: object) -> None:
+    """The field that is wrong is named."""
+    answer = await use(api, server, **{field: value})
+    assert (answer.status_code, set(answer.json())) == (400, {field})
+
+
+async def test_token_usage_is_not_blank(api: httpx.AsyncClient) -> None:
+    """What is needed."""
+    answer = await api.post("/api/token-usage/", json={})
+    if answer.status_code == 405 and is_html(answer):
+        pytest.skip("this WebBuddy is an older one, and takes no token usage")
+    assert (answer.status_code, set(answer.json())) == (400, {"project", "query", *USAGE})
+
+
 def tokens_of(project: object) -> str:
     """Give the path of a project's settings."""
     return f"/api/projects/{project}/tokens/"

@@ -4,6 +4,8 @@
 
     {"save": …}      keep that for the next attempt: `ctx.save`
     {"extend": 60}   60 more seconds, please: `ctx.extend`
+    {"token_usage": {"model_name": …, "request": …, "answer": …}}
+                     what a call of a language model has used: `ctx.token_usage`
 
 Nothing is answered. The variable holds a path, which any language can open; a shell writes
 ``echo '{"extend": 60}' >"$WEBBUDDY_QUERY_CONTROL"``.
@@ -19,6 +21,7 @@ from contextlib import contextmanager
 import trio
 
 from trio_worker.context import MOST_SAVED, Context
+from trio_worker.token_usage import TokenUsage
 
 __all__ = ["CONTROL", "MOST_LINE", "Control", "Wishes", "open_control"]
 
@@ -76,8 +79,10 @@ class Wishes:
                 self._ctx.save(data)
             case {"extend": seconds, **others} if not others:
                 self._ctx.extend(seconds)
+            case {"token_usage": dict(usage), **others} if not others:
+                self._ctx.note_token_usage(TokenUsage(**usage))
             case _:
-                raise ValueError('expected {"save": …} or {"extend": seconds}')
+                raise ValueError('expected {"save": …}, {"extend": seconds} or {"token_usage": {…}}')
 
 
 class Control:
@@ -118,7 +123,7 @@ class Control:
 
 @contextmanager
 def open_control(ctx: Context) -> Iterator[Control]:
-    """Open a pipe through which one program may save and extend."""
+    """Open a pipe through which one program may save, extend and say what a model has used."""
     ours, theirs = os.pipe()
     os.set_blocking(ours, False)
     try:

@@ -13,9 +13,12 @@ from datetime import datetime
 from queue import SimpleQueue
 from typing import Any, NoReturn
 
+import attrs
+
 from trio_worker import errors
 from trio_worker.handlers.frames import MOST_LOGGED, Unpacker, pack
 from trio_worker.project import Project
+from trio_worker.token_usage import TokenUsage
 
 __all__ = ["Line", "PipeDesk", "end_at_once"]
 
@@ -177,6 +180,18 @@ class PipeDesk:
         """Have WebBuddy asked. Waits for it; None once the query has ended."""
         found = self._ask("project")
         return None if found is None else Project(**found)
+
+    def note_usage(self, usage: TokenUsage) -> None:
+        """Have WebBuddy told what a call of a model has used."""
+        self._tell(note_usage=attrs.asdict(usage))
+
+    async def token_usage(self, usage: TokenUsage) -> None:
+        """The same as `token_usage_in_thread`; there is no event loop here."""
+        self.token_usage_in_thread(usage)
+
+    def token_usage_in_thread(self, usage: TokenUsage) -> None:
+        """Do so, and wait until the worker has it in its journal, or the query has ended."""
+        self._ask("token_usage", usage=attrs.asdict(usage))
 
     def hear(self, answer: Message) -> None:
         """Take the worker's answer to a question."""

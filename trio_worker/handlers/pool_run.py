@@ -15,6 +15,7 @@ from trio_worker.capture import uncaptured
 from trio_worker.context import Context
 from trio_worker.handlers.frames import MOST_LOGGED, MOST_TEXT, pack
 from trio_worker.masks import masks
+from trio_worker.token_usage import TokenUsage
 
 __all__ = ["Message", "Run", "log_record"]
 
@@ -56,6 +57,8 @@ class Run:
                 self.ctx.log(text if len(text) < MOST_LOGGED else masks.hide_in_beginning(text) + "…")
             case {"save": str(text)}:
                 self.ctx.save(json.loads(text))
+            case {"note_usage": dict(fields)}:
+                self.ctx.note_token_usage(TokenUsage(**fields))
             case {"ask": int(number), "what": str(what)}:
                 self.nursery.start_soon(self._answer, number, what, message)
             case {"begun": True}:
@@ -78,6 +81,9 @@ class Run:
     async def _found(self, what: str, message: Message) -> object:
         if what == "extend":
             return self.ctx.extend(message["seconds"]).isoformat()
+        if what == "token_usage":
+            await self.ctx.token_usage(**message["usage"])
+            return None
         if what == "project":
             project = await self.ctx.project()
             return None if project is None else attrs.asdict(project)

@@ -16,6 +16,7 @@ from trio_worker.testing.database import DatabaseLockedError
 from trio_worker.testing.rest_framework import BodyTooLargeError, RefusalError, json_response, say
 from trio_worker.testing.serializers import show_account, show_entry, show_project, show_query
 from trio_worker.testing.signing import BadTokenError
+from trio_worker.testing.usage_fields import REQUIRED_USAGE, usage_fields
 
 if TYPE_CHECKING:
     from trio_worker.testing.state import Account, Call, LogEntry, StoredQuery
@@ -76,6 +77,7 @@ class Api:
             ("patch", "PATCH", "/api/queries/<key:number>/", self.patch),
             ("query_logs", "GET", "/api/queries/<key:number>/logs/", self.query_logs),
             ("logs", "POST", "/api/logs/", self.logs),
+            ("token_usage", "POST", "/api/token-usage/", self.token_usage),
             ("project", "GET", "/api/projects/<key:number>/tokens/", self.project),
         ]
 
@@ -269,6 +271,17 @@ class Api:
         async with self.webbuddy.database.write():
             entry = self.webbuddy.add_entry(query, values["project"], values["log_data"])
         return json_response(self._show_entry(entry), 201)
+
+    async def token_usage(self) -> Response:
+        """``POST /api/token-usage/``, of newer versions."""
+        self._account()
+        values = drf.Checks(usage_fields(self.webbuddy), REQUIRED_USAGE).run(await drf.read_json())
+        query = self.webbuddy.queries[values["query"]]
+        self._note(query.id)
+        async with self.webbuddy.database.write():
+            query.token_usage.append(values)
+            self.webbuddy.announce()
+        return json_response(values, 201)
 
     async def project(self, number: str) -> Response:
         """``GET /api/projects/{id}/tokens/``, of newer versions."""

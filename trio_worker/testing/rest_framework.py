@@ -7,6 +7,7 @@ English for those who ask for it.
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable, Collection
 from typing import Any
@@ -29,6 +30,7 @@ __all__ = [
     "require_acceptable",
     "say",
     "text",
+    "whole_number",
 ]
 
 BODY_LIMIT = 2_621_440  # bytes; Django's DATA_UPLOAD_MAX_MEMORY_SIZE
@@ -42,6 +44,8 @@ BAD_CHOICE = '"{input}" is not a valid choice.'
 BAD_KEY = 'Invalid pk "{key}" - object does not exist.'
 BAD_KEY_TYPE = "Incorrect type. Expected pk value, received {type}."
 NOT_TEXT = "Not a valid string."
+NOT_WHOLE = "A valid integer is required."
+TOO_LONG = "Ensure this field has no more than {most} characters."
 NUL = "Null characters are not allowed."
 SURROGATE = "Surrogate characters are not allowed: U+{code:X}."
 NOT_OBJECT = "Invalid data. Expected a dictionary, but got {type}."
@@ -60,6 +64,8 @@ RUSSIAN = {
     BAD_CHOICE: "Значения {input} нет среди допустимых вариантов.",
     BAD_KEY: 'Недопустимый первичный ключ "{key}" - объект не существует.',
     BAD_KEY_TYPE: "Некорректный тип. Ожидалось значение первичного ключа, получен {type}.",
+    NOT_WHOLE: "Введите правильное число.",
+    TOO_LONG: "Убедитесь, что это значение содержит не более {most} символов.",
     NUL: "Данные содержат запрещённый символ: ноль-байт",
     NOT_OBJECT: "Недопустимые данные. Ожидался dictionary, но был получен {type}.",
     NO_CREDENTIALS: "Учетные данные не были предоставлены.",
@@ -239,8 +245,13 @@ class Checks:
         return values
 
 
-def text(*, blank: bool = False) -> Check:
-    """Check a text as DRF does: whitespace at both ends goes, NUL and surrogates are refused."""
+def text(*, blank: bool = False, most: float = math.inf) -> Check:
+    """Check a text as DRF does: whitespace at both ends goes, NUL and surrogates are refused.
+
+    Args:
+        blank: Whether it may be blank.
+        most: How many characters it may have.
+    """
 
     def check(value: object) -> str:
         if value is None:
@@ -251,6 +262,8 @@ def text(*, blank: bool = False) -> Check:
         if not stripped and not blank:
             raise BadFieldError(say(BLANK))
         _refuse_bad_characters(stripped)
+        if len(stripped) > most:
+            raise BadFieldError(say(TOO_LONG, most=most))
         return stripped
 
     return check
@@ -261,6 +274,16 @@ def _refuse_bad_characters(value: str) -> None:
         raise BadFieldError(say(NUL))
     if (surrogate := SURROGATES.search(value)) is not None:
         raise BadFieldError(say(SURROGATE, code=ord(surrogate[0])))
+
+
+def whole_number(value: object) -> int | None:
+    """Check a whole number that may be null."""
+    if value is None:
+        return None
+    number = _integer(value)
+    if number is None:
+        raise BadFieldError(say(NOT_WHOLE))
+    return number
 
 
 def choice(*allowed: str) -> Check:

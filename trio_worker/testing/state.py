@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import attrs
 
 __all__ = ["Account", "Call", "Change", "LogEntry", "StoredQuery"]
@@ -84,6 +86,8 @@ class StoredQuery:
         created: When it was created, in epoch seconds.
         started: When it was last claimed, in epoch seconds, or None.
         entries: Its log entries, oldest first.
+        token_usage: What models have used for it, in the order in which it came: bodies of
+            ``POST /api/token-usage/``.
         history: Every status it was ever given, oldest first; the first is its creation.
     """
 
@@ -96,6 +100,7 @@ class StoredQuery:
     created: float
     started: float | None = None
     entries: list[LogEntry] = attrs.field(factory=list, repr=False)
+    token_usage: list[dict[str, Any]] = attrs.field(factory=list, repr=False)
     history: list[Change] = attrs.field(factory=list, repr=False)
 
     @property

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Unpack
 
@@ -50,6 +51,7 @@ class HandlerResult:
         retry_seconds: After how many seconds it is called again, after `RetryLater`; else None.
         logs: The lines that it has written by `ctx.log`, as the query's author reads them.
         saved: What the next attempt finds in `ctx.saved`.
+        token_usage: What WebBuddy would be sent for each `ctx.token_usage`, in order.
     """
 
     status: Literal["done", "failed", "in_progress"]
@@ -58,6 +60,7 @@ class HandlerResult:
     retry_seconds: float | None = None
     logs: list[str]
     saved: Any = None
+    token_usage: list[dict[str, object]] = attrs.field(factory=list)
 
 
 def look_at(
@@ -170,6 +173,7 @@ class _Trial:
         self._capture = capture
         self._attempt = attempt
         self._saved = None if saved is None else json.dumps(saved, ensure_ascii=False, allow_nan=False)
+        self._usages: list[dict[str, object]] = []
         self._project = project_settings
         self._time_limit = processing_timeout
         self._most_time = max_processing_time
@@ -178,6 +182,14 @@ class _Trial:
     def save(self, data: str) -> None:
         """Keep it for the result."""
         self._saved = data
+
+    def note_usage(self, body: Mapping[str, object]) -> None:
+        """Keep it for the result."""
+        self._usages.append({"project": self.query.project, "query": self.query.id, **body})
+
+    async def written(self) -> None:
+        """Wait for no disk."""
+        await trio.lowlevel.checkpoint()
 
     async def of(self, _query: Query) -> Project | None:
         """Give the project, and keep its secrets out of all that is read, as `Projects` does."""
@@ -215,7 +227,7 @@ class _Trial:
             capture=self._capture,
         )
         deadline = execution.deadline()
-        desk = HeldDesk(self, deadline, self)
+        desk = HeldDesk(self, deadline, self, execution.worker)
         ctx = execution.context(desk, attempt=self._attempt, saved=self._saved)
         try:
             with watch_for_blocks(handler, trio.lowlevel.current_task()) as watch:
@@ -229,22 +241,20 @@ class _Trial:
 
     def result(self) -> HandlerResult:
         """Say what came of it."""
-        logs, saved = self._lines.all(), None if self._saved is None else json.loads(self._saved)
+        said = partial(
+            HandlerResult,
+            logs=self._lines.all(),
+            saved=None if self._saved is None else json.loads(self._saved),
+            token_usage=self._usages,
+        )
         match self._ending:
             case Done(answer):
-                return HandlerResult(
-                    status="done", kind="answered", answer_text=answer, logs=logs, saved=saved
-                )
+                return said(status="done", kind="answered", answer_text=answer)
             case Failed(reason, kind):
-                return HandlerResult(status="failed", kind=kind, answer_text=reason, logs=logs, saved=saved)
+                return said(status="failed", kind=kind, answer_text=reason)
             case Postponed(seconds, reason):
-                return HandlerResult(
-                    status="in_progress",
-                    kind="retry_later",
-                    answer_text=reason,
-                    retry_seconds=seconds,
-                    logs=logs,
-                    saved=saved,
+                return said(
+                    status="in_progress", kind="retry_later", answer_text=reason, retry_seconds=seconds
                 )
         raise AssertionError(f"nobody stops a trial, but it ended as {self._ending!r}")
 

@@ -48,7 +48,7 @@ class WebBuddy(Faulty):
 
     The endpoints' names, as they are used in `calls` and in the knobs: ``login``, ``refresh``,
     ``me``, ``claim_next``, ``patch``, ``logs`` (posting an entry), ``create``, ``list``, ``read``,
-    ``by_status``, ``query_logs``, ``project`` and ``page`` (any other path).
+    ``by_status``, ``query_logs``, ``token_usage``, ``project`` and ``page`` (any other path).
 
     Attributes:
         now: Gives the time in epoch seconds: its own clock, whatever its callers' are. `trio_time` for
