@@ -460,6 +460,139 @@ MUTATIONS = [
         "sharing",
     ),
     Mutation(
+        "a hint in Redis is for one worker, and waits for it",
+        "bus_redis.py",
+        '(b"BRPOP", self._key',
+        '(b"BLMOVE", self._key, self._key, b"RIGHT", b"LEFT"',
+        "buses bus_redis",
+    ),
+    Mutation(
+        "the list in Redis is bounded",
+        "bus_redis.py",
+        'b"%d" % (MOST_HINTS - 1)',
+        'b"-1"',
+        "bus_redis",
+    ),
+    Mutation(
+        "the list in Redis ends by itself",
+        "bus_redis.py",
+        '(b"EXPIRE", self._key, b"%d" % KEPT_SECONDS)',
+        '(b"PERSIST", self._key)',
+        "bus_redis",
+    ),
+    Mutation(
+        "two WebBuddys share one Redis",
+        "bus_redis.py",
+        'f"trio-worker:wakeups:{bare_url(webbuddy_url)}"',
+        '"trio-worker:wakeups"',
+        "buses bus_redis",
+    ),
+    Mutation(
+        "what could not be sent for long is not sent late",
+        "bus_redis.py",
+        "for at, hint in self._pending if at >= since]",
+        "for at, hint in self._pending]",
+        "bus_redis",
+    ),
+    Mutation(
+        "hints go to Redis in batches",
+        "bus_redis.py",
+        "            await trio.sleep(BATCH_SECONDS)\n",
+        "",
+        "bus_redis",
+    ),
+    Mutation(
+        "Redis is tried again with nothing to be sent",
+        "bus_redis.py",
+        """                await trio.sleep(pauses.next())
+                continue
+            self._works("sending")
+""",
+        """                await trio.sleep(pauses.next())
+                await self._gathered.wait()
+                continue
+            self._works("sending")
+""",
+        "bus_redis",
+    ),
+    Mutation(
+        "what a worker puts back as it stops, others hear of",
+        "bus_redis.py",
+        "                await bus.send_the_rest()\n",
+        "                await trio.lowlevel.checkpoint()\n",
+        "bus_redis",
+    ),
+    Mutation(
+        "a Redis that is frozen keeps nobody from stopping",
+        "bus_redis.py",
+        "trio.move_on_after(LAST_SECONDS, shield=True)",
+        "trio.move_on_after(60, shield=True)",
+        "bus_redis",
+    ),
+    Mutation(
+        "a Redis that says at once that there is nothing is not asked at full speed",
+        "bus_redis.py",
+        "if answer is None and trio",
+        "if False and trio",
+        "bus_redis",
+    ),
+    Mutation(
+        "a Redis that does not answer is given up",
+        "redis_line.py",
+        "trio.fail_after(seconds)",
+        "trio.fail_after(3600)",
+        "bus_redis",
+    ),
+    Mutation(
+        "who stops waiting for a hint takes none any more",
+        "redis_line.py",
+        "                if not done:  # an",
+        "                if done:  # an",
+        "bus_redis",
+    ),
+    Mutation(
+        "Redis' errors do not repeat the password",
+        "redis_line.py",
+        "text.replace(self._address.password, MASK)",
+        "text.replace(self._address.password, self._address.password)",
+        "bus_redis",
+    ),
+    Mutation(
+        "what Redis does is no crash",
+        "redis_line.py",
+        "            except Exception as error:  # noqa",
+        "            except TypeError as error:  # noqa",
+        "bus_redis",
+    ),
+    Mutation(
+        "a WORKER_BUS_URL is not repeated: its password is in it",
+        "settings.py",
+        """        example="redis://localhost:6379/0",
+        otherwise=None,
+        secret=True,
+""",
+        """        example="redis://localhost:6379/0",
+        otherwise=None,
+""",
+        "settings bus_worker",
+    ),
+    Mutation(
+        "a bus that is set is used",
+        "bus_opening.py",
+        """    if settings.bus is None:
+        async with open_pipe_bus""",
+        """    if True:
+        async with open_pipe_bus""",
+        "bus_worker",
+    ),
+    Mutation(
+        "a bus that is away is no reason to take nothing, and is noted",
+        "probes.py",
+        '            "bus": lambda: self.bus.trouble,\n',
+        "",
+        "bus_worker",
+    ),
+    Mutation(
         "a bus that lies is asked less and less often",
         "sharing.py",
         "                await self.pulse.sleep(pauses.next())\n",
@@ -678,7 +811,7 @@ MUTATIONS = [
 def notice(mutation: Mutation, *, folder: Path) -> str:
     """Break a copy of the checkout, and say which test has noticed; an empty string if none did."""
     copy = Path(tempfile.mkdtemp(dir=folder))
-    for name in ("trio_worker", "tests", "examples", "benchmarks"):
+    for name in ("trio_worker", "tests", "examples", "benchmarks", "docs"):
         shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "README.md", "CHANGELOG.md", ".env.example"):
         shutil.copy(ROOT / name, copy)

@@ -15,6 +15,7 @@ import structlog
 import trio
 import trustme
 
+from trio_worker.bus_address import BusAddress
 from trio_worker.credentials import Credentials
 from trio_worker.environment import read_environment, unreadable_lines
 from trio_worker.errors import SettingsError
@@ -90,6 +91,9 @@ GOOD = [
     ("WORKER_BIND", "[::1]:65535", "bind", "[::1]:65535"),
     ("WORKER_BIND", "worker-1.example:8001", "bind", "worker-1.example:8001"),
     ("WORKER_BIND", "unix:/run/worker.sock", "bind", "unix:/run/worker.sock"),
+    ("WORKER_BUS_URL", "redis://redis", "bus", BusAddress("redis", 6379)),
+    ("WORKER_BUS_URL", " rediss://:p%40ss@[::1]:1/7\n", "bus", BusAddress("::1", 1, True, 7, None, "p@ss")),
+    ("WORKER_BUS_URL", "redis://joe:pass@a.b/", "bus", BusAddress("a.b", username="joe", password="pass")),
     ("WORKER_NAME", "Рабочий 1", "name", "Рабочий 1"),
     ("WORKER_LOG_LEVEL", "DEBUG", "log_level", "debug"),
     ("WORKER_LOG_FORMAT", "json", "log_format", "json"),
@@ -225,6 +229,42 @@ def test_split_handler_path() -> None:
 
 
 # --- Secrets -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "localhost:6379",
+        "http://:hush-hush@host",
+        "redis://",
+        "redis://:hush-hush@",
+        "redis://host:0",
+        "redis://host:65536",
+        "redis://a..b",
+        "redis://:hush-hush@host/name",
+        "redis://host/0/1",
+        "redis://host?db=1",
+        "redis://:hush/hush@host",
+        "redis://:hush#hush@host",
+        "redis://[::1",
+        "redis://ho st",
+    ],
+)
+def test_a_bus_that_is_none(url: str) -> None:
+    """Refused, and not repeated: a password may be in it."""
+    said = problem(WORKER_BUS_URL=url)
+    assert said.startswith("WORKER_BUS_URL is set (its value is not shown): expected redis:// or rediss://")
+    assert "hush" not in said
+
+
+def test_the_bus_shows_no_password(tmp_path: Path) -> None:
+    """Neither where it is shown as a URL, nor in any repr; from a file it is the same."""
+    url = "rediss://joe:hush@[::1]:6380/2"
+    (tmp_path / "url").write_text(url + "\n")
+    settings = read(WORKER_BUS_URL_FILE=str(tmp_path / "url"))
+    assert settings.bus == read(WORKER_BUS_URL=url).bus
+    assert str(settings.bus) == "rediss://[::1]:6380/2"
+    assert "hush" not in repr(settings) + repr(settings.bus) + str(settings.bus)
 
 
 def test_password_is_in_no_repr() -> None:

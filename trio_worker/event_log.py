@@ -33,6 +33,9 @@ __all__ = ["configure", "printed"]
 # a request's time. hypercorn.access prints only when Hypercorn was asked to, by a handler of its own.
 _QUIET = ("httpx", "httpcore", "hpack", "hypercorn.access")
 
+# What goes wrong with Redis the bus says itself, once, and without what coredis' tracebacks may hold.
+_SILENT = ("coredis",)
+
 _FIRST_KEYS = ("timestamp", "level", "event", "query", "attempt", "logger")
 
 
@@ -206,6 +209,8 @@ def _configure_logging(level: int, last: Sequence[Processor], stream: TextIO) ->
     root.setLevel(level)
     for name in _QUIET:
         logging.getLogger(name).setLevel(logging.WARNING)
+    for name in _SILENT:
+        logging.getLogger(name).setLevel(logging.CRITICAL + 1)
     logging.getLogger("hypercorn.error").addFilter(_without_own_handlers)
     logging.captureWarnings(True)
 

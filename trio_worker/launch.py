@@ -17,7 +17,7 @@ from quart_trio import QuartTrio
 
 from trio_worker import event_log
 from trio_worker.bus import Bus, NoBus
-from trio_worker.bus_pipe import open_pipe_bus
+from trio_worker.bus_opening import open_bus, require_bus
 from trio_worker.capture import Capture
 from trio_worker.disk_kind import disk_warning, read_mounts
 from trio_worker.environment import read_environment, unreadable_lines
@@ -104,6 +104,7 @@ class Launch:
             raise SettingsError([*problems, *_handler_problems(environ, directory), *warnings])
         event_log.configure(settings.log_level, settings.log_format)
         masks.know("own tokens", settings.push_token, settings.admin_token)
+        require_bus(settings)
         warnings += (*mask_variables(settings.mask, environ), *exposures(settings))
         try:
             capture = Capture(settings.capture, settings.log_level)
@@ -210,7 +211,7 @@ class Launch:
         if errand is not None:
             yield NoBus()
             return
-        async with open_pipe_bus(state_folder(self.settings), runner=runner) as bus:
+        async with open_bus(self.settings, state_folder(self.settings), runner=runner) as bus:
             yield bus
 
     def _announce(self) -> None:

@@ -322,6 +322,7 @@ class Parts:
             backlog=self.backlog,
             left_behind=self.left_behind,
             pause=self.pause,
+            bus=self.given.bus,
         )
 
     def _readings(self) -> Readings:

@@ -9,6 +9,7 @@ import attrs
 import trio
 
 from trio_worker.backlog import Backlog
+from trio_worker.bus import Bus
 from trio_worker.errors import AccessDenied
 from trio_worker.intake import Intake
 from trio_worker.journal import Journal
@@ -44,6 +45,7 @@ class Probes:
         backlog: Whether a query has to run alone.
         pause: Whether an operator has paused it.
         left_behind: How many handlers run on that were given up.
+        bus: Whether wake-ups are shared with other workers.
     """
 
     stop: Stop
@@ -55,6 +57,7 @@ class Probes:
     backlog: Backlog
     pause: Pause
     left_behind: LeftBehind
+    bus: Bus
 
     def questions(self) -> dict[str, Callable[[], str | None]]:
         """What may keep the worker from its job: each gives a sentence, or None.
@@ -78,6 +81,7 @@ class Probes:
             "webbuddy": lambda: self.intake.trouble,
             "results": self._results_wait,
             "handler": self._left_behind,
+            "bus": lambda: self.bus.trouble,
         }
 
     def watch_loops(self, liveness: Liveness) -> None:

@@ -11,11 +11,15 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import attrs
 
+from trio_worker.bus_address import BusAddress
+
 if TYPE_CHECKING:
     import httpx
 
 __all__ = [
     "BIND",
+    "BUS_URL",
+    "BUS_URL_FILE",
     "HANDLER",
     "NAME",
     "PASSWORD",
@@ -215,6 +219,12 @@ BIND = Kind(
     "host:port such as 127.0.0.1:8001, [::1]:8001 or 0.0.0.0:8001 (every interface), "
     f"or unix:/path with a path of at most {_LONGEST_SOCKET_PATH} bytes",
 )
+BUS_URL = Kind(
+    lambda text: BusAddress.parse(text.strip()),
+    "redis:// or rediss:// (TLS), perhaps user:password@, a host, perhaps a port and /database; in a password"
+    " percent-encoded: @ / ? # : and %",
+)
+BUS_URL_FILE = Kind(_read_path, "the path of a readable file that holds the URL and nothing else")
 HANDLER = Kind(
     _read_handler_path,
     "module:function, such as trio_worker.handlers:echo, process:module:function or command:program …",

@@ -17,9 +17,12 @@ from typing import Any, Literal, get_args
 import attrs
 import platformdirs
 
+from trio_worker.bus_address import BusAddress
 from trio_worker.credentials import Credentials
 from trio_worker.setting_kinds import (
     BIND,
+    BUS_URL,
+    BUS_URL_FILE,
     CERTIFICATES,
     HANDLER,
     MASK,
@@ -80,7 +83,7 @@ class Settings:
         password: Its password; with ``password_file`` what stood in the file at the start. Never
             in the ``repr``. To log in, use `credentials`.
         password_file: Where the password is read from again at each log-in, or None.
-        ca_file: The certificates of who is trusted to vouch for WebBuddy, or None: who usually is.
+        ca_file: The certificates of who is trusted to vouch for WebBuddy and the bus; None: who usually is.
         num_workers: Consumers of the whole launch; `share_of` gives those of one process.
         worker_processes: How many processes share them, or None where only hypercorn knows.
         polling_interval: Between two ticks.
@@ -94,6 +97,8 @@ class Settings:
         push_token_file: Where it stood, or None.
         admin_token: What all else has to bring but ``/livez``; None: nothing. Never in the ``repr``.
         admin_token_file: Where it stood, or None.
+        bus: The Redis over which workers on many machines share wake-ups; None: those of one machine do.
+        bus_file: Where its URL stood, or None.
         name: Who claims, in the log.
         state_dir: Where the journal lies; absolute.
         journal_sync: ``full``: safe from a power cut; ``normal``: only from the death of the process.
@@ -138,7 +143,8 @@ class Settings:
     ca_file: Path | None = setting(
         "WORKER_CA_FILE",
         CERTIFICATES,
-        "For a WebBuddy whose certificate is of an authority of your own: the file with that authority's.",
+        "For a WebBuddy, and a `rediss://` bus, whose certificates are of an authority of your own: the file "
+        "with that authority's.",
         words="none",
         example="/etc/ssl/our-authority.pem",
         otherwise=None,
@@ -235,6 +241,25 @@ class Settings:
         "Instead of `WORKER_ADMIN_TOKEN`: a mounted secret. Read at the start.",
         words="none",
         example="/run/secrets/admin-token",
+        otherwise=None,
+    )
+    bus: BusAddress | None = setting(
+        "WORKER_BUS_URL",
+        BUS_URL,
+        "A Redis or Valkey over which the workers of many machines wake each other: "
+        "`redis://user:password@host:6379/0`, `rediss://` with TLS (extra `[redis]`).",
+        words="none",
+        example="redis://localhost:6379/0",
+        otherwise=None,
+        secret=True,
+        or_file="bus_file",
+    )
+    bus_file: Path | None = setting(
+        "WORKER_BUS_URL_FILE",
+        BUS_URL_FILE,
+        "Instead of `WORKER_BUS_URL`: a mounted secret. Read at the start.",
+        words="none",
+        example="/run/secrets/bus-url",
         otherwise=None,
     )
     name: str = setting(

@@ -19,7 +19,7 @@ from trio_worker.errors import SettingsError
 from trio_worker.proxied import ProxiedConnection
 from trio_worker.setting_kinds import CERTIFICATES, is_host, shown, shown_url
 
-__all__ = ["Connection", "ConnectionStack", "open_stack"]
+__all__ = ["Connection", "ConnectionStack", "open_stack", "trusted_context"]
 
 KEEP_ALIVE_SECONDS = 4.0
 """How long an idle connection is used again.
@@ -193,16 +193,25 @@ def _proxy(variable: str, address: str, context: ssl.SSLContext | None) -> httpx
     raise SettingsError([f"{variable} is {shown_url(address)}: expected {expected}"])
 
 
-def _context(ca_file: Path | None) -> ssl.SSLContext:
-    """Read the certificates, which blocks: the usual authorities' take 20 ms."""
+def trusted_context(ca_file: Path | None) -> ssl.SSLContext:
+    """Read the certificates of who is trusted, which blocks: the usual authorities' take 20 ms.
+
+    Args:
+        ca_file: Where they are; None: those who usually are trusted, or ``SSL_CERT_FILE``.
+
+    Raises:
+        SettingsError: They can't be read.
+    """
     try:
-        context = (
-            httpx.create_ssl_context() if ca_file is None else ssl.create_default_context(cafile=ca_file)
-        )
+        return httpx.create_ssl_context() if ca_file is None else ssl.create_default_context(cafile=ca_file)
     except OSError:  # also when there is no certificate in it
         name = "SSL_CERT_FILE" if ca_file is None else "WORKER_CA_FILE"
         file = shown(os.environ.get(name, "") if ca_file is None else str(ca_file))
         raise SettingsError([f"{name} is {file}: expected {CERTIFICATES.expected}"]) from None
+
+
+def _context(ca_file: Path | None) -> ssl.SSLContext:
+    context = trusted_context(ca_file)
     context.set_alpn_protocols(["http/1.1"])
     return context
 

@@ -13,6 +13,7 @@ import attrs
 import trio
 
 from trio_worker import clock, event_log
+from trio_worker.cli.check_bus import check_bus
 from trio_worker.cli.check_endpoint import check_endpoint
 from trio_worker.cli.check_folder import check_folder
 from trio_worker.cli.check_report import LOGIN_REFUSED, WRONG_SETTINGS, Report
@@ -196,6 +197,7 @@ class Surroundings:
                     _blame(self.report, "WebBuddy", error)
             if patience.cancelled_caught:
                 self.report.fail("WebBuddy", f"not done with it within {NETWORK_SECONDS:g} s")
+            await check_bus(self.settings, self.report)
             await check_endpoint(self.settings, self.report)
             return self.report.exit_code()
         return interruption.exit_code
