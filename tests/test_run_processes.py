@@ -18,6 +18,7 @@ import trio
 from structlog.typing import EventDict
 
 from tests.processes import TOO_LONG, WorkerProcess, start_worker
+from tests.scrapes import parse
 from tests.test_asgi import at_work, gone
 from tests.test_systemd import Manager
 from trio_worker.cli.child import DYING, PATIENCE, Child
@@ -116,6 +117,17 @@ async def kill(worker: WorkerProcess, process: int) -> None:
     assert (told["level"], told["process"], told["signal"]) == ("error", process, "SIGKILL")
 
 
+async def both_answer(url: str) -> dict[str, Any]:
+    """Wait until whichever is asked answers for both. Returns what `/readyz` says."""
+    with trio.fail_after(TOO_LONG):
+        async with httpx.AsyncClient(base_url=url, timeout=TOO_LONG) as client:
+            while True:
+                page = parse((await client.get("/metrics")).text)
+                ready: dict[str, Any] = (await client.get("/readyz")).json()
+                if page["trio_worker_processes", ()] == 2 and ready["ready"]:
+                    return ready
+
+
 async def test_a_process_that_dies_is_replaced_and_its_query_done(tmp_path: Path) -> None:
     """kill -9, twice: while the other process is busy, and while it is idle. Then a drain ends all."""
     webbuddy = WebBuddy()
@@ -135,6 +147,8 @@ async def test_a_process_that_dies_is_replaced_and_its_query_done(tmp_path: Path
         assert await taken_up(worker, 2) == 1 - place
         await tried(webbuddy, long, 3)
         await seen(worker, "started", 4)
+        ready = await both_answer(worker.url)  # one of them is, the other runs a query alone
+        assert ready["notes"]["recovery"].startswith("process ")
         (tmp_path / "long").touch()
         await ended(webbuddy)
         order_drain(StateFolder(tmp_path / "state", Address(webbuddy.url, "worker")))
