@@ -23,6 +23,7 @@ from trio_worker.neighbours import ANSWERS_WITHIN, Neighbours
 from trio_worker.runners import inline
 from trio_worker.state_folder import Address, StateFolder
 from trio_worker.testing import WebBuddy
+from trio_worker.web import Readiness, make_app
 
 
 @pytest.fixture
@@ -175,3 +176,29 @@ def done_by_process(page: dict[Sample, float]) -> dict[str, float]:
         for (name, labels), value in page.items()
         if name == "trio_worker_queries_total" and dict(labels)["outcome"] == "done"
     }
+
+
+async def test_ready_together(folder: StateFolder, clock: MockClock) -> None:
+    """One that is ready does for all, with a note for the other; where none is, each says why."""
+    readiness, neighbours = Readiness(), Neighbours("a")
+    readiness.ask(service=lambda: None)
+    other: dict[str, Any] = {"reasons": {"pause": "it is paused"}, "notes": {}}
+    app = make_app(pushed=lambda _: None, own_url="", readiness=readiness, neighbours=neighbours)
+    client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://worker")  # type: ignore[arg-type]
+    other_one = Neighbours("a", 1)
+    async with (
+        client,
+        neighbours.open(folder, {}, runner=inline),
+        other_one.open(folder, {"readiness": lambda: other}, runner=inline),
+    ):
+        assert (neighbours.number, other_one.number) == (0, 1)
+        answer = await client.get("/readyz")
+        assert answer.status_code == 200
+        assert answer.json() == {"ready": True, "reasons": {}, "notes": {"pause": "process 1: it is paused"}}
+        readiness.ask(login=lambda: "refused")
+        answer = await client.get("/readyz")
+        assert answer.status_code == 503
+        said = {"login": "process 0: refused", "pause": "process 1: it is paused"}
+        assert answer.json() == {"ready": False, "reasons": said}
+        readiness.ask(login=lambda: None, pause=lambda: "it is paused")
+        assert (await client.get("/readyz")).json()["reasons"] == {"pause": "it is paused"}

@@ -675,3 +675,24 @@ async def test_a_thousand_are_looked_at_by_pages(
         await webbuddy.until(webbuddy.all_ended)
     assert webbuddy.count("by_status") == 20
     assert webbuddy.count("read") < 50  # a page may shift while the next is read
+
+
+async def test_a_death_that_was_told(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """By an idle process what was held is taken up at once; one at work leaves it until it looks."""
+    webbuddy, agent = WebBuddy(now=trio_time()), Agent(seconds=30)
+    async with open_worker(
+        agent.handle, webbuddy=webbuddy, state_dir=tmp_path, num_workers=2, processing_timeout=100
+    ) as worker:
+        await trio.sleep(1)
+        first, entry = claimed_by_the_dead(webbuddy)
+        leave_behind(tmp_path, webbuddy, [entry])
+        worker.front.neighbours.note_death()
+        await trio.sleep(0.5)
+        assert agent.called == [(first.id, 2)]
+        second, entry = claimed_by_the_dead(webbuddy)
+        leave_behind(tmp_path, webbuddy, [entry])
+        worker.front.neighbours.note_death()
+        await trio.sleep(0.5)
+        assert len(agent.called) == 1
+        await trio.sleep(10)
+        assert agent.called == [(first.id, 2), (second.id, 2)]

@@ -36,7 +36,7 @@ _QUIET = ("httpx", "httpcore", "hpack", "hypercorn.access")
 # What goes wrong with Redis the bus says itself, once, and without what coredis' tracebacks may hold.
 _SILENT = ("coredis",)
 
-_FIRST_KEYS = ("timestamp", "level", "event", "query", "attempt", "logger")
+_FIRST_KEYS = ("timestamp", "level", "event", "process", "query", "attempt", "logger")
 
 
 class _Handler(logging.StreamHandler[TextIO]):
@@ -135,7 +135,9 @@ def _logger(*name: str) -> _Logger:
     return _named_logger(*name) if name else _Logger()
 
 
-def configure(level: LogLevel, format: LogFormat, stream: TextIO | None = None) -> None:
+def configure(
+    level: LogLevel, format: LogFormat, stream: TextIO | None = None, *, process: int | None = None
+) -> None:
     """Send all logging of this process to one stream. A second call replaces the first.
 
     Handlers that others put on the root logger stay.
@@ -146,14 +148,16 @@ def configure(level: LogLevel, format: LogFormat, stream: TextIO | None = None) 
             the stream is a terminal.
         stream: Where to; None is ``sys.stderr`` as it is now, since ``stdout`` belongs to the
             commands' results.
+        process: The number of this process, on each line; None: there are no others.
     """
     stream = sys.stderr if stream is None else stream
     number = logging.getLevelNamesMapping()[level.upper()]
-    _configure_structlog(number)
+    common = _common(process)
+    _configure_structlog(number, common)
     terminal = stream.isatty()
     pretty = format == "pretty" or (format == "auto" and terminal)
     last = _last_steps(_pretty_renderer(colors=terminal) if pretty else _render_json)
-    _configure_logging(number, last, stream)
+    _configure_logging(number, common, last, stream)
 
 
 @contextmanager
@@ -181,9 +185,9 @@ def printed() -> Iterator[None]:
         structlog.reset_defaults()
 
 
-def _configure_structlog(level: int) -> None:
+def _configure_structlog(level: int, common: Sequence[Processor]) -> None:
     structlog.configure(
-        processors=[*_common(), structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        processors=[*common, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=_logger,
         # A cached logger would keep the first configuration, in a test for instance.
@@ -191,7 +195,9 @@ def _configure_structlog(level: int) -> None:
     )
 
 
-def _configure_logging(level: int, last: Sequence[Processor], stream: TextIO) -> None:
+def _configure_logging(
+    level: int, common: Sequence[Processor], last: Sequence[Processor], stream: TextIO
+) -> None:
     def render(method: str, event: EventDict) -> str:
         line: Any = event
         for step in last:
@@ -199,7 +205,7 @@ def _configure_logging(level: int, last: Sequence[Processor], stream: TextIO) ->
         return str(line)
 
     handler = _Handler(stream, render)
-    handler.setFormatter(_formatter(last))
+    handler.setFormatter(_formatter(common, last))
     # On the handler too: the root logger's level does not hold for a logger with a level of its own.
     handler.setLevel(level)
     root = logging.getLogger()
@@ -227,9 +233,16 @@ def _without_own_handlers(record: logging.LogRecord) -> bool:
     return True
 
 
-def _common() -> list[Processor]:
+def _common(process: int | None) -> list[Processor]:
     """What is added to each event, whichever way it came."""
+
+    def number(_logger: object, _method: str, event: EventDict) -> EventDict:
+        event.setdefault("process", process)
+        return event
+
     return [
+        # Not by a context variable: threads that others start have none of ours.
+        *([] if process is None else [number]),
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_logger_name,
         structlog.stdlib.add_log_level,
@@ -249,10 +262,10 @@ def _last_steps(render: Processor) -> list[Processor]:
     ]
 
 
-def _formatter(last: Sequence[Processor]) -> logging.Formatter:
+def _formatter(common: Sequence[Processor], last: Sequence[Processor]) -> logging.Formatter:
     return structlog.stdlib.ProcessorFormatter(
         # ExtraAdder: what a handler's author gives as logging's `extra=`.
-        foreign_pre_chain=[*_common(), structlog.stdlib.ExtraAdder(), _without_traces],
+        foreign_pre_chain=[*common, structlog.stdlib.ExtraAdder(), _without_traces],
         processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last],
     )
 

@@ -20,6 +20,9 @@ __all__ = ["Front"]
 class Front:
     """What is shared by the app that listens and the service. Made before either of them.
 
+    Args:
+        neighbours: The other processes on the state folder, where somebody else has numbered them.
+
     Attributes:
         wakeups: Rung by pushes, listened to by consumers.
         announced: The ids that pushes named.
@@ -32,7 +35,7 @@ class Front:
         status_page: The same of all that people want to see.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, neighbours: Neighbours | None = None) -> None:
         self.wakeups = Wakeups()
         self.announced = Announcements()
         self.health = PushHealth()
@@ -40,7 +43,7 @@ class Front:
         self.readiness = Readiness()
         self.liveness = Liveness()
         self.figures = Figures()
-        self.neighbours = Neighbours()
+        self.neighbours = Neighbours() if neighbours is None else neighbours
         self.readiness.note(pushes=lambda: "pushes have stopped coming" if self.health.is_broken else None)
         self.figures.ask(
             {

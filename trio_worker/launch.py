@@ -32,6 +32,7 @@ from trio_worker.holdings import look_beside
 from trio_worker.journal import Journal, open_journal
 from trio_worker.masks import SHORTEST, masks
 from trio_worker.misspellings import misspellings
+from trio_worker.neighbours import Neighbours
 from trio_worker.parts import Given
 from trio_worker.runners import Runner, open_thread
 from trio_worker.service import run_service
@@ -53,6 +54,7 @@ __all__ = [
     "explain",
     "leave_by_force",
     "mask_variables",
+    "read_settings",
     "state_folder",
 ]
 
@@ -70,6 +72,7 @@ class Launch:
         settings: The settings.
         handler: The user's handler, imported.
         processes: How many processes share ``NUM_WORKERS``.
+        index: Which of them this is, from 0; None where nobody has numbered them.
         front: Shared by the push endpoint and the service.
         warnings: Sentences about the environment, for the log.
     """
@@ -77,32 +80,26 @@ class Launch:
     settings: Settings
     handler: Handler
     processes: int = 1
+    index: int | None = None
     front: Front = attrs.field(factory=Front)
     warnings: tuple[str, ...] = ()
 
     @classmethod
-    def prepare(cls, directory: Path, *, processes: int = 1) -> Launch:
+    def prepare(cls, directory: Path, *, processes: int = 1, index: int | None = None) -> Launch:
         """Read the environment, begin to log, import the handler. Blocks: call it before Trio runs.
 
         Args:
             directory: The working directory: of ``.env``, and importable for the handler.
             processes: How many processes share ``NUM_WORKERS`` where ``WORKER_PROCESSES`` does not say.
+            index: Which of them this is, of one parent, from 0; None where nobody has numbered them.
 
         Raises:
             SettingsError: With everything that is wrong with the environment and with the handler, and
                 then with the names that are no settings: one of them may be a missing one's.
         """
         environ = read_environment(directory)
-        warnings = tuple(misspellings(environ))
-        problems = unreadable_lines(directory)
-        settings = None
-        try:
-            settings = Settings.from_environ(environ)
-        except SettingsError as error:
-            problems += error.problems
-        if settings is None or problems:
-            raise SettingsError([*problems, *_handler_problems(environ, directory), *warnings])
-        event_log.configure(settings.log_level, settings.log_format)
+        settings, warnings = read_settings(environ, directory)
+        event_log.configure(settings.log_level, settings.log_format, process=index)
         masks.know("own tokens", settings.push_token, settings.admin_token)
         require_bus(settings)
         warnings += (*mask_variables(settings.mask, environ), *exposures(settings))
@@ -112,12 +109,22 @@ class Launch:
             handler = find_handler(settings.handler, directory, most=most, capture=capture)
         except SettingsError as error:
             raise SettingsError([*error.problems, *warnings]) from error
-        return cls(settings, handler, settings.worker_processes or processes, warnings=warnings)
+        if index is None:
+            return cls(settings, handler, settings.worker_processes or processes, warnings=warnings)
+        return cls(
+            settings,
+            handler,
+            settings.worker_processes or processes,
+            # Where others share the consumers as well, nobody has numbered all of them.
+            index if settings.worker_processes in (None, processes) else None,
+            Front(Neighbours.of_parent(index)),
+            warnings if index == 0 else (),  # said once
+        )
 
     @property
     def consumers(self) -> int:
         """How many consumers this process has."""
-        return self.settings.share_of(self.processes)
+        return self.settings.share_of(self.processes, self.index)
 
     def app(self, binds: Iterable[str]) -> QuartTrio:
         """Make the app that listens for this worker.
@@ -155,7 +162,7 @@ class Launch:
             open_journal(state_folder(settings), sync=settings.journal_sync, runner=runner) as journal,
             self.front.neighbours.open(
                 state_folder(settings),
-                {"figures": partial(answer, self.front.figures)},
+                {"figures": partial(answer, self.front.figures), "readiness": self.front.readiness.answer},
                 runner=runner,
             ),
             open_webbuddy(
@@ -225,6 +232,28 @@ class Launch:
             handler=self.handler.path,
             consumers=f"{self.consumers} of {total} here" if self.processes > 1 else str(total),
         )
+
+
+def read_settings(environ: Mapping[str, str], directory: Path) -> tuple[Settings, tuple[str, ...]]:
+    """Read the settings of a worker, and warnings about names that are none.
+
+    Args:
+        environ: As `read_environment` gives it.
+        directory: The working directory.
+
+    Raises:
+        SettingsError: With everything that is wrong; then the handler is looked at, too.
+    """
+    warnings = tuple(misspellings(environ))
+    problems = unreadable_lines(directory)
+    settings = None
+    try:
+        settings = Settings.from_environ(environ)
+    except SettingsError as error:
+        problems += error.problems
+    if settings is None or problems:
+        raise SettingsError([*problems, *_handler_problems(environ, directory), *warnings])
+    return settings, warnings
 
 
 def mask_variables(names: Iterable[str], environ: Mapping[str, str]) -> Iterator[str]:

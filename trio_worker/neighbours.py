@@ -6,8 +6,9 @@
     ├── process-0.slot   locked by the process with this number as long as it lives
     └── process-0.sock   where it answers
 
-The number is the lowest that is free: a process that takes the place of one that has died gets that one's. A
-socket on which nobody answers is left over, until somebody gets its number.
+The number is the lowest that is free, or the one that its parent has given it: a process that takes the place
+of one that has died gets that one's. A socket on which nobody answers is left over, until somebody gets its
+number.
 
 One line asks (for ``figures``, of a group), JSON answers. Who may ask is who may look into the folder: the
 worker's user.
@@ -49,13 +50,16 @@ Answers = Mapping[str, Callable[[], Any]]
 
 
 def _group_here() -> str:
-    """Name those who share an address with this process: the children of one hypercorn.
+    """Name those who share an address with this process: the children of one hypercorn, or of one parent.
 
     Those of another one, or a `trio-worker run`, listen on addresses of their own and are scraped there:
     shown here as well, they would be counted twice.
     """
     parent = multiprocessing.parent_process()
-    number = os.getpid() if parent is None else parent.pid
+    return _group_of(os.getpid() if parent is None else parent.pid)
+
+
+def _group_of(number: int | None) -> str:
     try:
         space = os.stat("/proc/self/ns/pid").st_ino  # two containers may share the folder
     except OSError:
@@ -69,13 +73,32 @@ class Neighbours:
 
     Attributes:
         group: Of those who are asked.
-        number: Of this process.
+        number: Of this process; before it is open, the one that it takes if that is free.
     """
 
     group: str = attrs.field(factory=_group_here)
-    number: int = attrs.field(default=0, init=False)
+    number: int = 0
     _folder: StateFolder | None = attrs.field(default=None, init=False)
     _runner: Runner = attrs.field(default=inline, init=False)
+    _death: trio.Event = attrs.field(factory=trio.Event, init=False)
+
+    @classmethod
+    def of_parent(cls, number: int) -> Neighbours:
+        """Those with the same parent as this process.
+
+        Args:
+            number: Of this process among them.
+        """
+        return cls(_group_of(os.getppid()), number)
+
+    def note_death(self) -> None:
+        """One of them has died. Never waits."""
+        self._death.set()
+
+    async def death(self) -> None:
+        """Wait until one of them has died, since the last call."""
+        await self._death.wait()
+        self._death = trio.Event()
 
     @asynccontextmanager
     async def open(self, folder: StateFolder, answers: Answers, *, runner: Runner) -> AsyncIterator[None]:
@@ -90,7 +113,7 @@ class Neighbours:
             runner: Where the disk is waited for.
         """
         try:
-            place = await runner(partial(_Place.take, folder))
+            place = await runner(partial(_Place.take, folder, self.number))
         except (OSError, JournalError) as error:
             log.warning("/metrics shows this process alone: no socket in the state folder", reason=str(error))
             yield
@@ -198,8 +221,8 @@ class _Place:
     socket: socket.socket
 
     @classmethod
-    def take(cls, folder: StateFolder) -> _Place:
-        number, lock = folder.take_slot()
+    def take(cls, folder: StateFolder, wanted: int) -> _Place:
+        number, lock = folder.take_slot(wanted)
         path = lock.path.with_suffix(".sock")
         listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:

@@ -272,6 +272,8 @@ class Parts:
             most_attempts=settings.max_attempts,
             nursery=self.clocks,
             look_around_every=self.given.rates.look_around,
+            death=self.given.front.neighbours.death,
+            is_idle=lambda: not self.execution.attempts,
             pulse=self.given.front.liveness.pulse("look around"),
         )
 

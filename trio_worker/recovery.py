@@ -64,6 +64,8 @@ class Recovery:
         most_attempts: Deaths of which a query alone is to blame, after which it is not tried again.
         nursery: Where it waits: for WebBuddy, and for what is to be tried later. To be cancelled at the end.
         look_around_every: Seconds between two looks for neighbours that have died.
+        death: Waits until one is told to have died: then it is looked for at once.
+        is_idle: Whether nothing is at work here.
         pulse: Says when the next such look is due.
         gate: Open once everything that is to be run again was offered: nothing new is claimed before.
         room: Open while fewer than `MOST_ASIDE` are put aside.
@@ -78,6 +80,8 @@ class Recovery:
     most_attempts: int
     nursery: trio.Nursery
     look_around_every: float = LOOK_AROUND
+    death: Callable[[], Awaitable[None]] = trio.sleep_forever
+    is_idle: Callable[[], bool] = lambda: True
     pulse: Pulse = attrs.field(factory=Pulse)
     gate: Gate = attrs.field(factory=Gate, init=False)
     room: Gate = attrs.field(factory=Gate, init=False)
@@ -114,8 +118,7 @@ class Recovery:
     async def look_around(self) -> None:
         """Take up what dead neighbours leave, and dead letters that an operator revives, until `release`."""
         while True:
-            await self.pulse.sleep(self.look_around_every)
-            self.pulse.rest()  # the disk is watched where it is written to
+            await self._until_next_look()
             if self._is_over:
                 return
             # One after the other: what the first has given must not be lost with an error of the second.
@@ -123,6 +126,24 @@ class Recovery:
             well &= await self._take_up_from(self.journal.revived, "trying dead letters again")
             if well:
                 self._unreadable.is_over()
+
+    async def _until_next_look(self) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._until_death, nursery.cancel_scope)
+            await self.pulse.sleep(self.look_around_every)
+            self.pulse.rest()  # the disk is watched where it is written to
+            nursery.cancel_scope.cancel()
+
+    async def _until_death(self, wait: trio.CancelScope) -> None:
+        """End the wait for the next look when a neighbour has died, and nothing of ours is in the way.
+
+        What it held is taken over as a whole: by one that has all of its consumers free, or else by the
+        process that takes its place.
+        """
+        while True:
+            await self.death()
+            if self.is_idle():
+                wait.cancel()
 
     async def _take_up_from(self, source: Callable[[], Awaitable[list[Entry]]], event: str) -> bool:
         try:

@@ -152,15 +152,15 @@ class Settings:
     num_workers: int = setting(
         "NUM_WORKERS",
         whole_number(1, 10_000),
-        "Consumers of this launch, 1 to 10000. Several processes share them, "
-        "rounded up where it does not divide evenly: 20 over 4 is 4 × 5, 5 over 2 is 3 + 3.",
+        "Consumers of this launch, 1 to 10000. Several processes share them: 20 over 4 is 4 × 5, "
+        "5 over 2 is 3 + 2 (under hypercorn 3 + 3: it does not number its processes).",
         default="5",
     )
     worker_processes: int | None = setting(
         "WORKER_PROCESSES",
         whole_number(1, 10_000),
         "How many processes share `NUM_WORKERS`.",
-        words="hypercorn's `--workers`",
+        words="`--processes`, hypercorn's `--workers`",
         example="1",
         otherwise=None,
     )

@@ -25,7 +25,7 @@ import re
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import count
+from itertools import chain, count
 from pathlib import Path
 
 import attrs
@@ -171,8 +171,11 @@ class StateFolder:
         except OSError as error:
             raise self.unusable(error) from error
 
-    def take_slot(self) -> tuple[int, LockedFile]:
+    def take_slot(self, wanted: int = 0) -> tuple[int, LockedFile]:
         """Take the lowest number that no living process of the folder has, for as long as this one lives.
+
+        Args:
+            wanted: Which to take before all others, if that is free.
 
         Returns:
             The number, and its lock, to be released.
@@ -180,7 +183,7 @@ class StateFolder:
         Raises:
             JournalError: The folder can't be written to.
         """
-        for number in count():
+        for number in chain([wanted], count()):
             lock = self.take_part(f"process-{number}")
             if lock is not None:
                 return number, lock

@@ -26,16 +26,27 @@ def main() -> None:
 
 
 @main.command()
-def run() -> None:
+@click.option(
+    "--processes",
+    type=click.IntRange(1, 256),
+    metavar="N",
+    help="So many processes share NUM_WORKERS and WORKER_BIND; one that dies is replaced.",
+)
+@click.option("--member", hidden=True)  # how the processes of --processes are started; see cli/member.py
+def run(processes: int | None, member: str | None) -> None:
     """Run the worker until SIGTERM or Ctrl-C.
 
     Exit codes: 0 stopped as asked, 1 a crash (a bug, or a handler that could not be stopped), 2 wrong
     settings, 3 log-in refused at the start, 4 a journal that can't be used.
     """
     _leave_when_asked()
+    if processes is not None:
+        from trio_worker.cli.supervisor import run_processes
+
+        raise SystemExit(run_processes(processes))
     from trio_worker.cli.run import run_worker
 
-    raise SystemExit(run_worker())
+    raise SystemExit(run_worker(member))
 
 
 def _read_push_url(_ctx: click.Context, _option: click.Parameter, text: str | None) -> str | None:

@@ -28,7 +28,7 @@ from trio_worker.web.openapi import OPENAPI_PATH, openapi
 from trio_worker.web.page_headers import with_page_headers
 from trio_worker.web.push_counts import PushCounts
 from trio_worker.web.push_endpoint import PUSH_PATH, PushEndpoint, client_of
-from trio_worker.web.readiness import READY_PATH, Readiness
+from trio_worker.web.readiness import READY_PATH, Readiness, readyz
 from trio_worker.web.reply import reply
 from trio_worker.web.status_page import StatusPage
 
@@ -74,20 +74,20 @@ def make_app(
         status_page: Shows people what the worker does. Without it there is nothing at ``/``.
         guard: Knows who may ask. Without it everybody may.
         figures: What it counts. Without it there is no ``/metrics``.
-        neighbours: The other processes behind our address, whose figures are shown as well.
+        neighbours: The other processes behind our address, for whom this one answers as well.
     """
+    neighbours = neighbours if neighbours is not None else Neighbours()
     push = PushEndpoint(pushed, own_url, counts if counts is not None else PushCounts())
     guard = guard if guard is not None else Guard()
     app = _PushApp(push, guard)
     # Without provide_automatic_options=False, Quart would answer OPTIONS with 200.
     add = partial(app.add_url_rule, methods=["GET"], provide_automatic_options=False)
     if readiness is not None:
-        add(READY_PATH, "ready", readiness.handle)
+        add(READY_PATH, "ready", readyz(readiness, neighbours))
     if liveness is not None:
         add(LIVE_PATH, "live", livez(liveness))
     if figures is not None:
-        shown = Metrics(figures, neighbours if neighbours is not None else Neighbours())
-        add(METRICS_PATH, "metrics", shown.handle)
+        add(METRICS_PATH, "metrics", Metrics(figures, neighbours).handle)
     if status_page is not None:
         status_page.add_to(app)
     add(OPENAPI_PATH, "openapi", openapi(app.paths, guard))

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
 
 from quart import Response
 
-__all__ = ["READY_PATH", "STARTING", "Readiness"]
+from trio_worker.neighbours import Neighbours
+
+__all__ = ["READY_PATH", "STARTING", "Readiness", "readyz"]
 
 READY_PATH = "/readyz"
 
@@ -58,10 +61,44 @@ class Readiness:
         reasons = self.reasons
         return {name: int(name in reasons) for name in self._questions}
 
-    async def handle(self) -> Response:
-        """Answer 200, or 503 with the reasons; with the notes, if there are any."""
-        reasons = self.reasons
-        notes = self.notes
-        answer = {"ready": not reasons, "reasons": reasons} | ({"notes": notes} if notes else {})
+    def answer(self) -> dict[str, Any]:
+        """Say all of it; as JSON has it."""
+        return {"reasons": self.reasons, "notes": self.notes}
+
+
+def readyz(readiness: Readiness, neighbours: Neighbours) -> Callable[[], Awaitable[Response]]:
+    """Make the endpoint: 200, or 503 with the reasons; with the notes, if there are any.
+
+    It answers for all processes behind our address: they share their wake-ups, so one that is ready does for
+    a push what another can't. Those that are not are in the notes then.
+    """
+
+    async def handle() -> Response:
+        answers = await neighbours.ask("readiness")
+        answers[neighbours.number] = readiness.answer()
+        answers = dict(sorted(answers.items()))
+        reasons = {number: answer["reasons"] for number, answer in answers.items()}
+        notes = {number: answer["notes"] for number, answer in answers.items()}
+        if all(reasons.values()):
+            together = _together(reasons)
+        else:
+            together, notes = {}, {number: reasons[number] | notes[number] for number in answers}
+        answer = {"ready": not together, "reasons": together}
+        if noted := _together(notes):
+            answer["notes"] = noted
         body = json.dumps(answer, ensure_ascii=False)
-        return Response(body, 503 if reasons else 200, content_type="application/json")
+        return Response(body, 503 if together else 200, content_type="application/json")
+
+    return handle
+
+
+def _together(of_each: Mapping[int, Mapping[str, str]]) -> dict[str, str]:
+    """Put the sentences of all processes under their names: once where all say the same."""
+    together: dict[str, str] = {}
+    for name in dict.fromkeys(name for said in of_each.values() for name in said):
+        said = {number: sentences[name] for number, sentences in of_each.items() if name in sentences}
+        if len(said) == len(of_each) and len(set(said.values())) == 1:
+            together[name] = next(iter(said.values()))
+        else:
+            together[name] = "; ".join(f"process {number}: {sentence}" for number, sentence in said.items())
+    return together
