@@ -90,7 +90,7 @@ class Launch:
                 then with the names that are no settings: one of them may be a missing one's.
         """
         environ = read_environment(directory)
-        warnings = tuple(misspellings(environ))
+        warnings = tuple(misspellings(environ, named_handler(environ)))
         problems = unreadable_lines(directory)
         settings = None
         try:
