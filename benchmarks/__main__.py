@@ -24,6 +24,7 @@ from benchmarks.outage import outage
 from benchmarks.plot import draw
 from benchmarks.processes import processes
 from benchmarks.pushing import push, storm
+from benchmarks.sharing import sharing
 from benchmarks.startup import startup
 from benchmarks.throughput import measure, throughput
 
@@ -40,6 +41,7 @@ FIGURES: dict[str, Callable[[Amounts], list[Figure]]] = {
     "lines": lines,
     "concurrent": concurrent,
     "processes": processes,
+    "sharing": sharing,
     "startup": startup,
     "gentle": gentle,
 }

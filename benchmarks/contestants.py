@@ -85,6 +85,7 @@ def start_ours(
     command: tuple[str, ...] = ("trio_worker", "run"),
     cores: list[int] = WORKERS,
     password: str = PASSWORD,
+    **more: str,
 ) -> Iterator[Process]:
     """Start this worker, with everything as it is by default: the journal on disk, the log, the watchdog."""
     environ = {
@@ -96,6 +97,6 @@ def start_ours(
         "NUM_WORKERS": str(consumers),
     }
     with folder() as directory:
-        environ["WORKER_STATE_DIR"] = str(directory / "state")
+        environ = {**environ, "WORKER_STATE_DIR": str(directory / "state"), **more}
         with start(["-m", *command], directory=directory, cores=cores, environ=environ) as process:
             yield process

@@ -8,6 +8,7 @@ from typing import Any
 
 import attrs
 import httpx
+import trio
 from prometheus_client.parser import text_string_to_metric_families
 
 from trio_worker.figures import PREFIX
@@ -80,5 +81,8 @@ async def watched(handler: Any, webbuddy: WebBuddy | None = None, **settings: An
     async with open_worker(handler, webbuddy=webbuddy, **{"polling_interval": 86_400, **settings}) as worker:
         await webbuddy.until(lambda: webbuddy.count("claim_next") > 0)
         seen = Watched(worker)
+        await seen.changes()
+        await webbuddy.until(lambda: webbuddy.count("by_status") > 0)  # who reads has the queue counted
+        await trio.sleep(1)
         await seen.changes()
         yield seen

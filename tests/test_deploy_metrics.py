@@ -50,7 +50,9 @@ def dashboard() -> dict[str, Any]:
 
 def expressions() -> list[str]:
     targets = [target["expr"] for panel in dashboard()["panels"] for target in panel["targets"]]
-    return [rule["expr"] for rule in rules()] + targets
+    scaled = yaml.safe_load((DEPLOY / "kubernetes" / "keda.yaml").read_text(encoding="utf-8"))
+    triggers = [trigger["metadata"]["query"] for trigger in scaled["spec"]["triggers"]]
+    return [rule["expr"] for rule in rules()] + targets + triggers
 
 
 def asked_for(expression: str) -> Iterator[tuple[str, str]]:

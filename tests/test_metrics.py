@@ -225,7 +225,7 @@ async def test_time_from_end_to_reported(autojump_clock: MockClock) -> None:
 
 
 async def test_consumers(autojump_clock: MockClock) -> None:
-    """How many, and how many are at work."""
+    """How many, how many are at work, and for how long they were: what still runs is in it."""
     async with watched(handle, num_workers=3) as seen:
         assert await seen.values("consumers") == {"": 3}
         assert await seen.values("consumers_busy") == {"": 0}
@@ -233,14 +233,24 @@ async def test_consumers(autojump_clock: MockClock) -> None:
         seen.webbuddy.add_query("run 20")
         await trio.sleep(5)
         assert await seen.values("consumers_busy") == {"": 2}
+        assert await seen.values("consumer_busy_seconds_total") == {"": 10}
         await trio.sleep(10)
         assert await seen.values("consumers_busy") == {"": 1}
+        assert await seen.values("consumer_busy_seconds_total") == {"": 25}
+        await trio.sleep(10)
+        assert await seen.values("consumer_busy_seconds_total") == {"": 30}
 
 
 async def test_wakeups_by_source(autojump_clock: MockClock) -> None:
     """Push, poll, second look, and those that a claim hands on."""
     async with watched(handle, num_workers=2, polling_interval=100) as seen:
-        assert await seen.values("wakeups_total") == {"push": 0, "poll": 1, "second_look": 0, "claim": 0}
+        assert await seen.values("wakeups_total") == {
+            "push": 0,
+            "poll": 1,
+            "second_look": 0,
+            "claim": 0,
+            "bus": 0,
+        }
         seen.webbuddy.push(4711)  # of a query that is not there
         await trio.sleep(5)
         assert await seen.changes("wakeups_total") == {"push": 1, "second_look": 1}
@@ -295,7 +305,7 @@ async def test_an_endpoint_is_none_of_a_query(autojump_clock: MockClock) -> None
     async with watched(handle, watch_interval=5, on_crash="rerun") as seen:
         await through(seen, "run 20", "later")
         endpoints = {labels.split()[0] for labels in await seen.values("webbuddy_calls_total")}
-    assert endpoints == {"account", "claim", "log", "login", "query", "refresh", "report"}
+    assert endpoints == {"account", "claim", "log", "login", "queries", "query", "refresh", "report"}
 
 
 async def test_token_renewals(autojump_clock: MockClock) -> None:

@@ -69,6 +69,21 @@ async def test_nothing_is_left(folder: StateFolder) -> None:
     assert await zero.ask("figures") == {}
 
 
+async def test_one_is_alone_at_something(folder: StateFolder) -> None:
+    """Of all on the folder, whatever their group; then the next. Who has no neighbours always is."""
+    async with living(folder, "zero") as zero, living(folder, "one", group="b") as one:
+        async with zero.alone_at("queue") as first, one.alone_at("queue") as second:
+            assert (first, second) == (True, False)
+            async with one.alone_at("another") as third:
+                assert third
+        async with one.alone_at("queue") as then:
+            assert then
+    assert list(folder.path.iterdir()) == []
+    async with Neighbours().alone_at("queue") as alone, Neighbours().alone_at("queue") as too:
+        assert alone
+        assert too
+
+
 async def test_a_number_is_taken_again(
     folder: StateFolder, monkeypatch: pytest.MonkeyPatch, clock: MockClock
 ) -> None:

@@ -181,6 +181,7 @@ CALLS = {
     "me": lambda client: client.me(),
     "get_query": lambda client: client.get_query(1),
     "by_status": lambda client: client.by_status("queued"),
+    "count": lambda client: client.count("queued"),
     "log_entries": lambda client: client.log_entries(1),
     "log_in": lambda client: client.log_in(),
 }
@@ -573,7 +574,43 @@ async def test_a_webbuddy_that_does_not_show_the_account(
     assert client.logged_in
 
 
-@pytest.mark.parametrize("call", ["get_query", "by_status", "log_entries"])
+@pytest.mark.parametrize(("data", "count"), [({"count": 7, "results": []}, 7), ([{"id": 1}, {"id": 2}], 2)])
+async def test_a_count_is_one_call(app: App, client: WebBuddyClient, data: object, count: int) -> None:
+    """Of the first page, or of a list without pages."""
+    app.answers(200, json=data)
+    assert await client.count("queued") == count
+    (request,) = app.requests
+    assert (request.url.path, request.url.query) == ("/api/queries/by_status/", b"status=queued")
+
+
+@pytest.mark.parametrize("data", [{}, {"results": [{"id": 1}]}, {"count": True}, {"count": "7"}, "text", 7])
+async def test_a_count_that_is_none(app: App, client: WebBuddyClient, data: object) -> None:
+    """An answer without one is not taken for 0."""
+    app.answers(200, json=data)
+    with pytest.raises(Unavailable, match="not a list"):
+        await client.count("queued")
+
+
+@pytest.mark.parametrize("status", [500, 503, None])
+async def test_a_count_that_fails_is_no_trouble(app: App, client: WebBuddyClient, status: int | None) -> None:
+    """Neither does it slow the other calls down, nor is WebBuddy said to be away for it."""
+    at_once = client.turns.at_once
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        if status is None:
+            raise httpx.ReadError("reset")
+        return httpx.Response(status, html="<html>")
+
+    app.answer = answer
+    with pytest.raises(Unavailable):
+        await client.count("queued")
+    assert (client.turns.at_once, client.failing_since, client.failed_at) == (at_once, math.inf, -math.inf)
+    with pytest.raises(Unavailable):
+        await client.by_status("queued")
+    assert client.failed_at > -math.inf or client.turns.at_once < at_once
+
+
+@pytest.mark.parametrize("call", ["get_query", "by_status", "count", "log_entries"])
 @pytest.mark.parametrize(
     ("status", "body"),
     [

@@ -35,6 +35,7 @@ _JSON = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 
 _OVERLOADED = (429, 502, 503, 504)
 _ASKED_AT = "trio_worker.asked_at"  # a request's extension
+_GLANCE = "trio_worker.glance"  # another one: see `Calls.glance`
 
 
 class Calls:
@@ -103,6 +104,14 @@ class Calls:
         """Make a call that a WebBuddy may not know; see `_judge_if_known`."""
         return await self._in_turn(self.build("GET", path, parameters=parameters), _judge_if_known)
 
+    async def glance(self, path: str, parameters: Mapping[str, str]) -> Any:
+        """Do as `read`, but a failure counts for nothing: no trouble, and no reason to slow down.
+
+        For what nobody waits for, and what a WebBuddy may be unable to do though it is well.
+        """
+        request = self.build("GET", path, parameters=parameters, extensions={_GLANCE: True})
+        return await self._in_turn(request, _judge_if_known)
+
     async def make(self, method: str, path: str, body: Mapping[str, object]) -> Any:
         """Make a call when it is its turn, and judge the answer.
 
@@ -144,15 +153,15 @@ class Calls:
         try:
             data = judged_by(await self._client.send(request))
         except httpx.RequestError as error:
-            self._note_failure(path)
+            self._note_failure(request)
             raise self._no_answer(request, error) from error
         except Busy:
-            self._note_trouble(path, self.turns.overlapped)
+            self._note_trouble(request, self.turns.overlapped)
             raise
         except Unavailable as error:
-            self._note_failure(path)
+            self._note_failure(request)
             if error.status in _OVERLOADED:
-                self._note_trouble(path, self.turns.overloaded)
+                self._note_trouble(request, self.turns.overloaded)
             raise
         except Refused as error:  # an answer like any other; an empty queue's 404 is one
             self._note_well(path, by_api=not isinstance(error, NotFound) or error.by_api)
@@ -160,20 +169,23 @@ class Calls:
         self._note_well(path, by_api=True)
         return data
 
-    def _note_trouble(self, path: str, slow_down: Callable[[], None]) -> None:
+    def _note_trouble(self, request: httpx.Request, slow_down: Callable[[], None]) -> None:
         """Let fewer calls go at once from now on, if it can have been their number.
 
         A call that failed while it was the only one fails for a reason of its own. As long as it
         does, it says nothing of the others: one query that WebBuddy can't save, or that takes a proxy's
         patience, must not make all calls take turns.
         """
+        path = request.url.path
+        if _GLANCE in request.extensions:
+            return
         if self.turns.at_once == 1:
             self._ill.add(path)
         elif path not in self._ill:
             slow_down()
 
-    def _note_failure(self, path: str) -> None:
-        if path.endswith(_BESIDE):
+    def _note_failure(self, request: httpx.Request) -> None:
+        if request.url.path.endswith(_BESIDE) or _GLANCE in request.extensions:
             return
         self.failed_at = trio.current_time()
         if self.failing_since <= self.well_at:
@@ -186,7 +198,7 @@ class Calls:
             self.well_at = trio.current_time()
 
     def _no_answer_in_time(self, request: httpx.Request) -> Unavailable:
-        self._note_failure(request.url.path)
+        self._note_failure(request)
         return Unavailable(
             f"{call_name(request)}: no answer within {self._request_timeout:g} s",
             maybe_done=_was_sent(request),

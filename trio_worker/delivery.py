@@ -331,6 +331,7 @@ class Delivery:
                 await report(number, status="failed", answer_text=reason, query_finished=self._ended_at())
             case Released():
                 await report(number, status="queued")
+                self._all.put_back()
 
     def _ended_at(self) -> datetime:
         return datetime.fromtimestamp(self.held.entry.ended_at or 0.0, UTC)

@@ -62,7 +62,7 @@ class Execution:
         left_behind: Counts what could not be stopped.
         call_plain: Calls a plain function: in a thread, or in place where time is virtual.
         capture: Brings what a handler logs and prints to its query's log.
-        attempts: What runs now.
+        attempts: What runs now, and since when, on Trio's clock.
         run_times: How long each attempt took.
     """
 
@@ -76,7 +76,7 @@ class Execution:
     call_plain: PlainCall = in_a_thread
     capture: Capture = OFF
     # A dictionary for its order, which sets do not have.
-    attempts: dict[Attempt, None] = attrs.field(factory=dict, init=False)
+    attempts: dict[Attempt, float] = attrs.field(factory=dict, init=False)
     run_times: Spread = attrs.field(factory=lambda: Spread(LONG), init=False)
 
     def deadline(self) -> Deadline:
@@ -97,8 +97,7 @@ class Execution:
         Cancelled, it leaves the handler in the nursery; to cancel that is the caller's.
         """
         attempt = Attempt(self, query, ctx, deadline)
-        self.attempts[attempt] = None
-        began = trio.current_time()
+        self.attempts[attempt] = trio.current_time()
         try:
             self.nursery.start_soon(attempt.run, name=f"handler for query {query.id}")
             await deadline.keep(attempt.ended)
@@ -113,8 +112,13 @@ class Execution:
                     await attempt.ended.wait()
             return attempt.outcome or attempt.leave()
         finally:
-            del self.attempts[attempt]
-            self.run_times.add(trio.current_time() - began)
+            self.run_times.add(trio.current_time() - self.attempts.pop(attempt))
+
+    @property
+    def busy_seconds(self) -> float:
+        """For how long handlers have been at work, all together, those that still are included."""
+        now = trio.current_time()
+        return self.run_times.sum + sum(now - began for began in self.attempts.values())
 
     def interrupt(self, leave_until: float) -> None:
         """Cancel what runs: its queries are to be put back.

@@ -13,7 +13,8 @@ __all__ = ["FIGURES", "PREFIX", "Figure", "Figures", "Snapshot", "Source"]
 
 PREFIX = "trio_worker_"
 
-Source = Callable[[], float | Count | Spread | Spreads | Mapping[str, float] | Mapping[Pair, float]]
+Source = Callable[[], float | Count | Spread | Spreads | Mapping[str, float] | Mapping[Pair, float] | None]
+"""None: there is nothing to show just now."""
 
 Snapshot = dict[str, list[tuple[list[str], Any]]]
 """By the name of a figure: the values of its labels, and a number or, for a histogram, ``bounds``, ``counts``
@@ -80,12 +81,31 @@ FIGURES = {
         _figure("consumers", "gauge", "How many consumers there are."),
         _figure("consumers_busy", "gauge", "How many of them have a handler at work."),
         _figure(
+            "consumer_busy_seconds_total",
+            "counter",
+            "For how long they had one, all together; what is at work is in it.",
+        ),
+        _figure(
+            "queue_length",
+            "gauge",
+            "How many queries wait at WebBuddy, as far as this account sees; one process of a state folder"
+            " shows it.",
+        ),
+        _figure(
             "wakeups_total",
             "counter",
             "What told consumers to ask: push, poll, second_look (after a push that found nothing),"
-            " claim (one that found something wakes others).",
+            " claim (one that found something wakes others), bus (another worker).",
             "source",
         ),
+        _figure(
+            "bus_hints_total",
+            "counter",
+            "Hints that a query may wait: offered to other workers, taken from them, and of those in_vain"
+            " (nothing was found).",
+            "fate",
+        ),
+        _figure("bus_up", "gauge", "1 while hints can be shared with other workers, else 0."),
         _figure(
             "webbuddy_calls_total",
             "counter",
@@ -180,8 +200,12 @@ class Figures:
         return {name: _samples(self._sources[name]()) for name in FIGURES if name in self._sources}
 
 
-def _samples(value: float | Count | Spread | Spreads | Mapping[Any, float]) -> list[tuple[list[str], Any]]:
+def _samples(
+    value: float | Count | Spread | Spreads | Mapping[Any, float] | None,
+) -> list[tuple[list[str], Any]]:
     match value:
+        case None:
+            return []
         case Count() | Spreads():
             return [(_labels(kind), _plain(number)) for kind, number in value.by.items()]
         case Mapping():

@@ -59,7 +59,7 @@ class Front:
         """A push has come. Never waits."""
         self.announced.add(query_id)
         self.health.heard()
-        self.wakeups.push()
+        self.wakeups.push(query_id)
 
     def app(self, own_url: str, guard: Guard | None = None) -> QuartTrio:
         """Make the app that listens: pushes come to it, and it answers all who ask.

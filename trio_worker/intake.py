@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -31,6 +32,9 @@ log = structlog.get_logger(__name__)
 LONGEST_PAUSE = 60.0  # seconds between two tries while WebBuddy is down
 LONGEST_KNOCK = 2.0
 """The same while there is not even a connection: to try costs WebBuddy nothing."""
+LONG_OUTAGE = 60.0
+"""Seconds after which the end of an outage is gone about gently: all workers see it within a moment."""
+GENTLE = 1.0, 2.0  # seconds for which only the consumer that saw the end has claimed; a draw from this range
 BUSY_TRIES = 6  # plain 500s in a row that are still no outage: about two seconds
 
 
@@ -38,7 +42,8 @@ class Intake:
     """Where consumers wait for their next query: one that is held already, or a new claim.
 
     While claims fail, one consumer tries again by itself (full jitter, up to a minute) and the
-    others wait behind it, so that an outage costs one claim a pause and not one a consumer.
+    others wait behind it, so that an outage costs one claim a pause and not one a consumer. After a long one
+    they wait a second or two more: fifty workers do not begin with all their consumers at once.
 
     Args:
         webbuddy: The door to WebBuddy.
@@ -89,6 +94,7 @@ class Intake:
             log, "no query can be claimed; trying again", over="WebBuddy hands out queries again"
         )
         self._over = trio.Event()
+        self._gentle_until = -math.inf
         self._closed = False
         self._pulse = Pulse()
         self.retries = 0
@@ -155,6 +161,20 @@ class Intake:
                     return held
         return None
 
+    async def free(self) -> None:
+        """Return when a consumer waits for nothing but a wake-up. Once it is closed, never."""
+        while not self.is_free:
+            if self._closed:
+                await trio.sleep_forever()
+            await self._until_allowed()
+            await self._wakeups.listened()
+            await trio.lowlevel.checkpoint()  # the one that waits may just have been sent to the backlog
+
+    @property
+    def is_free(self) -> bool:
+        """Whether a consumer waits for nothing but a wake-up."""
+        return not self._closed and self._may_claim and self._wakeups.is_listened
+
     def finished(self) -> None:
         """The caller has done with the query that it got."""
         self._backlog.end()
@@ -182,19 +202,28 @@ class Intake:
         if self._may_claim and self._wakeups.take():
             return True
         with self._registered(self._idle):
-            for gate in self._gates:
-                await gate.wait()
-            while self._outage is not None:
-                await self._over.wait()
+            await self._until_allowed()
             await self._wakeups.wait(listener)
             if self._may_claim:
                 return True
             self._wakeups.failed()
         return False
 
+    async def _until_allowed(self) -> None:
+        for gate in self._gates:
+            await gate.wait()
+        while self._outage is not None or self._is_gentle:
+            await self._over.wait()
+            await trio.sleep_until(self._gentle_until)
+
     @property
     def _may_claim(self) -> bool:
-        return self._outage is None and self._gates_are_open and not self._backlog.has_something
+        is_calm = self._outage is None and not self._is_gentle
+        return is_calm and self._gates_are_open and not self._backlog.has_something
+
+    @property
+    def _is_gentle(self) -> bool:
+        return self._gentle_until > -math.inf and trio.current_time() < self._gentle_until
 
     @property
     def _gates_are_open(self) -> bool:
@@ -226,6 +255,9 @@ class Intake:
                 except WebBuddyError as again:
                     error = again
         finally:
+            now = trio.current_time()
+            if now - self._outage_since >= LONG_OUTAGE:
+                self._gentle_until = now + random.uniform(*GENTLE)  # noqa: S311
             self._outage, self._outage_since = None, math.inf
             self._over.set()
 

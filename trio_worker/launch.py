@@ -5,7 +5,8 @@ from __future__ import annotations
 import gc
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 
@@ -15,6 +16,8 @@ import trio
 from quart_trio import QuartTrio
 
 from trio_worker import event_log
+from trio_worker.bus import Bus, NoBus
+from trio_worker.bus_pipe import open_pipe_bus
 from trio_worker.capture import Capture
 from trio_worker.disk_kind import disk_warning, read_mounts
 from trio_worker.environment import read_environment, unreadable_lines
@@ -160,9 +163,10 @@ class Launch:
                 request_timeout=settings.request_timeout,
                 ca_file=settings.ca_file,
             ) as webbuddy,
+            self._open_bus(errand, runner) as bus,
         ):
             await _warn_of_the_stranded(state_folder(settings), runner)
-            await self._work(journal, webbuddy, stop, abandon, errand)
+            await self._work(journal, webbuddy, stop, abandon, errand, bus)
         log.info("stopped", pushes=attrs.asdict(self.front.counts))
 
     async def _work(
@@ -172,6 +176,7 @@ class Launch:
         stop: Stop,
         abandon: Callable[[], None],
         errand: Errand | None,
+        bus: Bus,
     ) -> None:
         def give_up_on_the_loop() -> None:
             journal.stopping_by_force()
@@ -195,8 +200,18 @@ class Launch:
                 stop=stop,
                 consumers=self.consumers,
                 errand=errand,
+                bus=bus,
             )
             await run_service(given, abandon=abandon)
+
+    @asynccontextmanager
+    async def _open_bus(self, errand: Errand | None, runner: Runner) -> AsyncIterator[Bus]:
+        """Open what wake-ups are shared over; on an errand none are."""
+        if errand is not None:
+            yield NoBus()
+            return
+        async with open_pipe_bus(state_folder(self.settings), runner=runner) as bus:
+            yield bus
 
     def _announce(self) -> None:
         for warning in (*self.warnings, *_disk_warnings(self.settings.state_dir)):

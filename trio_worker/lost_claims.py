@@ -62,6 +62,7 @@ class LostClaims:
         unclaimed: Gives the numbers that pushes have named and no claim of this process has brought. Asked
             only where WebBuddy does not say when a query was claimed, or can't be asked at all.
         said_before: Whether a claim of the query that is over here has sent this entry to its log.
+        put_back: Told of each query that is in the queue again; synchronous.
         pulse: Says when the next look is due.
         found: How many queries were found to be lost.
     """
@@ -71,6 +72,7 @@ class LostClaims:
     mode: Literal["requeue", "report"]
     unclaimed: Callable[[], Collection[int]]
     said_before: Callable[[int, str], bool] = lambda _query_id, _entry: False
+    put_back: Callable[[], None] = lambda: None
     pulse: Pulse = attrs.field(factory=Pulse)
     found: int = attrs.field(default=0, init=False)
     _suspects: dict[Key, _Suspect] = attrs.field(factory=dict, init=False)
@@ -215,6 +217,7 @@ class LostClaims:
             log.warning("a query of a lost claim can't be put back", query=query.id, reason=str(error))
         else:
             log.warning("put back: the answer that handed it out was lost", query=query.id)
+            self.put_back()
 
     # --- Notes -----------------------------------------------------------------------------------
 

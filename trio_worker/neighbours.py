@@ -31,7 +31,7 @@ import structlog
 import trio
 
 from trio_worker.errors import JournalError
-from trio_worker.runners import Runner
+from trio_worker.runners import Runner, inline
 from trio_worker.state_folder import LockedFile, StateFolder
 
 __all__ = ["ANSWERS_WITHIN", "Neighbours"]
@@ -74,7 +74,8 @@ class Neighbours:
 
     group: str = attrs.field(factory=_group_here)
     number: int = attrs.field(default=0, init=False)
-    _folder: Path | None = attrs.field(default=None, init=False)
+    _folder: StateFolder | None = attrs.field(default=None, init=False)
+    _runner: Runner = attrs.field(default=inline, init=False)
 
     @asynccontextmanager
     async def open(self, folder: StateFolder, answers: Answers, *, runner: Runner) -> AsyncIterator[None]:
@@ -94,7 +95,7 @@ class Neighbours:
             log.warning("/metrics shows this process alone: no socket in the state folder", reason=str(error))
             yield
             return
-        self.number, self._folder = place.number, folder.path
+        self.number, self._folder, self._runner = place.number, folder, runner
         try:
             async with trio.open_nursery() as nursery:
                 listener = trio.SocketListener(trio.socket.from_stdlib_socket(place.socket))
@@ -107,6 +108,32 @@ class Neighbours:
         finally:
             self._folder = None
             place.leave()
+
+    @asynccontextmanager
+    async def alone_at(self, what: str) -> AsyncIterator[bool]:
+        """Be the only one of the folder, of all groups, to do something, until the end of the block.
+
+        Cancelled before the block, it may be kept from the others until this process ends.
+
+        Args:
+            what: Its name; one word.
+
+        Yields:
+            Whether that is so; False: another process is at it. Who has no neighbours is always alone.
+        """
+        if self._folder is None:
+            yield True
+            return
+        try:
+            lock = await self._runner(partial(self._folder.take_part, what))
+        except JournalError as error:
+            log.debug("no lock in the state folder", what=what, reason=str(error))
+            lock = None
+        try:
+            yield lock is not None
+        finally:
+            if lock is not None:
+                _leave(lock, lock.path)
 
     async def ask(self, question: str) -> dict[int, Any]:
         """Ask all others of the group.
@@ -122,7 +149,7 @@ class Neighbours:
             return answers
         with trio.move_on_after(ANSWERS_WITHIN):
             async with trio.open_nursery() as nursery:
-                for number, path in _sockets(self._folder):
+                for number, path in _sockets(self._folder.path):
                     if number != self.number:
                         nursery.start_soon(self._ask_one, number, path, question, answers)
         return answers
@@ -188,12 +215,16 @@ class _Place:
         return cls(number, lock, path, listening)
 
     def leave(self) -> None:
-        try:
-            self.path.unlink(missing_ok=True)
-            self.lock.path.unlink(missing_ok=True)
-        except OSError as error:
-            log.warning("a socket can't be removed", path=str(self.path), reason=str(error))
-        self.lock.release()
+        _leave(self.lock, self.path, self.lock.path)
+
+
+def _leave(lock: LockedFile, *paths: Path) -> None:
+    try:
+        for path in paths:
+            path.unlink(missing_ok=True)
+    except OSError as error:
+        log.warning("a file of the state folder can't be removed", path=str(paths[0]), reason=str(error))
+    lock.release()
 
 
 def _sockets(folder: Path) -> Iterator[tuple[int, Path]]:

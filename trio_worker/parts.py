@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from functools import cached_property
 
 import attrs
 import trio
 
 from trio_worker.backlog import Backlog
+from trio_worker.bus import Bus, NoBus
 from trio_worker.capture import Capture
 from trio_worker.claims import Claims
 from trio_worker.consumer import Consumer
@@ -25,10 +27,12 @@ from trio_worker.pause import LOOK_FOR_ORDERS, Pause
 from trio_worker.phrases import Phrases, phrases
 from trio_worker.probes import Probes
 from trio_worker.projects import Projects
+from trio_worker.queue_length import QueueLength
 from trio_worker.readings import Readings
 from trio_worker.recovery import LOOK_AROUND, Recovery
 from trio_worker.reporting import Deliveries
 from trio_worker.settings import Settings
+from trio_worker.sharing import Sharing
 from trio_worker.stop import Stop
 from trio_worker.usage_shipping import UsageShipping
 from trio_worker.webbuddy import WebBuddyClient
@@ -70,6 +74,7 @@ class Given:
         call_plain: How a plain handler is called; for virtual time.
         rates: How often things are looked at; for virtual time.
         errand: What is to be done before it stops by itself; None: it runs until it is stopped.
+        bus: Where it shares wake-ups with other workers.
     """
 
     settings: Settings
@@ -82,6 +87,7 @@ class Given:
     call_plain: PlainCall = in_a_thread
     rates: Rates = Rates()
     errand: Errand | None = None
+    bus: Bus = attrs.field(factory=NoBus)
 
 
 @attrs.frozen(kw_only=True, slots=False)
@@ -217,6 +223,20 @@ class Parts:
         self.left_behind.enough_ended = backlog.look_again
         return intake
 
+    @cached_property
+    def sharing(self) -> Sharing:
+        """Who shares wake-ups with other workers."""
+        front = self.given.front
+        sharing = Sharing(
+            bus=self.given.bus,
+            wakeups=front.wakeups,
+            announced=front.announced,
+            intake=self.intake,
+            pulse=front.liveness.pulse("sharing"),
+        )
+        front.wakeups.pass_on = sharing.pass_on
+        return sharing
+
     # --- What becomes of them --------------------------------------------------------------------------
 
     @cached_property
@@ -230,6 +250,7 @@ class Parts:
             most_waiting=self.given.consumers + SPARE_REPORTS,
             look_after=self.given.settings.watch_interval or LOOK_AFTER,
             revoke=self.execution.revoke,
+            put_back=lambda: self.given.front.wakeups.pass_on(0),
         )
 
     @cached_property
@@ -263,7 +284,21 @@ class Parts:
             mode=self.given.settings.lost_claims,
             unclaimed=lambda: self.given.front.announced.unclaimed,
             said_before=self.deliveries.said_before,
+            put_back=lambda: self.given.front.wakeups.pass_on(0),
             pulse=self.given.front.liveness.pulse("lost claims"),
+        )
+
+    @cached_property
+    def queue_length(self) -> QueueLength:
+        """Who counts what waits at WebBuddy."""
+        webbuddy = self.given.webbuddy
+        return QueueLength(
+            webbuddy=webbuddy,
+            neighbours=self.given.front.neighbours,
+            interval=self.given.settings.polling_interval,
+            # The first log-in, and the first call after an outage, are for a claim.
+            is_well=lambda: webbuddy.logged_in and self.intake.trouble_since == math.inf,
+            pulse=self.given.front.liveness.pulse("queue length"),
         )
 
     # --- What is shown of all this ---------------------------------------------------------------------
@@ -303,6 +338,8 @@ class Parts:
             lost_claims=self.lost_claims,
             left_behind=self.left_behind,
             webbuddy=self.given.webbuddy,
+            sharing=self.sharing,
+            queue_length=self.queue_length,
         )
 
     def _overview(self) -> Overview:

@@ -16,7 +16,9 @@ from trio_worker.journal import Journal
 from trio_worker.journal_file import Entry
 from trio_worker.left_behind import LeftBehind
 from trio_worker.lost_claims import LostClaims
+from trio_worker.queue_length import QueueLength
 from trio_worker.reporting import Deliveries
+from trio_worker.sharing import Sharing
 from trio_worker.wakeups import Wakeups
 from trio_worker.webbuddy import WebBuddyClient
 
@@ -38,6 +40,8 @@ class Readings:
         lost_claims: What was found of lost claims.
         left_behind: What could not be stopped.
         webbuddy: The requests, and the tokens.
+        sharing: What came over the bus.
+        queue_length: How many queries wait at WebBuddy.
     """
 
     consumers: int
@@ -50,6 +54,8 @@ class Readings:
     lost_claims: LostClaims
     left_behind: LeftBehind
     webbuddy: WebBuddyClient
+    sharing: Sharing
+    queue_length: QueueLength
 
     def sources(self) -> dict[str, Source]:
         """Whom to ask, by the names of `trio_worker.figures`."""
@@ -63,7 +69,11 @@ class Readings:
             "report_delay_seconds": lambda: tally.report_delays,
             "consumers": lambda: self.consumers,
             "consumers_busy": lambda: len(self.execution.attempts),
+            "consumer_busy_seconds_total": lambda: self.execution.busy_seconds,
+            "queue_length": self.queue_length.read,
             "wakeups_total": lambda: self.wakeups.sources,
+            "bus_hints_total": lambda: self.sharing.hints,
+            "bus_up": lambda: int(self.sharing.bus.trouble is None),
             "webbuddy_calls_total": lambda: traffic.calls,
             "webbuddy_call_seconds": lambda: traffic.seconds,
             "retries_total": self._retries,

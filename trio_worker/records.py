@@ -60,6 +60,20 @@ def read_query(data: Any) -> Query:
         raise Unavailable(f"WebBuddy's answer can't be read: {error}", status=200) from None
 
 
+def read_count(data: Any) -> int:
+    """Read how long a list is, from its first page, or from all of it where there are no pages.
+
+    Raises:
+        Unavailable: It does not say so.
+    """
+    count = _integer(data.get("count")) if isinstance(data, dict) else None
+    if isinstance(data, list):
+        count = len(data)
+    if count is None:
+        raise Unavailable("WebBuddy's answer can't be read: not a list", status=200)
+    return count
+
+
 def read_project(number: int, data: Any) -> Project:
     """Read the settings of a project.
 

@@ -42,6 +42,7 @@ class Deliveries:
         most_waiting: How many ended queries may wait to be reported before nothing new is claimed.
         look_after: Seconds after which it is no longer believed that a query is ours without a look.
         revoke: Stops the handler of a query that is not ours any more; says whether one was at work.
+        put_back: Told of each query that is in the queue again; synchronous.
 
     Attributes:
         gate: Open while there is room for one more query.
@@ -60,12 +61,14 @@ class Deliveries:
         most_waiting: int,
         look_after: float,
         revoke: Callable[[Query, str], bool],
+        put_back: Callable[[], None],
     ) -> None:
         self.webbuddy = webbuddy
         self.phrases = phrases
         self.stop = stop
         self.look_after = look_after
         self.revoke = revoke
+        self.put_back = put_back
         self.gate = Gate()
         self.tally = DeliveryTally()
         self._nursery = nursery

@@ -96,9 +96,11 @@ def _start_clocks(parts: Parts) -> None:
     clocks.start_soon(tick, front.wakeups, front.health.next_interval, pulse("ticker"))
     clocks.start_soon(look_again, front.wakeups, pulse("second look"))
     clocks.start_soon(parts.deliveries.begin_in_time)
+    clocks.start_soon(parts.sharing.take_part)
     clocks.start_soon(parts.recovery.look_around)
     clocks.start_soon(parts.lost_claims.find)
     clocks.start_soon(parts.pause.obey)
+    clocks.start_soon(parts.queue_length.keep)
     if interval:
         looks = partial(
             watch, parts.given.webbuddy, parts.deliveries, interval=interval, pulse=pulse("watch")

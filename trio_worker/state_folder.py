@@ -6,7 +6,8 @@
     └── localhost-8000-worker-1f2e3d4c/    one WebBuddy, one account
         ├── 0000019ab3c1d2e4-9f0c.journal  of one process
         ├── 0000019ab3c1d2e4-9f0c.lock     locked by that process as long as it lives
-        └── process-0.slot, process-0.sock where living processes ask each other: `trio_worker.neighbours`
+        ├── process-0.slot, process-0.sock where living processes ask each other: `trio_worker.neighbours`
+    └── queue.slot                     locked by the one that counts the queue: `trio_worker.queue_length`
 
 A lock that is free means that its process is dead, and whoever gets it may take what is in the journal. No
 process ids and no host names: in containers every worker is process 1, and the next one has another name.
@@ -180,14 +181,29 @@ class StateFolder:
             JournalError: The folder can't be written to.
         """
         for number in count():
-            path = self.path / f"process-{number}.slot"
-            try:
-                descriptor = _hold(path)
-            except OSError as error:
-                raise self.unusable(error) from error
-            if descriptor is not None:
-                return number, LockedFile(path, descriptor)
+            lock = self.take_part(f"process-{number}")
+            if lock is not None:
+                return number, lock
         raise AssertionError  # there is no last number
+
+    def take_part(self, name: str) -> LockedFile | None:
+        """Take upon us what one process of the folder does for all, for as long as this one lives.
+
+        Args:
+            name: Of that; a file's name.
+
+        Returns:
+            Its lock, to be released; None while another process has it.
+
+        Raises:
+            JournalError: The folder can't be written to.
+        """
+        path = self.path / f"{name}.slot"
+        try:
+            descriptor = _hold(path)
+        except OSError as error:
+            raise self.unusable(error) from error
+        return None if descriptor is None else LockedFile(path, descriptor)
 
     def journals(self) -> list[Path]:
         """List all journals, whoever has them."""

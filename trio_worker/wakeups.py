@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from typing import Literal
 
@@ -42,10 +42,13 @@ class Wakeups:
       out the oldest query first, so whoever is given the query that was pushed knows that nothing
       older waits. That is why N pushes cause about N claims, and 1 000 queries not 2 000.
     - A backlog of unknown length has at most `MOST_ASKING` consumers asking at once.
+    - What no consumer here is free for is passed on, to other workers; it is expected here all the same. Of a
+      backlog whose length is known each query was passed on when it was pushed.
 
     Attributes:
         sources: How many wake-ups came of a ``push``, a ``poll``, a ``second_look`` (after a push that found
-            nothing) and of a ``claim`` that found something.
+            nothing), of a ``claim`` that found something, and of another worker over the ``bus``.
+        pass_on: Called with the number that a push has named, or 0, when nobody here is free. Synchronous.
     """
 
     def __init__(self) -> None:
@@ -59,7 +62,10 @@ class Wakeups:
         self._look_due = False  # a tick came, and since then no claim has come back empty
         self._push_unanswered = False
         self._doubt = trio.Event()
-        self.sources = Count("push", "poll", "second_look", "claim")
+        self._listened = trio.Event()
+        self._answer: _Answer | None = None
+        self.sources = Count("push", "poll", "second_look", "claim", "bus")
+        self.pass_on: Callable[[int], None] = _nobody
 
     def tick(self, source: Literal["poll", "second_look"] = "poll") -> None:
         """Wake one consumer: it is time to look for what no push has named."""
@@ -67,12 +73,50 @@ class Wakeups:
         self._look_due = True
         self._wake()
 
-    def push(self) -> None:
-        """Wake one consumer: WebBuddy says that one more query waits."""
+    def push(self, query_id: int = 0) -> None:
+        """Wake one consumer: WebBuddy says that one more query waits.
+
+        Args:
+            query_id: Its number, for whoever it is passed on to.
+        """
         self.sources.add("push")
         self._expected += 1
         self._push_unanswered = True
+        if not self._wake():
+            self.pass_on(query_id)
+
+    async def told(self, *, named: bool) -> bool:
+        """Wake one consumer: another worker says that a query waits. Return when a claim was answered.
+
+        Args:
+            named: Whether a push has named it; if not, there may be more.
+
+        Returns:
+            Whether it has found something. False, too, when it fails: that is the intake's matter.
+        """
+        self.sources.add("bus")
+        if named:
+            self._expected += 1
+        else:
+            self._look_due = True
+        self._answer = answer = _Answer()
         self._wake()
+        try:
+            await answer.came.wait()
+        finally:
+            self._answer = None
+        return answer.found
+
+    @property
+    def is_listened(self) -> bool:
+        """Whether a consumer waits for a wake-up, and for nothing else."""
+        return self._bell.statistics().tasks_waiting_receive > 0
+
+    async def listened(self) -> None:
+        """Return when a consumer waits for a wake-up."""
+        while not self.is_listened:
+            self._listened = trio.Event()
+            await self._listened.wait()
 
     @contextmanager
     def listen(self) -> Iterator[trio.MemoryReceiveChannel[bool]]:
@@ -93,6 +137,7 @@ class Wakeups:
         A checkpoint only where it waits: the claim is one. Cancelled, it has taken nothing.
         """
         if not self.take():
+            self._listened.set()
             was_handed_over = await listener.receive()
             self._woken -= was_handed_over
             self._asking += 1
@@ -123,14 +168,16 @@ class Wakeups:
             announced: Whether a push had named the query since the queue was last empty.
         """
         self._asking -= 1
+        self._answered(found=True)
         # A query that a push had named does not do for a tick: that was for the others.
         known = announced and not self._look_due
         self._expected = max(0.0, self._expected - 1) if known else math.inf
         if announced and not self._expected:
             self._push_unanswered = False
         for _ in range(min(2, self._worth_asking)):
-            self._ring()
             self.sources.add("claim")
+            if not self._ring() and not known:
+                self.pass_on(0)
 
     def found_nothing(self, rung: int) -> bool:
         """A claim came back empty.
@@ -144,6 +191,7 @@ class Wakeups:
         self._asking -= 1
         if rung != self._rung:
             return False  # a later wake-up stands: in the channel, or somebody's claim is on its way
+        self._answered(found=False)
         self._expected = 0
         self._look_due = False
         if self._push_unanswered:
@@ -155,6 +203,7 @@ class Wakeups:
     def failed(self) -> None:
         """A claim failed, or was not sent after all: its wake-up stays."""
         self._asking -= 1
+        self._answered(found=False)
         self._ring()
 
     async def doubted(self) -> None:
@@ -168,19 +217,38 @@ class Wakeups:
         wanted = MOST_ASKING if self._expected == math.inf else int(self._expected)
         return max(0, wanted - self._asking - self._woken)
 
-    def _wake(self) -> None:
-        self._rung += 1
-        self._ring()
+    def _answered(self, *, found: bool) -> None:
+        if self._answer is not None:
+            self._answer.found = found
+            self._answer.came.set()
 
-    def _ring(self) -> None:
+    def _wake(self) -> bool:
+        self._rung += 1
+        return self._ring()
+
+    def _ring(self) -> bool:
+        """Wake a consumer; whether one has waited."""
         # Handed to somebody who waits, or put into the channel? What is handed over can't be taken back.
-        is_handed_over = self._bell.statistics().tasks_waiting_receive > 0
+        is_handed_over = self.is_listened
         try:
             self._bell.send_nowait(is_handed_over)
         except trio.WouldBlock:
             pass  # it is there already
         else:
             self._woken += is_handed_over
+        return is_handed_over
+
+
+class _Answer:
+    """Of the next claim."""
+
+    def __init__(self) -> None:
+        self.came = trio.Event()
+        self.found = False
+
+
+def _nobody(query_id: int) -> None:
+    """There is nobody to pass anything on to."""
 
 
 class Announcements:

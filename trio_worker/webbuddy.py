@@ -15,7 +15,15 @@ from trio_worker.client import open_client
 from trio_worker.errors import NotFound, Refused
 from trio_worker.project import Project
 from trio_worker.query import Query
-from trio_worker.records import Account, LogEntry, read_account, read_entry, read_project, read_query
+from trio_worker.records import (
+    Account,
+    LogEntry,
+    read_account,
+    read_count,
+    read_entry,
+    read_project,
+    read_query,
+)
 from trio_worker.tallies import Count
 from trio_worker.tokens import WANTED, CredentialsSource, TokenAuth
 from trio_worker.traffic import Traffic
@@ -273,6 +281,16 @@ class WebBuddyClient:
             NotFound: This WebBuddy can't be asked.
         """
         return await self.by_status("in_progress")
+
+    async def count(self, status: str) -> int:
+        """Read how many queries are of a status, as far as this account sees them.
+
+        One call. That it fails is no trouble of WebBuddy's: nothing depends on it.
+
+        Raises:
+            NotFound: This WebBuddy can't be asked.
+        """
+        return read_count(await self._calls.glance("api/queries/by_status/", {"status": status}))
 
     async def log_entries(self, query_id: int, *, after: int = 0) -> list[LogEntry]:
         """Read a query's log, in the server's order.

@@ -165,6 +165,7 @@ async def _stream(send: Send, request: dict[str, Any], answer: Saying) -> None:
             raise CutError
         if answer.error_after == number:
             await _event(send, json.dumps(error("The server had an error", "server_error")))
+            await _event(send, "[DONE]")  # as vLLM does: the end is no sign that it went well
             break
         await trio.sleep(answer.pause)
     await send({"type": "http.response.body", "body": b"", "more_body": False})

@@ -11,6 +11,7 @@ import attrs
 import httpx
 import trio
 
+from trio_worker.bus import Bus, NoBus
 from trio_worker.capture import Capture
 from trio_worker.errand import Errand
 from trio_worker.front import Front
@@ -90,6 +91,7 @@ async def open_worker(
     state_dir: Path | None = None,
     errand: Errand | None = None,
     abandon: Callable[[], None] | None = None,
+    bus: Bus | None = None,
     **settings: Any,
 ) -> AsyncIterator[RunningWorker]:
     """Run the whole worker with this handler, without sockets. Works in virtual time.
@@ -113,6 +115,7 @@ async def open_worker(
         errand: What it is to do before it stops by itself, as ``trio-worker once`` does.
         abandon: Ends this process when a handler can't be stopped; then also when one blocks the event loop
             beyond the stop, from the thread of a watchdog. None: `RunningWorker.abandoned` is set instead.
+        bus: Where it shares wake-ups with other workers; None: with none.
         **settings: Attributes of `Settings`, such as ``num_workers=1`` or ``processing_timeout=5``.
 
     Raises:
@@ -135,7 +138,7 @@ async def open_worker(
         folder = StateFolder(state_dir, Address(chosen.webbuddy_url, chosen.username))
     with same_time():
         async with webbuddy.running(), _pushing(worker), trio.open_nursery() as nursery:
-            nursery.start_soon(_run_worker, worker, found, folder, errand, abandon)
+            nursery.start_soon(_run_worker, worker, found, folder, errand, abandon, bus or NoBus())
             try:
                 yield worker
             finally:
@@ -181,6 +184,7 @@ async def _run_worker(
     folder: StateFolder | None,
     errand: Errand | None,
     abandon: Callable[[], None] | None,
+    bus: Bus,
 ) -> None:
     settings = worker.settings
     async with (
@@ -203,6 +207,7 @@ async def _run_worker(
                 stop=worker.stop,
                 consumers=settings.num_workers,
                 errand=errand,
+                bus=bus,
             )
             await run_service(given, abandon=abandon or worker.abandoned.set)
     worker.ended.set()

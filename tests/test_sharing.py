@@ -1,0 +1,169 @@
+"""Wake-ups that one worker is not free for reach another, and cost few claims; all in virtual time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import httpx
+import trio
+from trio.testing import MockClock
+
+from tests.fleet import claims, keep_the_first_busy, waited, workers
+from trio_worker.bus import Hint
+from trio_worker.orders import pause
+from trio_worker.state_folder import Address, StateFolder
+from trio_worker.testing import WebBuddy
+from trio_worker.testing.memory_bus import MemoryBus
+
+
+async def test_a_push_to_a_busy_worker_reaches_one_that_is_free(
+    webbuddy: WebBuddy, autojump_clock: MockClock
+) -> None:
+    """In a round trip or two; without a bus it waits for a poll."""
+    found = {}
+    for bus in (MemoryBus(), None):
+        webbuddy.slow = 0.05
+        async with workers(webbuddy, 4, bus):
+            await keep_the_first_busy(webbuddy)
+            created = []
+            for _ in range(20):
+                created.append(webbuddy.add_query("0.1").id)
+                await trio.sleep(7.3)
+            await webbuddy.until(lambda: len(webbuddy.with_status("done")) == 20)
+            found[bus is None] = max(waited(webbuddy, number) for number in created)
+        webbuddy.reset_database()
+    assert found[False] <= 0.25
+    assert found[True] > 1
+
+
+async def test_of_fifty_idle_workers_one_claims(webbuddy: WebBuddy, autojump_clock: MockClock) -> None:
+    """One claim for one query, and none by those who have nothing to find."""
+    webbuddy.slow = 0.05
+    async with workers(webbuddy, 51, MemoryBus(), polling_interval=86_400.0):
+        await keep_the_first_busy(webbuddy)
+        for _ in range(10):
+            before = claims(webbuddy)
+            query = webbuddy.add_query("1000")
+            await trio.sleep(1)
+            assert query.status == "in_progress"
+            assert claims(webbuddy) - before == 1
+
+
+async def test_a_burst_is_spread_over_all(webbuddy: WebBuddy, autojump_clock: MockClock) -> None:
+    """Not the first to be woken gets it all, though it has room for most of it."""
+    webbuddy.slow = 0.05
+    async with workers(webbuddy, 4, MemoryBus(), num_workers=6) as found:
+        for _ in range(6):
+            await keep_the_first_busy(webbuddy)
+        for _ in range(9):
+            webbuddy.add_query("1000")
+        await trio.sleep(2)
+        held = [len(worker.journal.entries) if worker.journal else 0 for worker in found]
+    assert held[0] == 6
+    assert sum(held) == 15
+    assert max(held[1:]) <= 5
+
+
+async def test_what_is_left_of_a_burst_costs_two_claims_a_worker(
+    webbuddy: WebBuddy, autojump_clock: MockClock
+) -> None:
+    """A hundred hints wait while all are busy; the queries are gone when the workers are free again."""
+    bus = MemoryBus()
+    async with workers(webbuddy, 4, bus, polling_interval=86_400.0):
+        await keep_the_first_busy(webbuddy)
+        for _ in range(3):
+            query = webbuddy.add_query("100")
+            await webbuddy.until(lambda query=query: query.status == "in_progress")
+        for _ in range(100):
+            query = webbuddy.add_query("1")
+            webbuddy.set_status(query, "done", webbuddy.accounts[1])  # by somebody else
+        await trio.sleep(10)
+        before = claims(webbuddy)
+        await trio.sleep(600)
+        assert claims(webbuddy) - before <= 2 * 3
+
+
+async def test_a_worker_alone_asks_no_more_than_without_a_bus(
+    webbuddy: WebBuddy, autojump_clock: MockClock
+) -> None:
+    """Its own hints come back to it; it has looked already."""
+    numbers = []
+    for bus in (MemoryBus(), None):
+        async with workers(webbuddy, 1, bus, num_workers=3):
+            for index in range(50):
+                webbuddy.add_query("10")
+                await trio.sleep(0.1 * (index % 7))
+            await webbuddy.until(webbuddy.all_ended)
+            await trio.sleep(1)
+        numbers.append(claims(webbuddy))
+        webbuddy.calls.clear()
+        webbuddy.reset_database()
+    assert numbers[0] <= numbers[1] + 1  # a poll may fall differently
+
+
+async def test_whoever_is_full_or_gone_takes_no_hint(webbuddy: WebBuddy, autojump_clock: MockClock) -> None:
+    """It stays for one that is free."""
+    async with workers(webbuddy, 4, MemoryBus(), polling_interval=86_400.0) as found:
+        await keep_the_first_busy(webbuddy)
+        await keep_the_first_busy(webbuddy)  # another one
+        found[1].stop.ask()
+        for _ in range(10):
+            query = webbuddy.add_query("0.1")
+            await webbuddy.until(lambda query=query: query.status == "done")
+            assert waited(webbuddy, query.id) < 0.1
+
+
+async def test_a_paused_worker_takes_no_hint(
+    webbuddy: WebBuddy, autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    """What is pushed to it is worked on by another one, which waits for hints."""
+    bus = MemoryBus()
+    pause(StateFolder(tmp_path, Address(webbuddy.url, "worker")))
+    async with (
+        workers(webbuddy, 1, bus, polling_interval=86_400.0, state_dir=tmp_path) as (paused,),
+        workers(webbuddy, 1, bus, polling_interval=86_400.0),
+    ):
+        webbuddy.push_transport = httpx.ASGITransport(paused.front.app(webbuddy.url))  # type: ignore[arg-type]
+        for _ in range(5):
+            query = webbuddy.add_query("0.1")
+            await webbuddy.until(lambda query=query: query.status == "done")
+            assert waited(webbuddy, query.id) < 0.1
+        assert "pause" in paused.front.readiness.reasons
+
+
+async def test_in_an_outage_hints_are_left_alone(webbuddy: WebBuddy, autojump_clock: MockClock) -> None:
+    """They would only make more claims that fail; after it, the backlog is found by all."""
+    async with workers(webbuddy, 10, MemoryBus()):
+        await keep_the_first_busy(webbuddy)
+        webbuddy.down = True
+        await trio.sleep(100)
+        before = claims(webbuddy)
+        for _ in range(9):
+            webbuddy.add_query("1000")
+        webbuddy.down = False
+        await webbuddy.until(lambda: not webbuddy.with_status("queued"))
+        assert claims(webbuddy) - before <= 2 * 9
+
+
+async def test_a_bus_that_lies_costs_a_few_claims_a_second(
+    webbuddy: WebBuddy, autojump_clock: MockClock
+) -> None:
+    """Hints without end, and no query."""
+
+    class Liar(MemoryBus):
+        async def take(self) -> Hint:
+            await trio.lowlevel.checkpoint()
+            return Hint(4711, 1)
+
+        async def clear(self) -> bool:
+            await trio.lowlevel.checkpoint()
+            return True
+
+    webbuddy.slow = 0.01
+    async with workers(webbuddy, 1, Liar()):
+        before = claims(webbuddy)
+        await trio.sleep(60)
+        assert claims(webbuddy) - before < 60 * 4
+        query = webbuddy.add_query("0.1")
+        await webbuddy.until(lambda: query.status == "done")
+        assert waited(webbuddy, query.id) < 0.1

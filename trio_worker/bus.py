@@ -1,0 +1,69 @@
+"""The bus between workers: what one of them is told and has no free consumer for, another takes."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import attrs
+import trio
+
+__all__ = ["MOST_HINTS", "Bus", "Hint", "NoBus"]
+
+MOST_HINTS = 256
+"""How many hints wait on a bus at most: each query that is found leads to the next, these are enough."""
+
+
+@attrs.frozen
+class Hint:
+    """Somewhere a query may wait. To believe a wrong one costs a claim that finds nothing.
+
+    Attributes:
+        query: The number that a push has named; 0: whichever. Never for choosing one: WebBuddy hands out.
+        sender: The worker that had no free consumer: a number of its own.
+    """
+
+    query: int
+    sender: int
+
+
+class Bus(Protocol):
+    """A bounded store of hints, each of which is taken by one worker.
+
+    Handed to one, and not called out to all: of fifty idle workers one claims, and there is nothing to be
+    agreed upon. Hints may be lost, come late, twice, or be made up by somebody: push and poll are there.
+    """
+
+    def offer(self, hint: Hint) -> None:
+        """Store a hint. Never waits and never fails: where there is no room, or no bus, it is dropped."""
+
+    async def take(self) -> Hint:
+        """Wait for a hint, for as long as it takes; one task at a time. Cancelled, one hint may be lost."""
+
+    async def clear(self) -> bool:
+        """Drop all hints that are there.
+
+        Returns:
+            Whether there were any; False, too, where the bus can't be asked.
+        """
+
+    @property
+    def trouble(self) -> str | None:
+        """Why hints do not get through, as a sentence; None while they do. Never with a secret in it."""
+
+
+class NoBus:
+    """Nobody to share anything with."""
+
+    trouble = None
+
+    def offer(self, hint: Hint) -> None:
+        """Drop it."""
+
+    async def take(self) -> Hint:
+        """Wait for ever."""
+        await trio.sleep_forever()
+
+    async def clear(self) -> bool:
+        """There is nothing."""
+        await trio.lowlevel.checkpoint()
+        return False
