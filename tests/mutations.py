@@ -805,6 +805,77 @@ MUTATIONS = [
         "            if False:\n",
         "watchdog",
     ),
+    # --- A language model ---
+    Mutation(
+        "with a wrong key or model a query is put aside",
+        "handlers/chat/patience.py",
+        "raise _later(ctx, self.sentences.misconfigured) from error",
+        "raise",
+        "chat",
+    ),
+    Mutation(
+        "a model that is away is asked again for half of a query's time only",
+        "handlers/chat/patience.py",
+        "if trio.current_time() + pause > give_up:",
+        "if False:",
+        "chat",
+    ),
+    Mutation(
+        "nothing but what has not begun is asked for again",
+        "handlers/chat/model.py",
+        "    if reply.has_begun:\n        return NoAnswer",
+        "    if False:\n        return NoAnswer",
+        "chat",
+    ),
+    Mutation(
+        "a stream that was cut is no answer",
+        "handlers/chat/model.py",
+        "if not is_over and reply.finish is None:",
+        "if False:",
+        "chat",
+    ),
+    Mutation(
+        "an error in the stream is no answer",
+        "handlers/chat/model.py",
+        'if chunk.error or event.event == "error":',
+        "if False:",
+        "chat",
+    ),
+    Mutation(
+        "the model's key is masked",
+        "handlers/chat/opening.py",
+        '    masks.know("CHAT_API_KEY", settings.api_key)\n',
+        "",
+        "chat_settings",
+    ),
+    Mutation(
+        "what a model sends to a tool is checked",
+        "handlers/chat/tools.py",
+        "forbid_unknown_fields=True",
+        "forbid_unknown_fields=False",
+        "chat_tools",
+    ),
+    Mutation(
+        "a model has to answer in the end",
+        "handlers/chat/agent.py",
+        "reply = await self._ask(messages, (), ctx)",
+        "reply = await self._ask(messages, self.tools.schemas, ctx)",
+        "chat_tools",
+    ),
+    Mutation(
+        "each address that a page's name leads to is looked at",
+        "handlers/chat/web.py",
+        "(reason := why_refused(address, private=private)) is not None",
+        "(reason := why_refused(address, private=True)) is not None",
+        "chat_web",
+    ),
+    Mutation(
+        "an address of IPv4 within one of IPv6 is looked at",
+        "handlers/chat/addresses.py",
+        "return address if within is None else within",
+        "return address",
+        "chat_web",
+    ),
 ]
 
 

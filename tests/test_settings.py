@@ -16,6 +16,7 @@ import trio
 import trustme
 
 from trio_worker.bus_address import BusAddress
+from trio_worker.chat_settings import CHAT_VARIABLES
 from trio_worker.credentials import Credentials
 from trio_worker.environment import read_environment, unreadable_lines
 from trio_worker.errors import SettingsError
@@ -581,20 +582,27 @@ def _row(variable: Variable) -> str:
     return f"| `{variable.name}` | {default} | {variable.meaning} |"
 
 
-def _block(variable: Variable) -> str:
+CHAT_HEADLINE = "# --- For WORKER_HANDLER=trio_worker.handlers.chat:handler ---"
+
+
+def _block(variable: Variable, *, commented: bool = False) -> str:
     meaning = textwrap.fill(
         variable.meaning, 100, initial_indent="# ", subsequent_indent="# ", break_on_hyphens=False
     )
-    return f"{meaning}\n{'' if variable.required else '# '}{variable.name}={variable.example}"
+    return (
+        f"{meaning}\n{'' if variable.required and not commented else '# '}{variable.name}={variable.example}"
+    )
 
 
 def test_readme_env_example_and_settings_are_the_same() -> None:
     """The README's table and `.env.example` say of each variable what Settings does, in its order."""
     rows = re.findall(r"(?m)^\| `[A-Z_]+` \|.*$", (ROOT / "README.md").read_text(encoding="utf-8"))
-    expected = [_row(variable) for variable in VARIABLES]
+    expected = [_row(variable) for variable in (*VARIABLES, *CHAT_VARIABLES)]
     assert rows == expected, "the table's rows should be:\n" + "\n".join(expected)
     blocks = (ROOT / ".env.example").read_text(encoding="utf-8").rstrip().split("\n\n")[1:]
-    expected = [_block(variable) for variable in VARIABLES]
+    # Those of the model are no part of a complete `.env`.
+    of_chat = [_block(variable, commented=True) for variable in CHAT_VARIABLES]
+    expected = [*(_block(variable) for variable in VARIABLES), CHAT_HEADLINE, *of_chat]
     assert blocks == expected, "the file's blocks should be:\n" + "\n\n".join(expected)
 
 

@@ -244,7 +244,7 @@ def read_settings(environ: Mapping[str, str], directory: Path) -> tuple[Settings
     Raises:
         SettingsError: With everything that is wrong; then the handler is looked at, too.
     """
-    warnings = tuple(misspellings(environ))
+    warnings = tuple(misspellings(environ, named_handler(environ)))
     problems = unreadable_lines(directory)
     settings = None
     try:

@@ -16,6 +16,7 @@ from trio_worker import clock, event_log
 from trio_worker.cli.check_bus import check_bus
 from trio_worker.cli.check_endpoint import check_endpoint
 from trio_worker.cli.check_folder import check_folder
+from trio_worker.cli.check_handler import ask_handler
 from trio_worker.cli.check_report import LOGIN_REFUSED, WRONG_SETTINGS, Report
 from trio_worker.cli.ending import Interruption, run_command
 from trio_worker.environment import read_environment, unreadable_lines
@@ -76,7 +77,7 @@ def _check_settings(report: Report) -> Settings | None:
         _blame(report, "settings", error)
     else:
         report.say("fine", "settings", _summary(settings))
-    for sentence in misspellings(environ):
+    for sentence in misspellings(environ, named_handler(environ)):
         report.say("note", "settings", sentence)
     _check_handler(report, named_handler(environ), directory)
     return settings
@@ -110,6 +111,7 @@ def _check_handler(report: Report, path: str | None, directory: Path) -> None:
         report.fail("handler", f"importing {path} takes longer than {IMPORT_SECONDS} s", WRONG_SETTINGS)
     else:
         report.say("fine", "handler", _described(handler))
+        ask_handler(handler, report)
 
 
 def _start_and_end(handler: Handler, directory: Path) -> None:

@@ -10,7 +10,7 @@ from trio_worker.cli.ending import complain
 from trio_worker.environment import read_environment, unreadable_lines
 from trio_worker.errors import SettingsError
 from trio_worker.misspellings import misspellings
-from trio_worker.settings import Settings, read_fields
+from trio_worker.settings import Settings, named_handler, read_fields
 from trio_worker.state_folder import Address, StateFolder
 
 __all__ = ["folder_here", "read_here", "settings_to_ask"]
@@ -31,7 +31,7 @@ def read_here(read: Callable[[Mapping[str, str]], T]) -> T:
     """
     directory = Path.cwd()
     environ = read_environment(directory)
-    for sentence in misspellings(environ):
+    for sentence in misspellings(environ, named_handler(environ)):
         complain(sentence)
     problems = unreadable_lines(directory)
     try:

@@ -13,9 +13,9 @@ __all__ = ["child_environment"]
 # so that a misspelt WORKER_PASSWROD does not slip through. But for two that hold no secret and that a handler
 # may want: where its query is from (a URL with a password in it is refused at the start), and which language
 # its author reads. Under any other name goes what our own password or token is in: MY_PASS, of which the
-# operator has made WORKER_PASSWORD; a URL or a header with it.
+# operator has made WORKER_PASSWORD; a URL or a header with it. The model's key is for our own handler alone.
 _OUR_PREFIXES = ("WORKER_", "WEBBUDDY_")
-_OURS = {variable.name for variable in VARIABLES}
+_OURS = {*(variable.name for variable in VARIABLES), "CHAT_API_KEY", "CHAT_API_KEY_FILE"}
 _PASSED_ON = {"WEBBUDDY_URL", "WORKER_LANGUAGE"}
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from trio_worker.errors import HandlerError
+from trio_worker.testing.model_answers import Failing, Saying, ToolRequest
+from trio_worker.testing.model_server import ModelServer, serve_model
 from trio_worker.testing.network import serve_webbuddy
 from trio_worker.testing.run_handler import RunHandler
 from trio_worker.testing.state import Account, Call, Change, LogEntry, StoredQuery
@@ -15,15 +17,20 @@ __all__ = [
     "Account",
     "Call",
     "Change",
+    "Failing",
     "HandlerError",
     "HandlerResult",
     "LogEntry",
+    "ModelServer",
     "OpenWorker",
     "RunHandler",
     "RunningWorker",
+    "Saying",
     "StoredQuery",
+    "ToolRequest",
     "WebBuddy",
     "open_worker",
+    "serve_model",
     "serve_webbuddy",
     "time_of_the_test",
     "trio_time",

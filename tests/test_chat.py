@@ -1,0 +1,341 @@
+"""A language model as handler: a query, a model that answers or does not, and what its author reads."""
+
+from __future__ import annotations
+
+import pytest
+import trio
+from structlog.typing import EventDict
+from trio.testing import MockClock
+
+from tests.chats import KEY, open_chat
+from trio_worker.handlers.chat.prompt import BUILT_IN
+from trio_worker.testing import Failing, ModelServer, Saying
+
+LONG = "word " * 60
+
+
+def happened(events: list[EventDict], text: str) -> list[EventDict]:
+    return [event for event in events if text in event["event"]]
+
+
+# --- An answer -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sockets", [False, True])
+async def test_an_answer(sockets: bool) -> None:
+    """It is streamed from the server, in this program and over a real socket, and is the query's answer."""
+    server = ModelServer(key=KEY)
+    server.will(Saying(text="  It is up.\n\n- answers with 200\n- \u2028asks for a password\n"))
+    with trio.fail_after(30):
+        async with open_chat(server, sockets=sockets) as chat:
+            query = await chat.ask("Проверь страницу входа")
+    assert (query.status, query.answer_text) == (
+        "done",
+        "It is up.\n\n- answers with 200\n- \u2028asks for a password",
+    )
+    (request,) = server.requests
+    assert request["messages"] == [
+        {"role": "system", "content": BUILT_IN},
+        {"role": "user", "content": "Проверь страницу входа"},
+    ]
+    assert (request["model"], request["stream"]) == ("test-model", True)
+    assert request["stream_options"] == {"include_usage": True}
+    assert not request.keys() & {"temperature", "max_tokens", "tools"}
+    assert KEY not in " ".join(query.logs)
+
+
+async def test_what_is_set_is_asked_for(autojump_clock: MockClock) -> None:
+    """Temperature, length and the operator's own prompt, and no key where none is set."""
+    values = {"temperature": 0.0, "max_tokens": 99, "system_prompt": "Be kind.", "api_key": None}
+    async with open_chat(ModelServer(), chat=values) as chat:
+        await chat.ask()
+        (request,) = chat.server.requests
+        assert (request["temperature"], request["max_tokens"]) == (0.0, 99)
+        assert chat.said()[0]["content"] == "Be kind."
+        assert "authorization" not in chat.server.headers[0]
+
+
+async def test_the_projects_context_is_in_the_prompt(autojump_clock: MockClock) -> None:
+    """What people have written about the project, behind the prompt; nothing of its secrets."""
+    async with open_chat(ModelServer()) as chat:
+        chat.webbuddy.project_settings[1] = {
+            "project_name": "Portal",
+            "project_context": "The shop is at http://shop.test",
+            "jira_token": "jira-secret-token",
+        }
+        await chat.ask()
+        prompt = chat.said()[0]["content"]
+    assert prompt == (
+        f"{BUILT_IN}\n\nWhat people have written about the project Portal:\n\nThe shop is at http://shop.test"
+    )
+
+
+async def test_a_project_that_can_not_be_read_fails_nothing(
+    autojump_clock: MockClock, events: list[EventDict]
+) -> None:
+    """The query goes on without it, and both its author and the operator are told."""
+    async with open_chat(ModelServer()) as chat:
+        chat.webbuddy.fail_next(503, endpoint="project")
+        query = await chat.ask()
+    assert query.status == "done"
+    assert "going on without them" in " ".join(query.logs)
+    assert happened(events, "the project's settings can't be read")
+
+
+async def test_progress_is_a_few_lines(autojump_clock: MockClock) -> None:
+    """A thousand pieces in 500 s are a handful of lines, the first when the answer begins."""
+    server = ModelServer()
+    server.will(Saying(text="word " * 1000, first=20, pause=0.5))
+    async with open_chat(server, processing_timeout=1000) as chat:
+        query = await chat.ask()
+    lines = [line for entry in query.logs for line in entry.split(" · ") if "answer" in line]
+    assert "has begun to answer" in lines[0]
+    assert 5 <= len(lines) <= 9
+    assert "characters so far" in lines[-1]
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("<think>Hm.\nLet me see.</think>\n\nIt is up.", "It is up."),
+        ("\n<think></think>It is up.", "It is up."),
+        ("Write <think>x</think> first.", "Write <think>x</think> first."),
+    ],
+)
+async def test_thoughts_are_left_out(text: str, answer: str, autojump_clock: MockClock) -> None:
+    """What a model has thought aloud before its answer is none of it; in the middle it is."""
+    server = ModelServer()
+    server.will(Saying(text=text))
+    async with open_chat(server) as chat:
+        assert (await chat.ask()).answer_text == answer
+
+
+@pytest.mark.parametrize("answer", [Saying(text="Up.", ends=False), Saying(text="Up.", finish="")])
+async def test_a_stream_without_one_of_its_ends(answer: Saying, autojump_clock: MockClock) -> None:
+    """Some servers send no [DONE], some no finish_reason: the answer is whole all the same."""
+    server = ModelServer()
+    server.will(answer)
+    async with open_chat(server) as chat:
+        assert (await chat.ask()).answer_text == "Up."
+
+
+async def test_a_server_that_knows_no_stream_options(autojump_clock: MockClock) -> None:
+    """It is asked once without, and from then on always without."""
+    server = ModelServer(refuses=frozenset({"stream_options"}))
+    async with open_chat(server) as chat:
+        first, second = await chat.ask("one"), await chat.ask("two")
+    assert (first.answer_text, second.answer_text) == ("You said: one", "You said: two")
+    assert ["stream_options" in request for request in server.requests] == [True, False, False]
+
+
+async def test_a_model_that_wants_max_completion_tokens(autojump_clock: MockClock) -> None:
+    """OpenAI's newer models want the same by another name."""
+    server = ModelServer(refuses=frozenset({"max_tokens"}))
+    async with open_chat(server, chat={"max_tokens": 50}) as chat:
+        assert (await chat.ask("one")).answer_text == "You said: one"
+    assert [request.get("max_completion_tokens") for request in server.requests] == [None, 50]
+    assert "stream_options" in server.requests[-1]
+
+
+async def test_what_was_used_is_told(autojump_clock: MockClock) -> None:
+    """The last chunk's numbers go to WebBuddy."""
+    server = ModelServer()
+    server.will(Saying(text="Up.", usage=(100, 20)))
+    async with open_chat(server) as chat:
+        query = await chat.ask()
+        await chat.webbuddy.until(lambda: bool(chat.webbuddy.count("token_usage", 201)), within=60)
+        (usage,) = query.token_usage
+    assert (usage["query"], usage["model_name"], usage["ai_agent_answer"]) == (query.id, "test-model", "Up.")
+    assert (usage["prompt_tokens"], usage["completion_tokens"], usage["total_tokens"]) == (100, 20, 120)
+    assert usage["precached_prompt_tokens"] == 3
+    assert usage["system_prompt"] == BUILT_IN
+
+
+# --- The model is away ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "trouble",
+    [
+        Failing(status=429, message="Slow down", retry_after=7),
+        Failing(status=500),
+        Failing(status=503, body="<html>Bad gateway</html>"),
+        Saying(text="Up.", cut_after=0),
+        Saying(text="Up.", cut_after=1),
+        Saying(text="Up.", error_after=1),
+    ],
+    ids=["429", "500", "503", "cut before the head", "cut before the first word", "error before it"],
+)
+async def test_a_model_that_is_away_is_asked_again(
+    trouble: Saying | Failing, autojump_clock: MockClock, events: list[EventDict]
+) -> None:
+    """Within the query's time, with its author and the operator told."""
+    server = ModelServer()
+    server.will(trouble, trouble)
+    began = trio.current_time()
+    async with open_chat(server) as chat:
+        query = await chat.ask("one")
+        took = trio.current_time() - began
+    assert query.answer_text == "You said: one"
+    assert len(server.requests) == 3
+    assert "not available just now; again in" in " ".join(query.logs)
+    assert len(happened(events, "the model server is away or busy")) == 1 + 1  # the second at debug
+    assert happened(events, "the model server answers again")
+    if isinstance(trouble, Failing) and trouble.retry_after:
+        assert took >= 2 * trouble.retry_after
+
+
+async def test_refused_connections(autojump_clock: MockClock) -> None:
+    """They are as good as a 503."""
+    server = ModelServer(down=True)
+    async with open_chat(server) as chat, trio.open_nursery() as nursery:
+
+        async def come_back() -> None:
+            await trio.sleep(5)
+            server.down = False
+
+        nursery.start_soon(come_back)
+        query = await chat.ask("one")
+    assert query.answer_text == "You said: one"
+
+
+async def test_a_model_that_stays_away_puts_the_query_aside(autojump_clock: MockClock) -> None:
+    """Half of its time is spent on asking again; then it holds no consumer, and comes back later."""
+    server = ModelServer(down=True)
+    async with open_chat(server, processing_timeout=100, num_workers=1) as chat:
+        began = trio.current_time()
+        query = chat.webbuddy.add_query("one")
+        await chat.webbuddy.until(lambda: "Put aside" in " ".join(query.logs))
+        assert 20 < trio.current_time() - began < 80
+        server.down = False
+        await chat.webbuddy.until(lambda: query.status == "done")
+    assert "The model is not available just now." in " ".join(query.logs)
+    assert query.answer_text == "You said: one"
+
+
+async def test_a_long_retry_after_is_not_waited_for(autojump_clock: MockClock) -> None:
+    """What goes beyond the query's time puts it aside at once, for that long at least."""
+    server = ModelServer()
+    server.will(Failing(status=429, retry_after=1800))
+    async with open_chat(server, processing_timeout=100) as chat:
+        began = trio.current_time()
+        query = chat.webbuddy.add_query("one")
+        await chat.webbuddy.until(lambda: "Put aside" in " ".join(query.logs))
+        assert trio.current_time() - began < 20
+        await chat.webbuddy.until(lambda: query.status == "done")
+        assert trio.current_time() - began >= 1800
+
+
+@pytest.mark.parametrize(
+    ("server", "reason"),
+    [
+        (ModelServer(key="another-key"), "refuses the key (401 Unauthorized: Incorrect API key)"),
+        (ModelServer(models=("other",)), "404 Not Found: The model 'test-model' does not exist"),
+    ],
+    ids=["key", "model"],
+)
+async def test_what_the_operator_has_to_mend_burns_no_query(
+    server: ModelServer, reason: str, autojump_clock: MockClock, events: list[EventDict]
+) -> None:
+    """With a wrong key or model the query is put aside at once; its author reads nothing of what is wrong."""
+    async with open_chat(server) as chat:
+        query = chat.webbuddy.add_query("one")
+        await chat.webbuddy.until(lambda: "Put aside" in " ".join(query.logs))
+        assert len(server.requests) <= 1
+        (event,) = happened(events, "the model can't be used")
+        assert (event["log_level"], event["reason"]) == ("error", reason)
+        server.key, server.models = KEY, ("test-model",)
+        await chat.webbuddy.until(lambda: query.status == "done")
+    shown = " ".join(query.logs) + query.answer_text
+    assert "the operator has been told" in shown
+    assert not any(word in shown for word in (KEY, "401", "404", "model.test", "test-model"))
+    assert KEY not in repr(events)
+
+
+# --- No answer -----------------------------------------------------------------------------------
+
+NONE = [
+    (Saying(refusal="I can't help with that."), "The model refuses to answer: I can't help with that."),
+    (Saying(text="Well", finish="content_filter"), "The model's content filter has stopped the answer."),
+    (
+        Failing(status=400, message="maximum context length", code="context_length_exceeded"),
+        "The query, with what it needs, is too long for the model.",
+    ),
+    (Saying(text="", finish="length"), "The query, with what it needs, is too long for the model."),
+    (
+        Saying(text="It is", finish="length"),
+        "The model's answer was cut off at its greatest length. It began:\n\nIt is",
+    ),
+    (Saying(text=" \n"), "The model has given an empty answer."),
+    (Saying(text="<think>I never stop"), "The model has given an empty answer."),
+    (Saying(text=LONG, cut_after=9), "The model's answer broke off in the middle. Please ask again."),
+    (Saying(text=LONG, error_after=9), "The model's answer broke off in the middle. Please ask again."),
+    (
+        Saying(text=LONG, finish="", ends=False),
+        "The model's answer broke off in the middle. Please ask again.",
+    ),
+    (
+        Failing(status=413, body="too much"),
+        "The query, with what it needs, is too long for the model.",
+    ),
+]
+
+
+@pytest.mark.parametrize(("answer", "sentence"), NONE)
+async def test_no_answer_has_a_sentence(
+    answer: Saying | Failing, sentence: str, autojump_clock: MockClock, events: list[EventDict]
+) -> None:
+    """Each way to end without an answer is a sentence for the author and an event for the operator."""
+    server = ModelServer()
+    server.will(answer)
+    async with open_chat(server) as chat:
+        query = await chat.ask()
+    assert (query.status, query.answer_text) == ("failed", sentence)
+    (event,) = happened(events, "no answer of the model")
+    assert event["reason"]
+    assert len(server.requests) == 1
+
+
+async def test_a_request_that_is_not_taken(autojump_clock: MockClock, events: list[EventDict]) -> None:
+    """Also without what not all servers know: the reason is the operator's."""
+    server = ModelServer(refuses=frozenset({"messages"}))
+    async with open_chat(server) as chat:
+        query = await chat.ask()
+    assert query.answer_text.startswith("The model does not take this query.")
+    (event,) = happened(events, "no answer of the model")
+    assert event["reason"] == "400 Bad Request: Unrecognized request argument: messages."
+    assert len(server.requests) == 2
+
+
+async def test_sentences_in_russian(autojump_clock: MockClock) -> None:
+    """By WORKER_LANGUAGE."""
+    server = ModelServer()
+    server.will(Saying(text=""))
+    async with open_chat(server, language="ru") as chat:
+        assert (await chat.ask()).answer_text == "Модель дала пустой ответ."
+
+
+@pytest.mark.parametrize("cut", [0, 9])
+async def test_a_real_connection_that_is_cut(cut: int) -> None:
+    """Over a socket: before the first word it is asked again, after that the answer has broken off."""
+    server = ModelServer()
+    server.will(Saying(text=LONG, cut_after=cut))
+    with trio.fail_after(30):
+        async with open_chat(server, sockets=True) as chat:
+            query = await chat.ask("one")
+    expected = (
+        "You said: one" if cut == 0 else "The model's answer broke off in the middle. Please ask again."
+    )
+    assert query.answer_text == expected
+
+
+@pytest.mark.parametrize("sockets", [False, True])
+async def test_a_query_that_is_cancelled_stops_the_model(sockets: bool) -> None:
+    """Past its time limit the connection is closed: nobody pays for an answer that nobody reads."""
+    server = ModelServer()
+    server.will(Saying(text=LONG, pause=0.2))
+    with trio.fail_after(30):
+        async with open_chat(server, sockets=sockets, processing_timeout=0.7) as chat:
+            query = await chat.ask()
+            assert (query.status, "time limit" in query.answer_text) == ("failed", True)
+            await server.until(lambda: server.given_up == 1)

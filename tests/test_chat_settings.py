@@ -1,0 +1,183 @@
+"""What the operator sets for the model: read, refused, masked, and looked at by ``trio-worker check``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import trio
+
+from tests.chats import KEY
+from tests.commands import run_command
+from trio_worker.chat_settings import CHAT_HANDLER, ChatSettings
+from trio_worker.errors import SettingsError
+from trio_worker.handlers.child_environment import child_environment
+from trio_worker.misspellings import misspellings
+from trio_worker.testing import ModelServer, Saying, ToolRequest, WebBuddy, serve_model, serve_webbuddy
+
+REQUIRED = {"CHAT_BASE_URL": "http://localhost:11434/v1/", "CHAT_MODEL": "llama3.2"}
+
+
+def read(**environ: str) -> ChatSettings:
+    return ChatSettings.from_environ(REQUIRED | environ)
+
+
+def test_what_is_read(tmp_path: Path) -> None:
+    """Defaults, and each variable; the prompt and the key from files, too."""
+    settings = read()
+    assert settings == ChatSettings(base_url="http://localhost:11434/v1", model="llama3.2")
+    assert (settings.temperature, settings.max_tokens, settings.tools, settings.max_steps) == (
+        None,
+        None,
+        None,
+        10,
+    )
+    (tmp_path / "prompt").write_text("Be kind.\n", encoding="utf-8")
+    (tmp_path / "key").write_text(KEY + "\n", encoding="utf-8")
+    settings = read(
+        CHAT_API_KEY_FILE=str(tmp_path / "key"),
+        CHAT_SYSTEM_PROMPT=f"@{tmp_path / 'prompt'}",
+        CHAT_TEMPERATURE="0.7",
+        CHAT_MAX_TOKENS="100",
+        CHAT_TOOLS="a.b:c",
+        CHAT_MAX_STEPS="3",
+    )
+    assert (settings.api_key, settings.system_prompt, settings.temperature) == (KEY, "Be kind.", 0.7)
+    assert (settings.max_tokens, settings.tools, settings.max_steps) == (100, "a.b:c", 3)
+    assert KEY not in repr(settings)
+
+
+def test_all_that_is_wrong_at_once(tmp_path: Path) -> None:
+    """One sentence each, and never the key."""
+    environ = {
+        "CHAT_BASE_URL": "localhost:11434",
+        "CHAT_API_KEY": "ключ-ключ",
+        "CHAT_SYSTEM_PROMPT": f"@{tmp_path / 'none'}",
+        "CHAT_TEMPERATURE": "2.1",
+        "CHAT_MAX_TOKENS": "0",
+        "CHAT_TOOLS": "tools",
+        "CHAT_MAX_STEPS": "many",
+    }
+    with pytest.raises(SettingsError) as caught:
+        ChatSettings.from_environ(environ)
+    assert [problem.split()[0] for problem in caught.value.problems] == [
+        *("CHAT_BASE_URL", "CHAT_API_KEY", "CHAT_MODEL", "CHAT_SYSTEM_PROMPT", "CHAT_TEMPERATURE"),
+        *("CHAT_MAX_TOKENS", "CHAT_TOOLS", "CHAT_MAX_STEPS"),
+    ]
+    assert "ключ" not in str(caught.value)
+
+
+def test_misspelt_names_are_told_to_whoever_uses_it() -> None:
+    """And to nobody else: with another handler CHAT_MODLE is another program's."""
+    names = ["CHAT_MODLE", "CHAT_APIKEY", "CHAT_ROOM"]
+    assert misspellings(names, CHAT_HANDLER) == [
+        "CHAT_APIKEY is not a setting: did you mean CHAT_API_KEY?",
+        "CHAT_MODLE is not a setting: did you mean CHAT_MODEL?",
+    ]
+    assert misspellings(names, "agent:handle") == []
+
+
+def test_the_key_is_not_for_other_programs() -> None:
+    """No child of ours gets it, nor the place where it is."""
+    environ = {"CHAT_API_KEY": "short", "CHAT_API_KEY_FILE": "/run/key", "CHAT_MODEL": "m"}
+    assert child_environment(environ) == {"CHAT_MODEL": "m"}
+
+
+CHAT = {"WORKER_HANDLER": CHAT_HANDLER, "CHAT_MODEL": "test-model", "CHAT_API_KEY": KEY}
+
+
+async def run(directory: Path, *arguments: str, server: ModelServer, **environ: str) -> tuple[int, str, str]:
+    """Run a command of a worker with that model, over real sockets."""
+    async with serve_webbuddy(WebBuddy()) as webbuddy_url, serve_model(server) as base_url:
+        given = CHAT | {"CHAT_BASE_URL": base_url} | environ
+        ended = await run_command(directory, *arguments, webbuddy_url=webbuddy_url, **given)
+    assert "Traceback" not in ended.out + ended.err
+    assert KEY not in ended.out + ended.err
+    return ended.code, ended.out, ended.err
+
+
+async def test_check_asks_the_model_server(tmp_path: Path) -> None:
+    """Reachable, the key taken, the model there: each a line of the check."""
+    code, out, _ = await run(
+        tmp_path, "check", server=ModelServer(key=KEY), CHAT_TOOLS="trio_worker.handlers.chat.web:tools"
+    )
+    assert code == 0
+    lines = [" ".join(line.split()) for line in out.splitlines()]
+    assert "✓ tools fetch_page" in lines
+    assert any(
+        line.startswith("✓ model server http://127.0.0.1:") and "takes the key" in line for line in lines
+    )
+    assert "✓ model test-model" in lines
+
+
+@pytest.mark.parametrize(
+    ("server", "environ", "code", "sentence"),
+    [
+        (ModelServer(key="another"), {}, 1, "refuses the key (401"),
+        (
+            ModelServer(models=("llama3", "test-modell")),
+            {},
+            1,
+            "CHAT_MODEL is 'test-model', and the server has test-modell, llama3",
+        ),
+        (ModelServer(), {"CHAT_BASE_URL": "http://127.0.0.1:9/v1"}, 1, "Is it running?"),
+        (ModelServer(), {"CHAT_TEMPERATURE": "hot"}, 2, "CHAT_TEMPERATURE is 'hot': expected a number"),
+        (ModelServer(), {"CHAT_TOOLS": "nowhere:tools"}, 2, "CHAT_TOOLS is 'nowhere:tools'"),
+    ],
+    ids=["key", "model", "nobody", "setting", "tools"],
+)
+async def test_check_says_what_is_wrong(
+    server: ModelServer, environ: dict[str, str], code: int, sentence: str, tmp_path: Path
+) -> None:
+    """In a sentence, and by its exit code."""
+    ended, out, _ = await run(tmp_path, "check", server=server, **environ)
+    assert (ended, sentence in " ".join(out.split())) == (code, True)
+
+
+@pytest.mark.parametrize("command", ["run", "once"])
+async def test_wrong_settings_start_nothing(command: str, tmp_path: Path) -> None:
+    """Exit 2, with all of it in sentences."""
+    more = ["--query", "x"] if command == "once" else []
+    code, out, err = await run(
+        tmp_path, command, *more, server=ModelServer(), CHAT_MODEL="", CHAT_MAX_STEPS="0"
+    )
+    assert code == 2
+    assert "CHAT_MODEL is missing" in out + err
+    assert "CHAT_MAX_STEPS is '0'" in out + err
+
+
+async def test_settings_of_another_handler_are_not_read(tmp_path: Path) -> None:
+    """They may be anything."""
+    environ = {"WORKER_HANDLER": "trio_worker.handlers:echo", "CHAT_MAX_STEPS": "no"}
+    code, out, _ = await run(tmp_path, "once", "--query", "hello", server=ModelServer(), **environ)
+    assert (code, out.strip()) == (0, "hello")
+
+
+async def test_a_missing_extra_is_a_sentence(tmp_path: Path) -> None:
+    """With the command that installs it."""
+    (tmp_path / "msgspec.py").write_text("raise ModuleNotFoundError('gone', name='msgspec')\n")
+    code, out, err = await run(
+        tmp_path, "once", "--query", "x", server=ModelServer(), PYTHONPATH=str(tmp_path)
+    )
+    assert code == 2
+    assert "it needs msgspec, which is not installed here: pip install 'trio-worker[chat]'" in out + err
+
+
+async def test_once_with_tools_in_the_open(tmp_path: Path) -> None:
+    """The whole of it, as an operator tries it: a tool is called, the answer is printed, the log beside
+    it."""
+    server = ModelServer(key=KEY)
+    with trio.fail_after(60):
+        async with serve_webbuddy(WebBuddy()) as page:
+            server.will(
+                Saying(calls=[ToolRequest("fetch_page", {"url": f"{page}/login"})]),
+                Saying(text=f"The login page answers with 200. ({KEY})"),
+            )
+            tools = "trio_worker.handlers.chat.web:intranet_tools"
+            code, out, err = await run(
+                tmp_path, "once", "--query", "Check the login page", server=server, CHAT_TOOLS=tools
+            )
+    assert (code, out.strip()) == (0, "The login page answers with 200. ([MASKED])")
+    assert "Status: 200 OK" in err
+    assert "has begun to answer" in err
+    assert server.requests[1]["messages"][-1]["content"].startswith("Status: 200 OK\nAddress: http://127")

@@ -1,0 +1,247 @@
+"""Functions that the model calls: what it is told of them, what it sends, and what it gets back."""
+
+from __future__ import annotations
+
+import enum
+from typing import Any, Literal
+
+import pytest
+import trio
+from structlog.typing import EventDict
+from trio.testing import MockClock
+
+from tests.chats import open_chat
+from trio_worker import Context, QueryFailed, RetryLater
+from trio_worker.errors import SettingsError
+from trio_worker.handlers.chat.tools import ArgumentsError, load_tools, make_tool
+from trio_worker.testing import ModelServer, Saying, ToolRequest
+
+
+class Colour(enum.Enum):
+    RED = "red"
+    BLUE = "blue"
+
+
+async def look(
+    page: str,
+    ctx: Context,
+    depth: int = 1,
+    kind: Literal["full", "short"] = "short",
+    colours: list[Colour] | None = None,
+) -> str:
+    """Look at a page.
+
+    Twice, if need be.
+
+    Args:
+        page: Its path,
+            from the root.
+        depth (int): How far.
+    """
+    ctx.log(f"looking at {page}")
+    return f"{page} {depth} {kind} {colours}"
+
+
+def add(a: int, b: float) -> dict[str, float]:
+    """Add."""
+    return {"sum": a + b}
+
+
+async def burn() -> str:
+    """Fail."""
+    raise KeyError("matches")
+
+
+def call(name: str, arguments: dict[str, Any] | str | None = None) -> Saying:
+    return Saying(calls=[ToolRequest(name, {} if arguments is None else arguments)])
+
+
+def test_the_schema_of_a_function() -> None:
+    """Types, defaults and descriptions, and nothing of the context."""
+    schema = make_tool(look).schema
+    assert schema["type"] == "function"
+    assert schema["function"]["name"] == "look"
+    assert schema["function"]["description"] == "Look at a page.\n\nTwice, if need be."
+    parameters = schema["function"]["parameters"]
+    assert parameters["required"] == ["page"]
+    assert parameters["additionalProperties"] is False
+    assert list(parameters["properties"]) == ["page", "depth", "kind", "colours"]
+    assert parameters["properties"]["page"] == {"type": "string", "description": "Its path, from the root."}
+    assert parameters["properties"]["depth"] == {"type": "integer", "description": "How far.", "default": 1}
+    assert parameters["properties"]["kind"] == {"enum": ["full", "short"], "default": "short"}
+    assert "$defs" in parameters
+
+
+def test_arguments_are_checked() -> None:
+    """What fits is read into the function's types, and what does not is told by its place."""
+    tool = make_tool(look)
+    assert tool.read('{"page": "/", "depth": "3", "colours": ["red"]}') == {
+        "page": "/",
+        "depth": 3,
+        "kind": "short",
+        "colours": [Colour.RED],
+    }
+    for text, said in [
+        ("{", "truncated"),
+        ("[]", "Expected `object`"),
+        ("{}", "missing required field `page`"),
+        ('{"page": 1}', "$.page"),
+        ('{"page": "/", "kind": "odd"}', "$.kind"),
+        ('{"page": "/", "more": 1}', "unknown field `more`"),
+    ]:
+        with pytest.raises(ArgumentsError, match=said.replace("$", r"\$")):
+            tool.read(text)
+
+
+def no_docstring(a: int) -> int:
+    return a
+
+
+def no_type(a) -> int:  # type: ignore[no-untyped-def]
+    """Do it."""
+    return int(a)
+
+
+def any_number(*a: int) -> int:
+    """Do it."""
+    return sum(a)
+
+
+def strange(a: trio.Event) -> None:
+    """Do it."""
+
+
+good, bad, other = [add], [no_docstring, no_type, any_number, strange, 5], 7
+
+
+def test_what_can_not_be_told_to_a_model_is_refused() -> None:
+    """At the start, all of it at once, in sentences."""
+    assert [tool.name for tool in load_tools(f"{__name__}:good")] == ["add"]
+    with pytest.raises(SettingsError) as caught:
+        load_tools(f"{__name__}:bad")
+    said = [problem.partition("': ")[2] for problem in caught.value.problems]
+    assert said[0] == "no_docstring has no docstring, which tells the model what it is for"
+    assert said[1] == "no_type does not say of which type a is"
+    assert said[2] == "any_number has *a: 'int', which can't be passed by its name"
+    assert said[3].startswith("a type of strange can't be told to a model: ")
+    assert said[4] == "5 is no function with a name of 64 ASCII characters at most"
+    for path, end in [
+        (f"{__name__}:other", "that is int; expected a list or tuple of functions"),
+        (f"{__name__}:nothing", f"module '{__name__}' has no attribute 'nothing'"),
+        ("no_such_module_here:tools", "No module named 'no_such_module_here'"),
+    ]:
+        with pytest.raises(SettingsError, match="CHAT_TOOLS is") as caught:
+            load_tools(path)
+        assert caught.value.problems[0].endswith(end)
+
+
+async def test_the_model_calls_a_tool(autojump_clock: MockClock) -> None:
+    """It asks in pieces, is told what came of it, and answers; the author sees a line for the call."""
+    server = ModelServer()
+    calls = [ToolRequest("look", {"page": "/login"}), ToolRequest("look", {"page": "/вход", "depth": 2})]
+    server.will(Saying(text="Let me see.", calls=calls), Saying(text="Both are up."))
+    async with open_chat(server, tools=[look, burn]) as chat:
+        query = await chat.ask()
+        assert query.answer_text == "Both are up."
+        assert [tool["function"]["name"] for tool in server.requests[0]["tools"]] == ["look", "burn"]
+        asked, first, second = chat.said()[2:]
+    assert (asked["role"], asked["content"]) == ("assistant", "Let me see.")
+    assert [call["id"] for call in asked["tool_calls"]] == ["call_0", "call_1"]
+    assert asked["tool_calls"][0]["function"] == {"name": "look", "arguments": '{"page": "/login"}'}
+    assert first == {"role": "tool", "tool_call_id": "call_0", "content": "/login 1 short None"}
+    assert second == {"role": "tool", "tool_call_id": "call_1", "content": "/вход 2 short None"}
+    logs = " ".join(query.logs)
+    assert "looking at /login" in logs
+    assert 'look({"page": "/login"}): /login 1 short None' in logs
+
+
+async def test_a_plain_tool_runs_in_a_thread() -> None:
+    """And a result that is no text is told as JSON."""
+    server = ModelServer()
+    server.will(call("add", {"a": 1, "b": 2.5}))
+    with trio.fail_after(30):
+        async with open_chat(server, tools=[add]) as chat:
+            await chat.ask()
+            assert chat.said()[-1]["content"] == '{"sum":3.5}'
+
+
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        (call("look", '{"page": '), "Error: the arguments do not fit: Input data was truncated"),
+        (
+            call("look", {"page": 5}),
+            "Error: the arguments do not fit: Expected `str`, got `int` - at `$.page`",
+        ),
+        (call("sing"), "Error: there is no tool 'sing'. There are: look, burn"),
+        (call("burn"), "Error: KeyError: 'matches'"),
+    ],
+    ids=["no JSON", "wrong type", "unknown tool", "exception"],
+)
+async def test_errors_are_told_to_the_model(
+    asked: Saying, told: str, autojump_clock: MockClock, events: list[EventDict]
+) -> None:
+    """It may do better, or without."""
+    server = ModelServer()
+    server.will(asked, Saying(text="I could not look."))
+    async with open_chat(server, tools=[look, burn]) as chat:
+        query = await chat.ask()
+        assert query.answer_text == "I could not look."
+        assert chat.said()[-1]["content"] == told
+    assert told in " ".join(query.logs)
+    raised = [event for event in events if event["event"] == "a tool of the model has raised"]
+    assert len(raised) == ("KeyError" in told)
+
+
+async def test_a_tool_may_end_the_query(autojump_clock: MockClock) -> None:
+    """By what a handler would raise, also out of a nursery of its own."""
+
+    async def stop() -> str:
+        """Stop."""
+        async with trio.open_nursery():
+            raise QueryFailed("No account.")
+
+    async def wait() -> str:
+        """Wait."""
+        raise RetryLater(60, "Busy.")
+
+    server = ModelServer()
+    server.will(call("stop"), call("wait"))
+    async with open_chat(server, tools=[stop, wait]) as chat:
+        query = await chat.ask()
+        assert (query.status, query.answer_text) == ("failed", "No account.")
+        query = await chat.ask("later")
+        assert query.answer_text == "You said: later"
+        assert "Put aside for 60 s: Busy." in " ".join(query.logs)
+
+
+async def test_a_long_result_is_cut(autojump_clock: MockClock) -> None:
+    """What does not fit into a model is not sent to it."""
+
+    async def read() -> str:
+        """Read."""
+        return "x" * 30_000
+
+    server = ModelServer()
+    server.will(call("read"))
+    async with open_chat(server, tools=[read]) as chat:
+        await chat.ask()
+        assert chat.said()[-1]["content"] == "x" * 20_000 + "\n[10000 more characters were cut off]"
+
+
+async def test_calls_without_end(autojump_clock: MockClock) -> None:
+    """After CHAT_MAX_STEPS rounds it has to answer; it may, or the query has failed."""
+    server = ModelServer()
+    again = [call("look", {"page": "/"})] * 2
+    server.will(*again, Saying(text="Enough."), *again, call("look", {"page": "/"}))
+    async with open_chat(server, tools=[look], chat={"max_steps": 2}) as chat:
+        query = await chat.ask()
+        assert query.answer_text == "Enough."
+        assert "tools" not in server.requests[2]
+        assert "no tool calls left" in chat.said()[-1]["content"]
+        query = await chat.ask()
+    assert (query.status, query.answer_text) == (
+        "failed",
+        "The model goes on calling tools instead of answering, 2 times so far.",
+    )
+    assert len(server.requests) == 6

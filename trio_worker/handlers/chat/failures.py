@@ -1,0 +1,57 @@
+"""How a call of the model may end without an answer, by what to do next.
+
+::
+
+    ModelError
+    ├── NotNow          ask again, after a pause
+    ├── Misconfigured   the operator has to do something: put the query aside until then
+    └── NoAnswer        this query gets none: say why
+"""
+
+from __future__ import annotations
+
+__all__ = ["Misconfigured", "ModelError", "NoAnswer", "NotNow"]
+
+
+class ModelError(Exception):
+    """A call of the model has brought no answer.
+
+    Args:
+        reason: What happened, for the operator; no secret in it.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class NotNow(ModelError):
+    """The server is away or busy, and nothing of an answer has come.
+
+    Args:
+        reason: As in `ModelError`.
+        retry_after: Seconds that it asked to wait, or None.
+    """
+
+    def __init__(self, reason: str, *, retry_after: float | None = None) -> None:
+        super().__init__(reason)
+        self.retry_after = retry_after
+
+
+class Misconfigured(ModelError):
+    """It wants another key, another model, or is no model server: every query would meet that."""
+
+
+class NoAnswer(ModelError):
+    """It will not answer this query, or has not to its end.
+
+    Args:
+        sentence: What the query's author reads: the name of one of `Sentences`.
+        reason: As in `ModelError`.
+        **values: For the sentence.
+    """
+
+    def __init__(self, sentence: str, reason: str, **values: object) -> None:
+        super().__init__(reason)
+        self.sentence = sentence
+        self.values = values

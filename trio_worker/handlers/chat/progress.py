@@ -1,0 +1,41 @@
+"""What the query's author sees of an answer on its way: a few lines, not one a token."""
+
+from __future__ import annotations
+
+import attrs
+import trio
+
+from trio_worker.context import Context
+from trio_worker.handlers.chat.sentences import Sentences
+
+__all__ = ["Progress"]
+
+FIRST_PAUSE = 10.0  # seconds from the line that it has begun to the next; each pause is twice as long
+LONGEST_PAUSE = 120.0
+
+
+@attrs.define
+class Progress:
+    """Of one reply.
+
+    Attributes:
+        ctx: Of the query.
+        sentences: The language.
+    """
+
+    ctx: Context
+    sentences: Sentences
+    _pause: float = attrs.field(default=FIRST_PAUSE, init=False)
+    _next: float | None = attrs.field(default=None, init=False)
+
+    def heard(self, count: int) -> None:
+        """Take note that so many characters have come. Never waits."""
+        now = trio.current_time()
+        if self._next is None:
+            self.ctx.log(self.sentences.begun)
+        elif now < self._next:
+            return
+        else:
+            self.ctx.log(self.sentences.going_on.format(count=count))
+            self._pause = min(2 * self._pause, LONGEST_PAUSE)
+        self._next = now + self._pause

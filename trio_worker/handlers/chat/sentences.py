@@ -1,0 +1,79 @@
+"""What the author of a query reads of the model, in the languages of ``WORKER_LANGUAGE``.
+
+They say nothing of where the model is, or of what is wrong there: that is for the operator's log.
+"""
+
+from __future__ import annotations
+
+import attrs
+
+__all__ = ["ENGLISH", "RUSSIAN", "Sentences", "sentences"]
+
+
+@attrs.frozen(kw_only=True)
+class Sentences:
+    """One language. The braces are filled by `str.format`."""
+
+    no_project: str
+    begun: str
+    going_on: str
+    again: str
+    calls: str
+    steps_over: str
+    not_now: str
+    misconfigured: str
+    refused: str
+    refused_why: str
+    filtered: str
+    too_long: str
+    cut_off: str
+    empty: str
+    broken_off: str
+    not_taken: str
+    no_end: str
+
+
+ENGLISH = Sentences(
+    no_project="The project's settings can't be read just now; going on without them",
+    begun="The model has begun to answer",
+    going_on="The model is answering: {count} characters so far",
+    again="The model is not available just now; again in {seconds:.0f} s",
+    calls="{call}: {result}",
+    steps_over="The model has used its tools {count} times, and is asked to answer now",
+    not_now="The model is not available just now.",
+    misconfigured="The model can't be used just now; the operator has been told.",
+    refused="The model refuses to answer.",
+    refused_why="The model refuses to answer: {said}",
+    filtered="The model's content filter has stopped the answer.",
+    too_long="The query, with what it needs, is too long for the model.",
+    cut_off="The model's answer was cut off at its greatest length. It began:\n\n{text}",
+    empty="The model has given an empty answer.",
+    broken_off="The model's answer broke off in the middle. Please ask again.",
+    not_taken="The model does not take this query. The operator finds the reason in the worker's log.",
+    no_end="The model goes on calling tools instead of answering, {count} times so far.",
+)
+
+RUSSIAN = Sentences(
+    no_project="Настройки проекта сейчас не прочитать; продолжаю без них",
+    begun="Модель начала отвечать",
+    going_on="Модель отвечает, символов: {count}",
+    again="Модель сейчас недоступна; следующая попытка через {seconds:.0f} с",
+    calls="{call}: {result}",
+    steps_over="Модель обращалась к инструментам {count} раз и теперь должна ответить",
+    not_now="Модель сейчас недоступна.",
+    misconfigured="Моделью сейчас нельзя воспользоваться; оператору об этом сообщено.",
+    refused="Модель отказалась отвечать.",
+    refused_why="Модель отказалась отвечать: {said}",
+    filtered="Ответ остановлен фильтром содержимого модели.",
+    too_long="Запрос вместе с необходимыми данными слишком длинный для модели.",
+    cut_off="Ответ модели обрезан: достигнута наибольшая длина. Начало ответа:\n\n{text}",
+    empty="Модель дала пустой ответ.",
+    broken_off="Ответ модели оборвался на середине. Пожалуйста, повторите запрос.",
+    not_taken="Модель не принимает этот запрос. Причина записана в журнале воркера.",
+    no_end="Модель снова и снова обращается к инструментам вместо ответа, раз: {count}.",
+)
+
+
+def sentences(language: str) -> Sentences:
+    """Return the sentences of a language, ``"en"`` or ``"ru"``."""
+    return {"en": ENGLISH, "ru": RUSSIAN}[language]

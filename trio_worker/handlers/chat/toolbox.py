@@ -1,0 +1,93 @@
+"""The tools of one handler, called for the model: whatever goes wrong in that is told to the model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import attrs
+import msgspec
+import structlog
+
+from trio_worker.context import Context
+from trio_worker.errors import QueryFailed, RetryLater, unwrapped
+from trio_worker.handlers.chat.reply import ToolCall
+from trio_worker.handlers.chat.sentences import Sentences
+from trio_worker.handlers.chat.tools import ArgumentsError, Tool
+
+__all__ = ["MOST_RESULT", "Toolbox"]
+
+log = structlog.get_logger(__name__)
+
+MOST_RESULT = 20_000
+"""Characters of a result that the model is given: what fits into the smaller ones beside the rest."""
+
+_LONGEST_SHOWN = 120  # characters of arguments, and of a result's first line, in the query's log
+
+
+@attrs.frozen
+class Toolbox:
+    """What the model may call.
+
+    Attributes:
+        tools: They.
+        sentences: The language of the query's log.
+    """
+
+    tools: Sequence[Tool]
+    sentences: Sentences
+
+    @property
+    def schemas(self) -> list[Mapping[str, Any]]:
+        """What the API is told of them."""
+        return [tool.schema for tool in self.tools]
+
+    async def call(self, call: ToolCall, ctx: Context) -> dict[str, str]:
+        """Make one call, and a line of it in the query's log.
+
+        Args:
+            call: What the model asks for.
+            ctx: Of the query.
+
+        Returns:
+            The message that tells the model what came of it, be it an error.
+
+        Raises:
+            QueryFailed: A tool has raised that; so with `RetryLater`.
+        """
+        result = _cut(await self._result(call, ctx))
+        shown = f"{call.name}({_shown(call.arguments)})"
+        ctx.log(self.sentences.calls.format(call=shown, result=_shown(result.partition("\n")[0])))
+        return {"role": "tool", "tool_call_id": call.id, "content": result}
+
+    async def _result(self, call: ToolCall, ctx: Context) -> str:
+        tool = next((tool for tool in self.tools if tool.name == call.name), None)
+        if tool is None:
+            names = ", ".join(tool.name for tool in self.tools) or "none"
+            return f"Error: there is no tool {call.name!r}. There are: {names}"
+        try:
+            return _as_text(await tool.call(tool.read(call.arguments), ctx))
+        except ArgumentsError as error:
+            return f"Error: the arguments do not fit: {error}"
+        except Exception as raised:
+            problem = unwrapped(raised)
+            if isinstance(problem, QueryFailed | RetryLater):
+                raise problem from None
+            log.warning("a tool of the model has raised", tool=call.name, exc_info=problem)
+            return f"Error: {type(problem).__name__}: {problem}"
+
+
+def _as_text(result: object) -> str:
+    """What a tool gives, for the model: a text as it is, all else as JSON."""
+    return result if isinstance(result, str) else msgspec.json.encode(result).decode()
+
+
+def _cut(text: str) -> str:
+    if len(text) <= MOST_RESULT:
+        return text
+    return f"{text[:MOST_RESULT]}\n[{len(text) - MOST_RESULT} more characters were cut off]"
+
+
+def _shown(text: str) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= _LONGEST_SHOWN else text[:_LONGEST_SHOWN] + "…"
