@@ -488,10 +488,10 @@ MUTATIONS = [
         "buses bus_redis",
     ),
     Mutation(
-        "what could not be sent for long is not sent late",
+        "what could not be sent is not sent late",
         "bus_redis.py",
-        "for at, hint in self._pending if at >= since]",
-        "for at, hint in self._pending]",
+        "                self._pending.clear()  # whoever",
+        "                pass  # whoever",
         "bus_redis",
     ),
     Mutation(
@@ -504,12 +504,10 @@ MUTATIONS = [
     Mutation(
         "Redis is tried again with nothing to be sent",
         "bus_redis.py",
-        """                await trio.sleep(pauses.next())
-                continue
+        """                continue
             self._works("sending")
 """,
-        """                await trio.sleep(pauses.next())
-                await self._gathered.wait()
+        """                await self._gathered.wait()
                 continue
             self._works("sending")
 """,

@@ -44,9 +44,6 @@ WAIT_SECONDS = 2
 KEPT_SECONDS = 60
 """For which Redis keeps what nobody takes: every worker has looked by itself since."""
 
-STALE_SECONDS = 3.0
-"""After which a hint that could not be sent is not sent any more."""
-
 LAST_SECONDS = 0.5
 """At the end, for what a worker that stops has put back and others are to know of."""
 
@@ -118,7 +115,7 @@ class _RedisBus:
         self._address = address
         self._key = f"trio-worker:wakeups:{bare_url(webbuddy_url)}".encode()
         self._sending, self._waiting = line(), line()
-        self._pending: deque[tuple[float, Hint]] = deque(maxlen=MOST_HINTS)
+        self._pending: deque[Hint] = deque(maxlen=MOST_HINTS)
         self._gathered = trio.Event()
         self._reasons: dict[str, str] = {}
         self._said = Trouble(
@@ -136,7 +133,7 @@ class _RedisBus:
         return None
 
     def offer(self, hint: Hint) -> None:
-        self._pending.append((trio.current_time(), hint))
+        self._pending.append(hint)
         self._gathered.set()
 
     async def take(self) -> Hint:
@@ -169,6 +166,7 @@ class _RedisBus:
             except Lost as lost:
                 self._fails("sending", str(lost))
                 await trio.sleep(pauses.next())
+                self._pending.clear()  # whoever it was for has been found by push, or looks by itself
                 continue
             self._works("sending")
             pauses.reset()
@@ -190,8 +188,7 @@ class _RedisBus:
         Raises:
             Lost: It did not get through, or nobody knows. It is not sent again.
         """
-        since = trio.current_time() - STALE_SECONDS
-        hints = [b"%d %d" % (hint.query, hint.sender) for at, hint in self._pending if at >= since]
+        hints = [b"%d %d" % (hint.query, hint.sender) for hint in self._pending]
         self._pending.clear()
         self._gathered = trio.Event()
         commands: list[Command] = [
