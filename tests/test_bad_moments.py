@@ -151,6 +151,7 @@ async def test_a_stop_while_a_connection_is_being_made(events: list[EventDict]) 
                 most_waiting=9,
                 look_after=30,
                 revoke=lambda query, reason: None,
+                put_back=lambda: None,
             )
             held, _ = Held.claimed(journal, ClaimedQuery(id=1, project=1), "push", ENGLISH)
             deliveries.of(held).end(Done("a"), "done")
