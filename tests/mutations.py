@@ -448,9 +448,23 @@ MUTATIONS = [
     Mutation(
         "one hint that finds nothing speaks for all behind it",
         "sharing.py",
-        "await self.bus.clear() and await self._claim(0)",
+        "(await self.bus.clear() and bool(await self._claim(0)))",
         "False",
         "sharing",
+    ),
+    Mutation(
+        "after the end the pipe's descriptor is left alone",
+        "bus_pipe.py",
+        "        if not self.is_open:",
+        "        if False:",
+        "bus_pipe",
+    ),
+    Mutation(
+        "who puts a query back while idle claims it again",
+        "wakeups.py",
+        "        if not self._wake():\n            self.pass_on(0)\n",
+        "        self.pass_on(0)\n",
+        "wakeups",
     ),
     Mutation(
         "hints are taken one at a time",

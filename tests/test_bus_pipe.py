@@ -141,3 +141,17 @@ async def test_no_descriptor_is_left_open(tmp_path: Path) -> None:
         (number,) = descriptors_of(path)
         assert not os.get_inheritable(number)
     assert not descriptors_of(path)
+
+
+async def test_after_the_end_nothing_is_written(tmp_path: Path) -> None:
+    """A push may be answered later than that; the descriptor's number is that of another file by then."""
+    other = tmp_path / "other"
+    with other.open("wb") as file:
+        async with open_pipe_bus(folder(tmp_path), runner=inline) as bus:
+            (number,) = descriptors_of(folder(tmp_path).path / PIPE)
+        os.dup2(file.fileno(), number)
+        try:
+            bus.offer(Hint(1, 2))
+        finally:
+            os.close(number)
+    assert other.read_bytes() == b""

@@ -442,3 +442,39 @@ def test_a_name_is_out_of_date_once_the_queue_was_empty() -> None:
     assert announced.take(2, announced.times_empty) == (True, True)
     assert announced.take(3, claim_under_way) == (True, True)
     assert announced.take(4, announced.times_empty) == (False, False)
+
+
+async def test_what_is_put_back_wakes_one_here_or_is_passed_on() -> None:
+    """WebBuddy tells nobody of it: an idle worker looks itself, one that has nobody free tells others."""
+    wakeups, passed_on = Wakeups(), []
+    wakeups.pass_on = passed_on.append
+    wakeups.put_back()
+    assert passed_on == [0]
+    assert await asks(wakeups)  # it is expected here all the same
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(asks, wakeups)
+        await trio.testing.wait_all_tasks_blocked()
+        wakeups.put_back()
+    assert passed_on == [0]
+
+
+async def test_a_claim_that_failed_tells_nothing_of_the_queue() -> None:
+    """Whoever was told of a query learns that nothing is known: others may be able to claim it."""
+    found: list[bool | None] = []
+
+    async def tell() -> None:
+        found.append(await wakeups.told(named=True))
+
+    for answer in ("found", "nothing", "failed"):
+        wakeups = Wakeups()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(tell)
+            await trio.testing.wait_all_tasks_blocked()
+            wakeups.ask()
+            if answer == "found":
+                wakeups.found(announced=True)
+            elif answer == "nothing":
+                wakeups.found_nothing(wakeups.newest)
+            else:
+                wakeups.failed()
+    assert found == [True, False, None]

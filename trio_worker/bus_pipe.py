@@ -54,9 +54,11 @@ async def open_pipe_bus(folder: StateFolder, *, runner: Runner) -> AsyncIterator
         log.warning("this process shares no wake-ups with others on this machine", reason=str(error))
         yield NoBus()
         return
+    bus = _PipeBus(descriptor)
     try:
-        yield _PipeBus(descriptor)
+        yield bus
     finally:
+        bus.is_open = False
         trio.lowlevel.notify_closing(descriptor)
         os.close(descriptor)
 
@@ -87,17 +89,20 @@ def _bound(descriptor: int) -> None:
         fcntl.fcntl(descriptor, resize, MOST_HINTS * HINT.size)
 
 
-@attrs.frozen
+@attrs.define
 class _PipeBus:
     """Hints of 16 bytes, written and read in one piece: the kernel does not mix those."""
 
     _descriptor: int
+    is_open: bool = True
 
     @property
     def trouble(self) -> None:
         return None
 
     def offer(self, hint: Hint) -> None:
+        if not self.is_open:  # a push that is answered after the end: the number is somebody else's by now
+            return
         try:
             os.write(self._descriptor, HINT.pack(hint.query, hint.sender))
         except BlockingIOError:

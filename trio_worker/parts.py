@@ -250,7 +250,7 @@ class Parts:
             most_waiting=self.given.consumers + SPARE_REPORTS,
             look_after=self.given.settings.watch_interval or LOOK_AFTER,
             revoke=self.execution.revoke,
-            put_back=lambda: self.given.front.wakeups.pass_on(0),
+            put_back=self.given.front.wakeups.put_back,
         )
 
     @cached_property
@@ -286,7 +286,7 @@ class Parts:
             mode=self.given.settings.lost_claims,
             unclaimed=lambda: self.given.front.announced.unclaimed,
             said_before=self.deliveries.said_before,
-            put_back=lambda: self.given.front.wakeups.pass_on(0),
+            put_back=self.given.front.wakeups.put_back,
             pulse=self.given.front.liveness.pulse("lost claims"),
         )
 

@@ -86,13 +86,15 @@ class Sharing:
                 await self.pulse.sleep(pauses.next())
 
     async def _is_worth_it(self, hint: Hint) -> bool:
-        if await self._claim(hint.query):
-            return True
+        found = await self._claim(hint.query)
+        if found is None:  # it is this worker that can't claim: others may
+            self.bus.offer(hint)
+            return False
         # Only what was dropped before a claim is sent can't be missed by it.
-        return await self.bus.clear() and await self._claim(0)
+        return found or (await self.bus.clear() and bool(await self._claim(0)))
 
-    async def _claim(self, query: int) -> bool:
-        """Let one consumer claim; whether it has found something."""
+    async def _claim(self, query: int) -> bool | None:
+        """Let one consumer claim; whether it has found something, None: not known."""
         if query:
             self.announced.add(query)
         return await self.wakeups.told(named=bool(query))

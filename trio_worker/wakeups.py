@@ -85,14 +85,14 @@ class Wakeups:
         if not self._wake():
             self.pass_on(query_id)
 
-    async def told(self, *, named: bool) -> bool:
+    async def told(self, *, named: bool) -> bool | None:
         """Wake one consumer: another worker says that a query waits. Return when a claim was answered.
 
         Args:
             named: Whether a push has named it; if not, there may be more.
 
         Returns:
-            Whether it has found something. False, too, when it fails: that is the intake's matter.
+            Whether it has found something; None: it has failed, or was not sent, and nothing is known.
         """
         self.sources.add("bus")
         if named:
@@ -117,6 +117,12 @@ class Wakeups:
         while not self.is_listened:
             self._listened = trio.Event()
             await self._listened.wait()
+
+    def put_back(self) -> None:
+        """Wake one consumer, here or elsewhere: a query is in the queue again, and WebBuddy tells nobody."""
+        self._look_due = True
+        if not self._wake():
+            self.pass_on(0)
 
     @contextmanager
     def listen(self) -> Iterator[trio.MemoryReceiveChannel[bool]]:
@@ -203,7 +209,7 @@ class Wakeups:
     def failed(self) -> None:
         """A claim failed, or was not sent after all: its wake-up stays."""
         self._asking -= 1
-        self._answered(found=False)
+        self._answered(found=None)
         self._ring()
 
     async def doubted(self) -> None:
@@ -217,7 +223,7 @@ class Wakeups:
         wanted = MOST_ASKING if self._expected == math.inf else int(self._expected)
         return max(0, wanted - self._asking - self._woken)
 
-    def _answered(self, *, found: bool) -> None:
+    def _answered(self, *, found: bool | None) -> None:
         if self._answer is not None:
             self._answer.found = found
             self._answer.came.set()
@@ -244,7 +250,7 @@ class _Answer:
 
     def __init__(self) -> None:
         self.came = trio.Event()
-        self.found = False
+        self.found: bool | None = None
 
 
 def _nobody(query_id: int) -> None:
