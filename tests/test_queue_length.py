@@ -13,10 +13,11 @@ from trio.testing import MockClock
 
 from tests.test_metrics import handle
 from trio_worker.figures import PREFIX
-from trio_worker.queue_length import MISSING_FOR, READ_WITHIN
+from trio_worker.queue_length import READ_WITHIN
 from trio_worker.runners import inline
 from trio_worker.state_folder import Address, StateFolder
 from trio_worker.testing import RunningWorker, WebBuddy, open_worker, trio_time
+from trio_worker.webbuddy import MISSING_FOR
 
 EVERY = 30.0
 """Seconds: POLLING_INTERVAL."""

@@ -27,8 +27,8 @@ from trio_worker.testing import WebBuddy, open_worker
 from trio_worker.testing.run_handler import RunHandler
 from trio_worker.testing.virtual_time import time_of_the_test
 from trio_worker.token_usage import MOST_TEXT, TokenUsage
-from trio_worker.usage_shipping import MISSING_FOR, MOST_AGE
-from trio_worker.webbuddy import open_webbuddy
+from trio_worker.usage_shipping import MOST_AGE
+from trio_worker.webbuddy import MISSING_FOR, open_webbuddy
 
 CALL: Any = {"model_name": "gpt", "request": "Привет", "answer": "Здравствуйте"}
 SENT = {

@@ -13,18 +13,15 @@ import trio
 from trio_worker.errors import Refused, WebBuddyError
 from trio_worker.liveness import Pulse
 from trio_worker.neighbours import Neighbours
-from trio_worker.webbuddy import WebBuddyClient
+from trio_worker.webbuddy import MISSING_FOR, WebBuddyClient
 
-__all__ = ["MISSING_FOR", "READ_WITHIN", "QueueLength"]
+__all__ = ["READ_WITHIN", "QueueLength"]
 
 log = structlog.get_logger(__name__)
 
 READ_WITHIN = 300.0
 """Seconds from one reading to the next, at most, for there to be a number: Prometheus itself takes a figure
 that it has not read for five minutes for gone."""
-
-MISSING_FOR = 3600.0
-"""Seconds for which a WebBuddy that does not count its queries is believed not to."""
 
 
 @attrs.define(kw_only=True, eq=False)

@@ -30,10 +30,12 @@ class Sharing:
         a push, and no consumer is free ──▶ offered, and still expected here
         a claim that shows a backlog,   ──▶ offered
           and no consumer is free
-        a query was put back            ──▶ offered: WebBuddy tells nobody
+        a query was put back,           ──▶ offered: WebBuddy tells nobody
+          and no consumer is free
 
         a consumer is free ──▶ take one hint ──▶ claim ──found────▶ take the next
-                                                   └──nothing──▶ drop what waits behind it, and claim again
+                                                   ├──nothing──▶ drop what waits behind it, and claim again
+                                                   └──failed───▶ give the hint back
 
     Nothing is worse than without a bus: what was offered is still expected here, and whoever is free first
     claims it. Of the hints that wait a worker takes one at a time, which spreads them over all; one that has
@@ -57,11 +59,11 @@ class Sharing:
     hints: Count = attrs.field(factory=lambda: Count("offered", "taken", "in_vain"), init=False)
     _me: int = attrs.field(factory=lambda: random.getrandbits(53), init=False)
 
-    def pass_on(self, query: int = 0) -> None:
+    def pass_on(self, query: int) -> None:
         """Let another worker know that a query may wait. Never waits.
 
         Args:
-            query: Its number, where a push has named it.
+            query: Its number, where a push has named it; else 0.
         """
         self.hints.add("offered")
         self.bus.offer(Hint(query, self._me))

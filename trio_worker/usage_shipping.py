@@ -18,13 +18,12 @@ from trio_worker.repeats import Repeats
 from trio_worker.stop import Stop
 from trio_worker.tallies import Count
 from trio_worker.trouble import Trouble
-from trio_worker.webbuddy import WebBuddyClient
+from trio_worker.webbuddy import MISSING_FOR, WebBuddyClient
 
 __all__ = ["UsageShipping"]
 
 log = structlog.get_logger(__name__)
 
-MISSING_FOR = 3600.0  # seconds for which a WebBuddy that does not know the call is not asked again
 LOOK_AFTER = 30.0  # seconds after which the number of the query may be another one's
 MOST_AGE = 7 * 86_400.0  # seconds; what WebBuddy can't take for a week it never will
 LAST_TRIES = 3  # while the service stops

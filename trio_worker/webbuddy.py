@@ -29,7 +29,10 @@ from trio_worker.tokens import WANTED, CredentialsSource, TokenAuth
 from trio_worker.traffic import Traffic
 from trio_worker.turns import Turns
 
-__all__ = ["Account", "LogEntry", "WebBuddyClient", "open_webbuddy"]
+__all__ = ["MISSING_FOR", "Account", "LogEntry", "WebBuddyClient", "open_webbuddy"]
+
+MISSING_FOR = 3600.0
+"""Seconds for which a WebBuddy that does not know a call, as older ones do not, is not asked again."""
 
 
 @asynccontextmanager
