@@ -70,7 +70,7 @@ def test_there_are_no_more_than_of_one() -> None:
 def test_the_worst_state_is_said() -> None:
     """Once where all say the same; otherwise with the number of each of whom it is true."""
     ill, well = state("bad", "Ill", "it hangs."), state("good", "Working", "All is well.")
-    assert join({0: overview(1), 1: overview(2)})["state"] == well
+    assert join({0: overview(1), 1: overview(2)})["state"] == well | {"text": "each process: All is well."}
     assert join({0: overview(1), 1: overview(2, state=ill)})["state"] == state(
         "bad", "Ill", "process 1: it hangs."
     )

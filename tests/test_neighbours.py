@@ -109,7 +109,7 @@ async def test_who_is_silent(folder: StateFolder, monkeypatch: pytest.MonkeyPatc
         with contextlib.closing(socket.socket(socket.AF_UNIX)) as hanging:
             hanging.bind("process-1.sock")
             hanging.listen()
-            Path("process-7.sock").symlink_to("process-1.sock")
+            await trio.Path("process-7.sock").symlink_to("process-1.sock")
             assert await zero.hear("figures") == Heard({}, {1})
         assert await zero.hear("figures") == Heard({}, set())
 

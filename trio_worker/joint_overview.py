@@ -67,12 +67,14 @@ def _rank(said: Snapshot) -> int:
 
 
 def _state(states: Mapping[int, Snapshot], silent: Collection[int]) -> dict[str, str]:
-    """The worst that is to be said: once, or with the number of each of whom it is said."""
+    """The worst that is to be said: of each process, or with the number of each of whom it is said."""
     rank = max(map(_rank, states.values()))
     worst = {number: state for number, state in states.items() if _rank(state) == rank}
     texts = {number: state["text"].rstrip(".") for number, state in worst.items()}
-    if len(worst) == len(states) and len(set(texts.values())) == 1:
-        said = [next(iter(texts.values()))]
+    if len(states) == 1:
+        said = list(texts.values())
+    elif len(worst) == len(states) and len(set(texts.values())) == 1:
+        said = [f"each process: {next(iter(texts.values()))}"]
     else:
         said = [f"process {number}: {text}" for number, text in texts.items()]
     said += [f"process {number} does not answer" for number in sorted(silent)]

@@ -77,7 +77,7 @@
       const busy = (query ?? null) !== null;
       item.className = busy ? "busy" : "free";
       put(item.firstElementChild, busy ? `#${query}` : "free");
-      put(item.lastElementChild, (attempt > 1 ? `try ${attempt}, ` : "") + since(moment) + (process === undefined ? "" : `, process ${process}`));
+      put(item.lastElementChild, (attempt > 1 ? `try ${attempt}, ` : "") + since(moment) + (process === undefined ? "" : `\nprocess ${process}`));
     });
     const more = is.consumers.here - is.places.length;
     put(byId("more-places"), more > 0 ? `and ${more} more: ${is.consumers.busy} of ${is.consumers.here} are busy` : "");
@@ -142,7 +142,7 @@
       const why = kind ? `${outcome}: ${kind.replaceAll("_", " ")}` : outcome;
       row.append(make("td", `#${query}`), make("td", attempt), make("td", found), make("td", duration(pickUp)));
       row.append(make("td", duration(run)), make("td", why), make("td", clock(ended), "ended"));
-      if (process !== undefined) row.append(make("td", process));
+      if (process !== undefined) row.append(make("td", process, "process"));
       seen[number] = row;
       body.insertBefore(row, next);
     }
