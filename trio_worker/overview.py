@@ -15,6 +15,7 @@ from trio_worker import clock
 from trio_worker.errors import AccessDenied
 from trio_worker.history import MINUTES, SECONDS, Attempt, History, Minute, Spread
 from trio_worker.intake import Intake
+from trio_worker.joint_overview import MOST_NAMED, MOST_PLACES
 from trio_worker.journal import Journal
 from trio_worker.journal_file import Entry
 from trio_worker.left_behind import LeftBehind
@@ -24,12 +25,7 @@ from trio_worker.push_health import PushHealth
 from trio_worker.settings import Settings
 from trio_worker.stop import Stop
 
-__all__ = ["MOST_PLACES", "Overview"]
-
-MOST_PLACES = 200
-"""Consumers that are shown one by one; of more only how many are busy."""
-
-MOST_NAMED = 20  # ids of dead letters
+__all__ = ["Overview"]
 
 CLOCK_SLACK = 0.5  # seconds by which the wall clock may move against Trio's before times shown follow it
 
