@@ -69,14 +69,22 @@ def test_there_are_no_more_than_of_one() -> None:
 
 def test_the_worst_state_is_said() -> None:
     """Once where all say the same; otherwise with the number of each of whom it is true."""
-    ill, well = state("bad", "Ill", "it hangs."), state("good", "Working", "All is well.")
-    assert join({0: overview(1), 1: overview(2)})["state"] == well | {"text": "each process: All is well."}
+    ill, paused = state("bad", "Ill", "it hangs."), state("fair", "Paused", "nothing new is taken.")
+    assert join({0: overview(1, state=paused), 1: overview(2, state=paused)})["state"] == state(
+        "fair", "Paused", "each process: nothing new is taken."
+    )
     assert join({0: overview(1), 1: overview(2, state=ill)})["state"] == state(
         "bad", "Ill", "process 1: it hangs."
     )
-    waiting = state("good", "Waiting", "2 are free.")
-    assert join({0: overview(1, state=waiting), 1: overview(2)})["state"] == state(
-        "good", "Working", "process 0: 2 are free. process 1: All is well."
+
+
+def test_where_all_is_well_the_consumers_are_counted() -> None:
+    idle = overview(2, consumers={"here": 2, "all": 4, "busy": 0})
+    assert join({0: overview(1), 1: idle})["state"] == state(
+        "good", "Working", "1 query is at work, 3 consumers are free; WebBuddy answers."
+    )
+    assert join({0: idle, 1: idle})["state"] == state(
+        "good", "Waiting", "all 4 consumers are free; WebBuddy answers."
     )
 
 

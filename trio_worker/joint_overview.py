@@ -8,7 +8,7 @@ from typing import Any
 
 from trio_worker.history import KEPT, SECONDS
 
-__all__ = ["MOST_NAMED", "MOST_PLACES", "join"]
+__all__ = ["MOST_NAMED", "MOST_PLACES", "WEBBUDDY_ANSWERS", "at_work", "count_queries", "join"]
 
 MOST_PLACES = 200
 """Consumers that are shown one by one; of more only how many are busy."""
@@ -16,9 +16,28 @@ MOST_PLACES = 200
 MOST_NAMED = 20
 """Dead letters whose ids are shown."""
 
+WEBBUDDY_ANSWERS = "WebBuddy answers"
+"""What else is said when all is well."""
+
 LEVELS = ("good", "fair", "bad")
 
 Snapshot = Mapping[str, Any]
+
+
+def at_work(busy: int, consumers: int) -> str:
+    """Say how many of so many consumers are busy."""
+    if not busy:
+        return f"all {_consumers(consumers)} free"
+    return f"{count_queries(busy)} at work, {_consumers(consumers - busy)} free"
+
+
+def count_queries(count: int) -> str:
+    """Begin a sentence about so many queries."""
+    return "1 query is" if count == 1 else f"{count or 'no'} queries are"
+
+
+def _consumers(count: int) -> str:
+    return "1 consumer is" if count == 1 else f"{count or 'no'} consumers are"
 
 
 def join(snapshots: Mapping[int, dict[str, Any]], silent: Collection[int] = ()) -> dict[str, Any]:
@@ -35,21 +54,20 @@ def join(snapshots: Mapping[int, dict[str, Any]], silent: Collection[int] = ()) 
     """
     if len(snapshots) == 1 and not silent:
         return next(iter(snapshots.values()))
-    state = _state({number: snapshot["state"] for number, snapshot in sorted(snapshots.items())}, silent)
     begun = {number: snapshot for number, snapshot in sorted(snapshots.items()) if "places" in snapshot}
-    if not begun:
-        return {"state": state}
     of = list(begun.values())
+    consumers = _sums(snapshot["consumers"] for snapshot in of)
+    states = {number: snapshot["state"] for number, snapshot in sorted(snapshots.items())}
+    state = _trouble(states, silent) or _all_well(consumers)
+    if not of:
+        return {"state": state}
     first = of[0]
     return {
         "process": " ".join(f"{number}: {snapshot['process']}" for number, snapshot in begun.items()),
         "processes": list(begun),
         **{key: first[key] for key in ("worker", "handler", "webbuddy")},
         "started": min(snapshot["started"] for snapshot in of),
-        "consumers": {
-            **_sums(snapshot["consumers"] for snapshot in of),
-            "all": first["consumers"]["all"],  # each has that of the worker
-        },
+        "consumers": {**consumers, "all": first["consumers"]["all"]},  # each has that of the worker
         "state": state,
         "pushes": _pushes([snapshot["pushes"] for snapshot in of]),
         "places": _places(begun),
@@ -66,9 +84,17 @@ def _rank(said: Snapshot) -> int:
     return LEVELS.index(said["level"])
 
 
-def _state(states: Mapping[int, Snapshot], silent: Collection[int]) -> dict[str, str]:
+def _all_well(consumers: Mapping[str, int]) -> dict[str, str]:
+    busy, here = consumers["busy"], consumers["here"]
+    text = f"{at_work(busy, here)}; {WEBBUDDY_ANSWERS}."
+    return {"level": "good", "word": "Working" if busy else "Waiting", "text": text}
+
+
+def _trouble(states: Mapping[int, Snapshot], silent: Collection[int]) -> dict[str, str] | None:
     """The worst that is to be said: of each process, or with the number of each of whom it is said."""
     rank = max(map(_rank, states.values()))
+    if rank == 0 and not silent:
+        return None
     worst = {number: state for number, state in states.items() if _rank(state) == rank}
     texts = {number: state["text"].rstrip(".") for number, state in worst.items()}
     if len(states) == 1:

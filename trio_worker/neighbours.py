@@ -196,8 +196,9 @@ class Neighbours:
         if self._folder is None:
             return heard
         with trio.move_on_after(ANSWERS_WITHIN):
+            sockets = await self._runner(partial(_sockets, self._folder.path))
             async with trio.open_nursery() as nursery:
-                for number, path in _sockets(self._folder.path):
+                for number, path in sockets:
                     if number != self.number:
                         nursery.start_soon(self._ask_one, number, path, question, heard)
         heard.silent.intersection_update(self._known)
@@ -281,11 +282,10 @@ def _leave(lock: LockedFile, *paths: Path) -> None:
     lock.release()
 
 
-def _sockets(folder: Path) -> Iterator[tuple[int, Path]]:
-    for path in folder.glob("process-*.sock"):
-        number = path.stem.removeprefix("process-")
-        if number.isdecimal():
-            yield int(number), path
+def _sockets(folder: Path) -> list[tuple[int, Path]]:
+    """List the processes of all groups by their numbers. Blocks."""
+    numbers = {path.stem.removeprefix("process-"): path for path in folder.glob("process-*.sock")}
+    return [(int(number), path) for number, path in numbers.items() if number.isdecimal()]
 
 
 @contextmanager
