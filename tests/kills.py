@@ -188,8 +188,10 @@ class Trial:
         Who was killed last did not come to hear that its result had arrived, and could not remove its journal
         even if nothing was in it.
         """
+        held = held_in(self.directory / "state")
+        last_word = "what was held before is taken up" if held else '"event": "started"'
         async with self._start(self.directory / "worker-0") as worker:
-            await worker.until(lambda line: "what was held before is taken up" in line)
+            await worker.until(lambda line: last_word in line)
             worker.process.send_signal(signal.SIGTERM)
             await worker.wait()
             await worker.silent.wait()
