@@ -97,7 +97,7 @@ class Trial:
     _traps: list[Trap] = attrs.field(factory=list)
     _changed: trio.Event = attrs.field(factory=trio.Event)
     _blows: Iterator[str] = attrs.field(init=False)
-    _was_killed: bool = False
+    _is_tidy: bool = True
 
     def __attrs_post_init__(self) -> None:
         # Each in its turn, so that a short trial has all of them.
@@ -113,7 +113,7 @@ class Trial:
                 place = self.directory / f"worker-{number}"
                 place.mkdir()
                 nursery.start_soon(self._keep_alive, place)
-        if self._was_killed or held_in(self.directory / "state"):
+        if not self._is_tidy or held_in(self.directory / "state"):
             await self._clear_up()
 
     def check(self) -> None:
@@ -174,19 +174,19 @@ class Trial:
 
     async def _keep_alive(self, place: Path) -> None:
         """Start a worker again and again, until all queries have ended."""
-        blow = ""
+        tidy = True
         while not self.over.is_set():
             async with self._start(place) as worker, trio.open_nursery() as nursery:
                 nursery.start_soon(self._send_pushes_to, worker)
-                blow = await self._see_through(worker)
+                tidy = await self._see_through(worker)
                 nursery.cancel_scope.cancel()
-        self._was_killed |= "kill" in blow
+        self._is_tidy &= tidy
 
     async def _clear_up(self) -> None:
         """Start a worker once more.
 
         Who was killed last did not come to hear that its result had arrived, and could not remove its journal
-        even if nothing was in it.
+        even if nothing was in it; nor does it who is stopped before it has begun.
         """
         held = held_in(self.directory / "state")
         last_word = "what was held before is taken up" if held else '"event": "started"'
@@ -217,8 +217,8 @@ class Trial:
         with self.pushes.to(worker.url):
             await trio.sleep_forever()
 
-    async def _see_through(self, worker: WorkerProcess) -> str:
-        """See one life of a worker to its end; give the blow that ended it."""
+    async def _see_through(self, worker: WorkerProcess) -> bool:
+        """See one life of a worker to its end; whether it has left nothing that it need not leave."""
         blow = next(self._blows)
         mercy = len(self.ended) >= MERCY * self.queries
         trap = Trap(
@@ -242,7 +242,7 @@ class Trial:
         good = code == 0 or not blow.endswith(("term", "twice")) or not worker.lines
         if not good or "Traceback" in worker.output:
             self.problems.append(f"exit code {code} after {blow!r}:\n{_told(worker.output)}")
-        return blow
+        return "kill" not in blow and '"event": "stopped"' in worker.output
 
 
 def _told(output: str) -> str:
