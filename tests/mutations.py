@@ -884,8 +884,22 @@ MUTATIONS = [
     Mutation(
         "an address of IPv4 within one of IPv6 is looked at",
         "handlers/chat/addresses.py",
-        "return address if within is None else within",
-        "return address",
+        " if _is_in(_WRAPS, address) else address",
+        " if False else address",
+        "chat_web",
+    ),
+    Mutation(
+        "an address that wraps IPv4 in another way is refused",
+        "handlers/chat/addresses.py",
+        "address in _UNICAST and not _is_in(_NOT_UNICAST, address)",
+        "address.is_global",
+        "chat_web",
+    ),
+    Mutation(
+        "the metadata of clouds is refused",
+        "handlers/chat/addresses.py",
+        "if _is_in(_METADATA, address):",
+        "if False:",
         "chat_web",
     ),
 ]
