@@ -83,7 +83,7 @@ class Agent:
             reply = await self._ask(messages, self.tools.schemas, ctx)
             if not reply.calls:
                 return _answer(reply)
-            reply.name_calls(step)
+            reply = reply.with_names(step)
             messages.append(reply.to_message())
             for call in reply.calls:
                 messages.append(await self.tools.call(call, ctx))
@@ -116,8 +116,10 @@ def _check_end(reply: Reply) -> None:
         raise NoAnswer("refused_why", f"it refuses: {reply.refusal}", said=reply.refusal.strip())
     if reply.finish == "content_filter":
         raise NoAnswer("filtered", "finish_reason content_filter")
-    if reply.finish == "length":
-        raise NoAnswer("cut_off" if text else "too_long", f"finish_reason length: {reply.usage}", text=text)
+    if reply.finish in ("length", "model_length"):  # the latter is Mistral's
+        raise NoAnswer(
+            "cut_off" if text else "too_long", f"finish_reason {reply.finish}: {reply.usage}", text=text
+        )
 
 
 def _answer(reply: Reply) -> str:
