@@ -87,9 +87,12 @@ class Agent:
             messages.append(reply.to_message())
             for call in reply.calls:
                 messages.append(await self.tools.call(call, ctx))
-        # An answer from what it knows is worth more to the author than a failure.
+        # An answer from what it knows is worth more to the author than a failure. It is asked for within the
+        # last result: the templates of Qwen and Gemma refuse a system message that is not the first, and
+        # Mistral a user's behind a tool's. And without the tools: Ollama ignores a `tool_choice` of "none",
+        # and vLLM then leaves calls in the answer, as markup.
         ctx.log(self.sentences.steps_over.format(count=self.settings.max_steps))
-        messages.append({"role": "system", "content": NO_MORE_TOOLS})
+        messages[-1] = {**messages[-1], "content": f"{messages[-1]['content']}\n\n{NO_MORE_TOOLS}"}
         reply = await self._ask(messages, (), ctx)
         if reply.calls and not without_thoughts(reply.text):
             raise NoAnswer("no_end", "it calls tools without end", count=self.settings.max_steps)
