@@ -31,6 +31,11 @@ PASSWORD = "open sesame/%"  # which has to be quoted in a URL
 Events = list[Any]
 
 
+def always() -> bool:
+    """A hint is wanted."""
+    return True
+
+
 @pytest.fixture
 def redis(tmp_path: Path) -> Iterator[RedisServer]:
     with start_redis(tmp_path) as server:
@@ -58,7 +63,7 @@ async def share(*buses: Bus) -> None:
                 await trio.sleep(0.1)
 
         nursery.start_soon(offer_again)
-        while await buses[-1].take() != Hint(5, 6):
+        while await buses[-1].take(always) != Hint(5, 6):
             pass  # of before
         nursery.cancel_scope.cancel()
 
@@ -105,7 +110,7 @@ async def test_an_account_that_may_do_no_more_than_it_must(tmp_path: Path) -> No
             await share(a, b)
             a.offer(Hint(1, 1))
             a.offer(Hint(2, 1))
-            await b.take()
+            await b.take(always)
             assert await b.clear()
             assert a.trouble is None
             assert b.trouble is None
@@ -166,7 +171,7 @@ async def test_junk(redis: RedisServer, junk: str) -> None:
     with trio.fail_after(60):
         await redis.ask("LPUSH", KEY, junk)
         async with open_redis_bus(redis.address, WEBBUDDY) as bus:
-            assert await bus.take() == Hint(0, 0)
+            assert await bus.take(always) == Hint(0, 0)
 
 
 async def test_a_key_of_another_kind(redis: RedisServer, events: Events) -> None:
@@ -220,7 +225,7 @@ async def test_killed_and_started_again(redis: RedisServer, events: Events) -> N
             await share(a, b)
             redis.kill()
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(b.take)
+                nursery.start_soon(b.take, always)
                 await until(lambda: b.trouble is not None)
                 nursery.cancel_scope.cancel()
             assert str(redis.port) in str(b.trouble)
@@ -249,6 +254,21 @@ async def test_not_there_at_the_start(redis: RedisServer, events: Events, hints:
     assert lines(events) == [SAID, OVER]
 
 
+async def test_who_is_busy_sees_that_it_is_back(redis: RedisServer, events: Events) -> None:
+    """Trouble is over when it is over, though nobody wants a hint; then there is no more waiting for any."""
+    redis.kill()
+    with trio.fail_after(60):
+        async with open_redis_bus(BusAddress("127.0.0.1", redis.port), WEBBUDDY) as bus:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(bus.take, lambda: False)
+                await until(lambda: bus.trouble is not None)
+                redis.start()
+            await until(lambda: bus.trouble is None)
+            bus.offer(Hint(1, 1))
+            await redis.until("LLEN", KEY, answer="1")
+    assert lines(events) == [SAID, OVER]
+
+
 async def test_frozen(redis: RedisServer, events: Events) -> None:
     """A Redis that answers nothing with its connections open, as behind a network that swallows all."""
     with trio.fail_after(60):
@@ -256,7 +276,7 @@ async def test_frozen(redis: RedisServer, events: Events) -> None:
             await share(bus)
             redis.freeze()
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(bus.take)
+                nursery.start_soon(bus.take, always)
                 await until(lambda: bus.trouble is not None)
                 nursery.cancel_scope.cancel()
             assert "(it does not answer)" in str(bus.trouble)
@@ -323,7 +343,7 @@ async def test_a_liar(answers: list[bytes], reason: str, events: Events) -> None
     with trio.fail_after(60):
         async with serve(answers) as address, open_redis_bus(address, WEBBUDDY) as bus:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(bus.take)
+                nursery.start_soon(bus.take, always)
                 await until(lambda: reason in str(bus.trouble))
                 nursery.cancel_scope.cancel()
             bus.offer(Hint(1, 1))
@@ -336,7 +356,7 @@ async def test_a_liar_that_has_hints_without_end() -> None:
     with trio.fail_after(60):
         async with serve([HELLO, b":5\r\n"]) as address, open_redis_bus(address, WEBBUDDY) as bus:
             for _ in range(3):
-                assert await bus.take() == Hint(0, 0)
+                assert await bus.take(always) == Hint(0, 0)
 
 
 async def test_a_taker_that_was_stopped_takes_nothing_more(redis: RedisServer) -> None:
@@ -344,14 +364,14 @@ async def test_a_taker_that_was_stopped_takes_nothing_more(redis: RedisServer) -
     with trio.fail_after(60):
         async with open_redis_bus(redis.address, WEBBUDDY) as bus:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(bus.take)
+                nursery.start_soon(bus.take, always)
                 await redis.until("INFO", "clients", answer="blocked_clients:1")
                 nursery.cancel_scope.cancel()
             await redis.until("INFO", "clients", answer="blocked_clients:0")
             # Not only for the moment, as after a wait that has ended by itself.
             assert "cmd=brpop" not in await redis.ask("CLIENT", "LIST")
             bus.offer(Hint(1, 1))
-            assert await bus.take() == Hint(1, 1)
+            assert await bus.take(always) == Hint(1, 1)
 
 
 # --- What it costs who has none --------------------------------------------------------------------
