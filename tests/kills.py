@@ -97,6 +97,7 @@ class Trial:
     _traps: list[Trap] = attrs.field(factory=list)
     _changed: trio.Event = attrs.field(factory=trio.Event)
     _blows: Iterator[str] = attrs.field(init=False)
+    _is_tidy: bool = True
 
     def __attrs_post_init__(self) -> None:
         # Each in its turn, so that a short trial has all of them.
@@ -112,7 +113,7 @@ class Trial:
                 place = self.directory / f"worker-{number}"
                 place.mkdir()
                 nursery.start_soon(self._keep_alive, place)
-        if held_in(self.directory / "state"):
+        if not self._is_tidy or held_in(self.directory / "state"):
             await self._clear_up()
 
     def check(self) -> None:
@@ -173,16 +174,24 @@ class Trial:
 
     async def _keep_alive(self, place: Path) -> None:
         """Start a worker again and again, until all queries have ended."""
+        tidy = True
         while not self.over.is_set():
             async with self._start(place) as worker, trio.open_nursery() as nursery:
                 nursery.start_soon(self._send_pushes_to, worker)
-                await self._see_through(worker)
+                tidy = await self._see_through(worker)
                 nursery.cancel_scope.cancel()
+        self._is_tidy &= tidy
 
     async def _clear_up(self) -> None:
-        """Start a worker once more: who was killed last did not come to hear that its result had arrived."""
+        """Start a worker once more.
+
+        Who was killed last did not come to hear that its result had arrived, and could not remove its journal
+        even if nothing was in it; nor does it who is stopped before it has begun.
+        """
+        held = held_in(self.directory / "state")
+        last_word = "what was held before is taken up" if held else '"event": "started"'
         async with self._start(self.directory / "worker-0") as worker:
-            await worker.until(lambda line: "what was held before is taken up" in line)
+            await worker.until(lambda line: last_word in line)
             worker.process.send_signal(signal.SIGTERM)
             await worker.wait()
             await worker.silent.wait()
@@ -208,8 +217,8 @@ class Trial:
         with self.pushes.to(worker.url):
             await trio.sleep_forever()
 
-    async def _see_through(self, worker: WorkerProcess) -> None:
-        """See one life of a worker to its end."""
+    async def _see_through(self, worker: WorkerProcess) -> bool:
+        """See one life of a worker to its end; whether it has left nothing that it need not leave."""
         blow = next(self._blows)
         mercy = len(self.ended) >= MERCY * self.queries
         trap = Trap(
@@ -232,7 +241,14 @@ class Trial:
         # Before it has begun to run it dies of a SIGTERM like any other program.
         good = code == 0 or not blow.endswith(("term", "twice")) or not worker.lines
         if not good or "Traceback" in worker.output:
-            self.problems.append(f"exit code {code} after {blow!r}:\n{worker.output[-5000:]}")
+            self.problems.append(f"exit code {code} after {blow!r}:\n{_told(worker.output)}")
+        return "kill" not in blow and '"event": "stopped"' in worker.output
+
+
+def _told(output: str) -> str:
+    """The end of what a worker has printed; where there is a traceback, that with what came before it."""
+    found = output.find("Traceback")
+    return output[-5000:] if found < 0 else output[max(0, found - 2000) : found + 5000]
 
 
 def _listed(counts: Counter[str]) -> str:

@@ -7,9 +7,11 @@ import trio
 from structlog.typing import EventDict
 from trio.testing import MockClock
 
-from tests.chats import KEY, open_chat
+from tests.chats import KEY, open_chat, settings
+from trio_worker import Project
+from trio_worker.handlers.chat.opening import open_agent
 from trio_worker.handlers.chat.prompt import BUILT_IN
-from trio_worker.testing import Failing, ModelServer, Saying
+from trio_worker.testing import Failing, ModelServer, RunHandler, Saying, Streaming
 
 LONG = "word " * 60
 
@@ -135,6 +137,30 @@ async def test_a_model_that_wants_max_completion_tokens(autojump_clock: MockCloc
         assert (await chat.ask("one")).answer_text == "You said: one"
     assert [request.get("max_completion_tokens") for request in server.requests] == [None, 50]
     assert "stream_options" in server.requests[-1]
+
+
+async def test_text_that_can_not_be_encoded(run_handler: RunHandler, autojump_clock: MockClock) -> None:
+    """Half an emoji in the query and in the project's context is replaced; the query does not fail by it."""
+    server = ModelServer()
+    project = Project(id=1, name="P\ud83d", context="shop \ude00")
+    async with server.running(), open_agent(settings(), transport=server.transport()) as handle:
+        result = await run_handler.here(handle, "up \ud83d?", project_settings=project)
+    prompt, asked = server.requests[0]["messages"]
+    assert asked["content"] == "up \ufffd?"
+    assert prompt["content"].endswith("project P\ufffd:\n\nshop \ufffd")
+    assert result.answer_text == "You said: up \ufffd?"
+
+
+async def test_a_model_without_a_name(autojump_clock: MockClock) -> None:
+    """A server may name it by what WebBuddy would not take: it has the operator's name then."""
+    server = ModelServer()
+    chunk = b'data: {"model":" \\u0000","choices":[{"delta":{"content":"Up."},"finish_reason":"stop"}]}\n\n'
+    server.will(Streaming(pieces=[chunk]))
+    async with open_chat(server) as chat:
+        query = await chat.ask()
+        assert query.answer_text == "Up."
+        await chat.webbuddy.until(lambda: bool(query.token_usage), within=60)
+    assert query.token_usage[0]["model_name"] == "test-model"
 
 
 async def test_what_was_used_is_told(autojump_clock: MockClock) -> None:
@@ -279,6 +305,62 @@ NONE = [
         "The query, with what it needs, is too long for the model.",
     ),
 ]
+
+
+# As these servers send them: vLLM until 0.9, and twice since; SGLang; llama.cpp before it had a type for
+# that, since then, and with the status that it had first.
+FULL = [
+    (
+        400,
+        '{"object":"error","message":"This model\'s maximum context length is 4096 tokens. However, you '
+        "requested 4472 tokens (376 in the messages, 4096 in the completion). Please reduce the length of "
+        'the messages or completion.","type":"BadRequestError","param":null,"code":400}',
+    ),
+    (
+        400,
+        "{\"error\":{\"message\":\"'max_tokens' or 'max_completion_tokens' is too large: 9000. This model's "
+        "maximum context length is 4096 tokens and your request has 10 input tokens (9000 > 4096 - 10)."
+        '","type":"BadRequestError","param":null,"code":400}}',
+    ),
+    (
+        400,
+        '{"object":"error","message":"The decoder prompt (length 10127) is longer than the maximum model '
+        'length of 8192. Make sure that it is not.","type":"BadRequestError","param":null,"code":400}',
+    ),
+    (
+        400,
+        '{"object":"error","message":"The input (61709 tokens) is longer than the model\'s context length '
+        '(40960 tokens).","type":"BadRequestError","param":null,"code":400}',
+    ),
+    (
+        400,
+        '{"error":{"code":400,"message":"the request exceeds the available context size. try increasing the '
+        'context size or enable context shift","type":"invalid_request_error"}}',
+    ),
+    (
+        400,
+        '{"error":{"code":400,"message":"request (4476 tokens) exceeds the available context size (4096 '
+        'tokens), try increasing it","type":"exceed_context_size_error","n_prompt_tokens":4476,'
+        '"n_ctx":4096}}',
+    ),
+    (
+        500,
+        '{"error":{"code":500,"message":"no room","type":"exceed_context_size_error","n_prompt_tokens":1407,'
+        '"n_ctx":256}}',
+    ),
+]
+
+
+@pytest.mark.parametrize(("status", "body"), FULL)
+async def test_a_full_context_window(status: int, body: str, autojump_clock: MockClock) -> None:
+    """By what vLLM, SGLang and llama.cpp say of it: it is not asked for again, and not in another way."""
+    server = ModelServer()
+    server.will(Failing(status=status, body=body))
+    async with open_chat(server, chat={"max_tokens": 9000}) as chat:
+        query = await chat.ask()
+    assert query.status == "failed"
+    assert query.answer_text == "The query, with what it needs, is too long for the model."
+    assert len(server.requests) == 1
 
 
 @pytest.mark.parametrize(("answer", "sentence"), NONE)

@@ -168,7 +168,14 @@ async def test_a_plain_tool_runs_in_a_thread() -> None:
 @pytest.mark.parametrize(
     ("asked", "told"),
     [
-        (call("look", '{"page": '), "Error: the arguments do not fit: Input data was truncated"),
+        (
+            call("look", '{"page": '),
+            'Error: the arguments do not fit: Input data was truncated. You wrote: {"page": ',
+        ),
+        (
+            call("look", '{"page": ' + "[" * 5_000),
+            'Error: the arguments do not fit: they are nested too deeply. You wrote: {"page": ' + "[" * 991,
+        ),
         (
             call("look", {"page": 5}),
             "Error: the arguments do not fit: Expected `str`, got `int` - at `$.page`",
@@ -176,7 +183,7 @@ async def test_a_plain_tool_runs_in_a_thread() -> None:
         (call("sing"), "Error: there is no tool 'sing'. There are: look, burn"),
         (call("burn"), "Error: KeyError: 'matches'"),
     ],
-    ids=["no JSON", "wrong type", "unknown tool", "exception"],
+    ids=["no JSON", "too deep", "wrong type", "unknown tool", "exception"],
 )
 async def test_errors_are_told_to_the_model(
     asked: Saying, told: str, autojump_clock: MockClock, events: list[EventDict]
@@ -188,9 +195,61 @@ async def test_errors_are_told_to_the_model(
         query = await chat.ask()
         assert query.answer_text == "I could not look."
         assert chat.said()[-1]["content"] == told
-    assert told in " ".join(query.logs)
+    assert told[:60] in " ".join(query.logs)
     raised = [event for event in events if event["event"] == "a tool of the model has raised"]
     assert len(raised) == ("KeyError" in told)
+
+
+@pytest.mark.parametrize(
+    "arguments", ['{"page": ', "[]", '"/"', "", "{'page': '/'}", "[" * 5_000, '{"page": NaN}']
+)
+async def test_a_model_is_told_back_what_its_server_can_read(
+    arguments: str, autojump_clock: MockClock
+) -> None:
+    """vLLM and llama.cpp refuse all that follows a call whose arguments are no object."""
+    server = ModelServer()
+    calls = [
+        ToolRequest("look", arguments),
+        ToolRequest("functions.look me up", {"page": "/"}),
+        ToolRequest(""),
+    ]
+    server.will(Saying(calls=calls), Saying(text="Well."))
+    async with open_chat(server, tools=[look]) as chat:
+        assert (await chat.ask()).answer_text == "Well."
+        asked, *results = chat.said()[2:]
+    told = [call["function"] for call in asked["tool_calls"]]
+    assert [function["arguments"] for function in told] == ["{}", '{"page": "/"}', "{}"]
+    assert [function["name"] for function in told] == ["look", "functions_look_me_up", "unknown"]
+    assert [result["tool_call_id"] for result in results] == [call["id"] for call in asked["tool_calls"]]
+    assert results[0]["content"].startswith("Error: the arguments do not fit: ")
+
+
+async def test_a_result_that_can_not_be_encoded(autojump_clock: MockClock) -> None:
+    """Half an emoji in a text, in what becomes JSON and in an error is replaced."""
+
+    async def read() -> str:
+        """Read."""
+        return "half \ud83d"
+
+    async def table() -> dict[str, list[str]]:
+        """Read more."""
+        return {"name \ud83d": ["\ude00"]}
+
+    async def fail() -> str:
+        """Fail."""
+        raise OSError("no file \udcff")
+
+    server = ModelServer()
+    server.will(Saying(calls=[ToolRequest("read"), ToolRequest("table"), ToolRequest("fail")]))
+    async with open_chat(server, tools=[read, table, fail]) as chat:
+        query = await chat.ask("one")
+        assert [message["content"] for message in chat.said()[3:]] == [
+            "half \ufffd",
+            '{"name \ufffd":["\ufffd"]}',
+            "Error: OSError: no file \ufffd",
+        ]
+        assert query.answer_text == "You said: one"
+        await chat.webbuddy.until(lambda: len(query.token_usage) == 2, within=60)
 
 
 async def test_a_tool_may_end_the_query(autojump_clock: MockClock) -> None:
@@ -238,7 +297,9 @@ async def test_calls_without_end(autojump_clock: MockClock) -> None:
         query = await chat.ask()
         assert query.answer_text == "Enough."
         assert "tools" not in server.requests[2]
-        assert "no tool calls left" in chat.said()[-1]["content"]
+        assert [message["role"] for message in chat.said()[2:]] == ["assistant", "tool"] * 2
+        assert chat.said()[-1]["content"].startswith("/ 1 short None\n\n[Not from the tool: you have no tool")
+        assert "no tool calls left" not in chat.said(-2)[-1]["content"]
         query = await chat.ask()
     assert (query.status, query.answer_text) == (
         "failed",

@@ -29,7 +29,9 @@ async def test_killed_over_and_over(tmp_path: Path, launch: str) -> None:
     trial = await run_trial(
         launch, queries=10, seed=1, directory=tmp_path, gap=12, seconds=120, LOOKS_APART="2"
     )
-    assert trial.problems == [], f"{trial.summary}; again: python -m tests.kills --launch {launch}"
+    # In the message: pytest shortens what is compared.
+    told = "\n".join([trial.summary, f"again: python -m tests.kills --launch {launch}", *trial.problems])
+    assert trial.problems == [], told
     assert trial.strikes.total() >= 2, trial.summary
     assert trial.way.cut_before + trial.way.cut_after >= 2, trial.summary
 

@@ -19,7 +19,7 @@ from trio.testing import MockClock
 from tests.processes import TOO_LONG
 from tests.scrapes import Sample, parse
 from tests.test_asgi import running
-from trio_worker.neighbours import ANSWERS_WITHIN, Neighbours
+from trio_worker.neighbours import ANSWERS_WITHIN, Heard, Neighbours
 from trio_worker.runners import inline
 from trio_worker.state_folder import Address, StateFolder
 from trio_worker.testing import WebBuddy
@@ -113,6 +113,20 @@ async def test_who_does_not_answer_is_left_out(
             began = trio.current_time()
             assert await zero.ask("figures") == {1: "one"}
             assert trio.current_time() - began == pytest.approx(ANSWERS_WITHIN)
+
+
+async def test_who_is_silent(folder: StateFolder, monkeypatch: pytest.MonkeyPatch, clock: MockClock) -> None:
+    """One that has answered and lives; not one that has ended, nor one that may be of another group."""
+    monkeypatch.chdir(folder.path)
+    async with living(folder, "zero") as zero:
+        async with living(folder, "one"):
+            assert await zero.hear("figures") == Heard({1: "one"}, set())
+        with contextlib.closing(socket.socket(socket.AF_UNIX)) as hanging:
+            hanging.bind("process-1.sock")
+            hanging.listen()
+            await trio.Path("process-7.sock").symlink_to("process-1.sock")
+            assert await zero.hear("figures") == Heard({}, {1})
+        assert await zero.hear("figures") == Heard({}, set())
 
 
 async def test_who_asks_badly(folder: StateFolder, monkeypatch: pytest.MonkeyPatch, clock: MockClock) -> None:

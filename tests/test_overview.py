@@ -11,8 +11,8 @@ import trio
 from trio.testing import MockClock
 
 from trio_worker import Context, Query, QueryFailed, RetryLater, clock
+from trio_worker.joint_overview import MOST_PLACES
 from trio_worker.orders import pause
-from trio_worker.overview import MOST_PLACES
 from trio_worker.state_folder import Address, StateFolder
 from trio_worker.testing import RunningWorker, WebBuddy, open_worker, trio_time
 

@@ -52,6 +52,21 @@ async def handle(query, ctx):
     return "at last"
 """
 
+LAST = """
+import os, signal, sys
+
+class Last:
+    def __del__(self, kill=os.kill, pid=os.getpid(), numbers=(signal.SIGTERM, signal.SIGINT), write=os.write):
+        for number in numbers:
+            kill(pid, number)
+        write(1, b"was there to the very end\\n")
+
+sys.last_words = Last()  # what is in there goes last
+
+async def handle(query, ctx):
+    return "done"
+"""
+
 LOADING = """
 import time
 
@@ -384,3 +399,12 @@ async def test_a_stop_during_the_handlers_import(tmp_path: Path, number: signal.
         worker.process.send_signal(number)
         assert await worker.wait() == 0, worker.output
     assert worker.lines == ["loading"]
+
+
+async def test_a_signal_at_the_very_end_is_too_late(tmp_path: Path) -> None:
+    """While Python takes itself down, a second Ctrl-C makes no failure of a stop that went well."""
+    async with start_worker(tmp_path, webbuddy_url="http://127.0.0.1:9", handler=LAST) as worker:
+        await worker.until(lambda line: "Running on" in line)
+        worker.process.send_signal(signal.SIGTERM)
+        assert await worker.wait() == 0, worker.output
+    assert worker.lines[-1] == "was there to the very end"

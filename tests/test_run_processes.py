@@ -21,7 +21,7 @@ from tests.processes import TOO_LONG, WorkerProcess, start_worker
 from tests.scrapes import parse
 from tests.test_asgi import at_work, gone
 from tests.test_systemd import Manager
-from trio_worker.cli.child import DYING, PATIENCE, Child
+from trio_worker.cli.child import DYING, PATIENCE, STARTS_WITHIN, Child
 from trio_worker.orders import order_drain
 from trio_worker.state_folder import Address, StateFolder
 from trio_worker.testing import StoredQuery, WebBuddy, serve_webbuddy
@@ -151,7 +151,7 @@ async def test_a_process_that_dies_is_replaced_and_its_query_done(tmp_path: Path
         assert ready["notes"]["recovery"].startswith("process ")
         (tmp_path / "long").touch()
         await ended(webbuddy)
-        order_drain(StateFolder(tmp_path / "state", Address(webbuddy.url, "worker")))
+        worker.process.send_signal(signal.SIGUSR1)
         assert await worker.wait() == 0, worker.output
     assert long.statuses == short.statuses == ["queued", "in_progress", "done"]
     runs = sorted(line.split()[0] for line in (tmp_path / "runs").read_text().splitlines())
@@ -196,13 +196,13 @@ async def test_the_end_of_the_grace(tmp_path: Path) -> None:
     assert [one["process"] for one in events(worker, "a process outstays the grace")] == [deaf]
 
 
-async def test_a_drain_by_signal(tmp_path: Path) -> None:
-    """SIGUSR1 to the parent. Who dies meanwhile is replaced by one that does what was left, and drains."""
+async def test_a_drain_by_order(tmp_path: Path) -> None:
+    """`trio-worker drain`. Who dies meanwhile is replaced by one that does what was left, and drains."""
     webbuddy = WebBuddy()
     async with running(tmp_path, webbuddy) as worker:
         one, two = webbuddy.add_query("one"), webbuddy.add_query("two")
         await at_work(webbuddy, one, two)
-        worker.process.send_signal(signal.SIGUSR1)
+        order_drain(StateFolder(tmp_path / "state", Address(webbuddy.url, "worker")))
         await seen(worker, "draining", 2)
         await kill(worker, await claimed_by(worker, one))
         await tried(webbuddy, one, 2)
@@ -227,6 +227,98 @@ async def test_a_killed_parent_is_noticed(tmp_path: Path) -> None:
         for pid in pids:
             await gone(pid)
     assert [query.status for query in queries] == ["done", "done"]
+
+
+BUSY_FOR_EVER = """
+import os, time, trio
+
+def stand_still():
+    with open("busy", "w") as busy:
+        print(os.getpid(), file=busy, flush=True)
+    time.sleep(3600)
+"""
+
+
+@pytest.mark.parametrize(
+    "handler",
+    [
+        pytest.param(f"{BUSY_FOR_EVER}\nstand_still()\n", id="imports"),
+        pytest.param(f"{BUSY_FOR_EVER}\nasync def handle(query, ctx):\n    stand_still()\n", id="blocks"),
+    ],
+)
+async def test_a_killed_parent_is_noticed_by_who_can_do_nothing(tmp_path: Path, handler: str) -> None:
+    """While the handler's module is imported, and while a handler blocks the event loop."""
+    webbuddy, busy = WebBuddy(), tmp_path / "busy"
+    webbuddy.add_query("one")
+    async with (
+        serve_webbuddy(webbuddy) as url,
+        start_worker(
+            tmp_path, webbuddy_url=url, command=command(1), handler=handler, WORKER_SHUTDOWN_GRACE="1"
+        ) as worker,
+    ):
+        with trio.fail_after(TOO_LONG):
+            await until(lambda: busy.exists() and busy.read_text().endswith("\n"))
+        worker.process.kill()
+        await gone(int(busy.read_text()))
+
+
+# Whether the process in place 0 is the first to import this is certain: it is started alone.
+SECOND_WAITS = f"""
+import os, pathlib, time
+
+try:
+    pathlib.Path("first").touch(exist_ok=False)
+except FileExistsError:
+    pathlib.Path("second").touch()
+    while pathlib.Path("second").exists():
+        time.sleep(0.02)
+    if pathlib.Path("ends").exists():
+        pathlib.Path("ends").unlink()
+        os._exit(3)
+{HELD}
+"""
+
+
+async def test_a_start_beside_one_that_works(tmp_path: Path) -> None:
+    """Systemd hears of it; one that says that its settings are wrong does not end the one that works.
+
+    Nor does the drain of which a single process hears: who drains is said to the parent.
+    """
+    manager, webbuddy = Manager(str(tmp_path / "notify")), WebBuddy()
+    environ = {"NOTIFY_SOCKET": manager.address, "NUM_WORKERS": "2", "POLLING_INTERVAL": "0.5"}
+    with manager.socket:
+        async with (
+            serve_webbuddy(webbuddy) as url,
+            start_worker(
+                tmp_path, webbuddy_url=url, command=command(2), handler=SECOND_WAITS, **environ
+            ) as worker,
+        ):
+            pid = await started(worker, 0)
+            await manager.until("STATUS=service: 1 of 2 processes have begun")
+            query = webbuddy.add_query("one")
+            await at_work(webbuddy, query)
+            with trio.fail_after(TOO_LONG):
+                await until((tmp_path / "second").exists)
+                (tmp_path / "ends").touch()
+                (tmp_path / "second").unlink()
+                await seen(worker, "a process has ended by itself", exit_code=3)
+                await until((tmp_path / "second").exists)
+                (tmp_path / "second").unlink()
+            second = await started(worker, 1)
+            await manager.until("STATUS=takes queries")
+            os.kill(second, signal.SIGUSR1)
+            os.kill(second, signal.SIGTERM)
+            await manager.until("STATUS=process 1: it is being started")
+            (tmp_path / "second").unlink()
+            assert await started(worker, 1, times=2) != second
+            assert await started(worker, 0) == pid
+            (tmp_path / "one").touch()
+            await ended(webbuddy)
+            worker.process.send_signal(signal.SIGTERM)
+            assert await worker.wait() == 0, worker.output
+    assert query.statuses == ["queued", "in_progress", "done"]
+    codes = [one["exit_code"] for one in events(worker, "a process has ended by itself")]
+    assert codes == [3, 0]
 
 
 # --- What is wrong from the start --------------------------------------------------------------------
@@ -301,7 +393,7 @@ async def until(condition: Callable[[], object]) -> None:
 
 @pytest.mark.parametrize("ignores", [False, True])
 async def test_a_process_that_hangs_is_ended(ignores: bool, events: list[EventDict]) -> None:
-    """After a minute without a good word; before it has said the first it may take all its time."""
+    """After a minute without a good word; before it has said the first it has ten, and is named after one."""
     ignore = "signal.signal(signal.SIGABRT, signal.SIG_IGN);" if ignores else ""
     script = f"import signal, time; {ignore} print('here', flush=True); time.sleep(1000)"
     ours, theirs = socket.socketpair()
@@ -312,7 +404,11 @@ async def test_a_process_that_hangs_is_ended(ignores: bool, events: list[EventDi
         await process.stdout.receive_some()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(child.hear)
-            look(child, 2 * PATIENCE)
+            look(child, PATIENCE - 1)
+            assert events == []
+            look(child, STARTS_WITHIN - PATIENCE)
+            assert [event["log_level"] for event in events] == ["warning"]
+            events.clear()
             theirs.send(b'{"unready": {}, "late": {}, "drains": false}\n')
             await child.began.wait()
             look(child, PATIENCE - 1)
@@ -328,3 +424,20 @@ async def test_a_process_that_hangs_is_ended(ignores: bool, events: list[EventDi
             assert await process.wait() == -(signal.SIGKILL if ignores else signal.SIGABRT)
             nursery.cancel_scope.cancel()
         await child.aclose()
+
+
+async def test_a_process_that_never_begins_is_ended(events: list[EventDict]) -> None:
+    """A module that waits for something at its import, without a time limit."""
+    ours, theirs = socket.socketpair()
+    process = await trio.lowlevel.open_process([sys.executable, "-c", "import time; time.sleep(1000)"])
+    child = Child(0, process, 0.0, trio.SocketStream(trio.socket.from_stdlib_socket(ours)))
+    assert child.problem == "it is being started"
+    with theirs, trio.fail_after(TOO_LONG):
+        look(child, STARTS_WITHIN)
+        assert [event["log_level"] for event in events] == ["warning", "error"]
+        assert events[-1]["reason"] == "the import of the handler's module has not ended"
+        assert await process.wait() == -signal.SIGABRT
+        assert not child.is_overdue
+        look(child, 2 * DYING + 1)
+        assert child.is_overdue
+    await child.aclose()

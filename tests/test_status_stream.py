@@ -20,6 +20,9 @@ import trio
 from quart_trio import QuartTrio
 from trio.testing import MockClock
 
+from trio_worker.neighbours import Neighbours
+from trio_worker.runners import inline
+from trio_worker.state_folder import Address, StateFolder
 from trio_worker.web import make_app
 from trio_worker.web.status_page import STATIC, StatusPage
 from trio_worker.web.status_stream import BEAT, EVERY, MOST_LOOKERS, Snapshots, StatusStream
@@ -298,3 +301,30 @@ def test_the_wheel_has_it(tmp_path: Path) -> None:
     web = {path for path in web if "__pycache__" not in path}
     assert len(web) == 4
     assert web <= set(zipfile.ZipFile(wheel).namelist())
+
+
+# --- Several processes -------------------------------------------------------------------------------
+
+
+async def test_all_processes_are_shown(tmp_path: Path) -> None:
+    """Whichever is looked at, with its page without a script; they are asked once a second. Real sockets."""
+    folder = StateFolder(tmp_path, Address("http://webbuddy.test", "worker"))
+    folder.make()
+    asked = 0
+
+    def other() -> dict[str, Any]:
+        nonlocal asked
+        asked += 1
+        return {"state": {**STATE, "level": "bad", "word": "Ill", "text": "It hangs."}}
+
+    mine, theirs = Neighbours("a"), Neighbours("a")
+    page = StatusPage(neighbours=mine)
+    page.show(lambda: {"state": STATE})
+    async with (
+        mine.open(folder, {}, runner=inline),
+        theirs.open(folder, {"overview": other}, runner=inline),
+        client_of(make_app(pushed=lambda _: None, own_url="", status_page=page)) as client,
+    ):
+        assert "process 1: It hangs." in (await client.get("/")).text
+        assert json.loads(await page.snapshots.text())["state"]["word"] == "Ill"
+        assert asked == 1

@@ -56,7 +56,7 @@ class Front:
                 "event_loop_delay_seconds": lambda: self.liveness.delays,
             }
         )
-        self.status_page = StatusPage(lambda: self.readiness.reasons)
+        self.status_page = StatusPage(lambda: self.readiness.reasons, self.neighbours)
 
     def pushed(self, query_id: int) -> None:
         """A push has come. Never waits."""

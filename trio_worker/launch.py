@@ -162,7 +162,11 @@ class Launch:
             open_journal(state_folder(settings), sync=settings.journal_sync, runner=runner) as journal,
             self.front.neighbours.open(
                 state_folder(settings),
-                {"figures": partial(answer, self.front.figures), "readiness": self.front.readiness.answer},
+                {
+                    "figures": partial(answer, self.front.figures),
+                    "readiness": self.front.readiness.answer,
+                    "overview": self.front.status_page.snapshots.newest,
+                },
                 runner=runner,
             ),
             open_webbuddy(

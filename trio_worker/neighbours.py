@@ -35,7 +35,7 @@ from trio_worker.errors import JournalError
 from trio_worker.runners import Runner, inline
 from trio_worker.state_folder import LockedFile, StateFolder
 
-__all__ = ["ANSWERS_WITHIN", "Neighbours"]
+__all__ = ["ANSWERS_WITHIN", "Heard", "Neighbours"]
 
 log = structlog.get_logger(__name__)
 
@@ -47,6 +47,19 @@ LONGEST_QUESTION = 256  # bytes
 LONGEST_PATH = 100  # bytes of a socket's path; Linux takes 107, macOS 103
 
 Answers = Mapping[str, Callable[[], Any]]
+
+
+@attrs.frozen
+class Heard:
+    """What the others of the group have said.
+
+    Attributes:
+        answers: By the number of each, what it has answered.
+        silent: The numbers of those that have answered before, live, and do not answer now.
+    """
+
+    answers: dict[int, Any] = attrs.field(factory=dict)
+    silent: set[int] = attrs.field(factory=set)
 
 
 def _group_here() -> str:
@@ -80,6 +93,7 @@ class Neighbours:
     number: int = 0
     _folder: StateFolder | None = attrs.field(default=None, init=False)
     _runner: Runner = attrs.field(default=inline, init=False)
+    _known: set[int] = attrs.field(factory=set, init=False)  # to be of the group: they have answered
     _death: trio.Event = attrs.field(factory=trio.Event, init=False)
 
     @classmethod
@@ -167,27 +181,45 @@ class Neighbours:
         Returns:
             By the number of each, what it has answered. Who does not within half a second is left out.
         """
-        answers: dict[int, Any] = {}
-        if self._folder is None:
-            return answers
-        with trio.move_on_after(ANSWERS_WITHIN):
-            async with trio.open_nursery() as nursery:
-                for number, path in _sockets(self._folder.path):
-                    if number != self.number:
-                        nursery.start_soon(self._ask_one, number, path, question, answers)
-        return answers
+        return (await self.hear(question)).answers
 
-    async def _ask_one(self, number: int, path: Path, question: str, answers: dict[int, Any]) -> None:
+    async def hear(self, question: str) -> Heard:
+        """Ask all others of the group, and note who does not answer.
+
+        Args:
+            question: What is asked for.
+
+        Returns:
+            What has come within half a second.
+        """
+        heard = Heard()
+        if self._folder is None:
+            return heard
+        with trio.move_on_after(ANSWERS_WITHIN):
+            sockets = await self._runner(partial(_sockets, self._folder.path))
+            async with trio.open_nursery() as nursery:
+                for number, path in sockets:
+                    if number != self.number:
+                        nursery.start_soon(self._ask_one, number, path, question, heard)
+        heard.silent.intersection_update(self._known)
+        return heard
+
+    async def _ask_one(self, number: int, path: Path, question: str, heard: Heard) -> None:
         try:
             with _short(path) as short:
                 stream = await trio.open_unix_socket(short)
+            heard.silent.add(number)  # it lives: somebody listens
             async with stream:
                 await stream.send_all(f"{question} {self.group}\n".encode())
                 text = b"".join([piece async for piece in stream])
+            heard.silent.discard(number)
             if text:
-                answers[number] = json.loads(text)
+                heard.answers[number] = json.loads(text)
+                self._known.add(number)
         except (OSError, trio.BrokenResourceError, ValueError):
-            pass  # it has died, or is just going: it is left out, as the docstring says
+            # It has died, or is just going: it is left out, as the docstring says.
+            heard.silent.discard(number)
+            self._known.discard(number)
 
 
 async def _answer(answers: Answers, group: str, stream: trio.SocketStream) -> None:
@@ -250,11 +282,10 @@ def _leave(lock: LockedFile, *paths: Path) -> None:
     lock.release()
 
 
-def _sockets(folder: Path) -> Iterator[tuple[int, Path]]:
-    for path in folder.glob("process-*.sock"):
-        number = path.stem.removeprefix("process-")
-        if number.isdecimal():
-            yield int(number), path
+def _sockets(folder: Path) -> list[tuple[int, Path]]:
+    """List the processes of all groups by their numbers. Blocks."""
+    numbers = {path.stem.removeprefix("process-"): path for path in folder.glob("process-*.sock")}
+    return [(int(number), path) for number, path in numbers.items() if number.isdecimal()]
 
 
 @contextmanager

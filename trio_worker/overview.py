@@ -15,6 +15,7 @@ from trio_worker import clock
 from trio_worker.errors import AccessDenied
 from trio_worker.history import MINUTES, SECONDS, Attempt, History, Minute, Spread
 from trio_worker.intake import Intake
+from trio_worker.joint_overview import MOST_NAMED, MOST_PLACES, WEBBUDDY_ANSWERS, at_work, count_queries
 from trio_worker.journal import Journal
 from trio_worker.journal_file import Entry
 from trio_worker.left_behind import LeftBehind
@@ -24,12 +25,7 @@ from trio_worker.push_health import PushHealth
 from trio_worker.settings import Settings
 from trio_worker.stop import Stop
 
-__all__ = ["MOST_PLACES", "Overview"]
-
-MOST_PLACES = 200
-"""Consumers that are shown one by one; of more only how many are busy."""
-
-MOST_NAMED = 20  # ids of dead letters
+__all__ = ["Overview"]
 
 CLOCK_SLACK = 0.5  # seconds by which the wall clock may move against Trio's before times shown follow it
 
@@ -113,23 +109,20 @@ class Overview:
             return "bad", "Ill", f"{_listed(late)}; only a restart helps"
         if self.stop.asked.is_set():
             word = "Stopping" if self.stop.limited.is_set() else "Draining"
-            return "fair", word, f"nothing new is taken, {_queries(self._busy)} still at work"
+            return "fair", word, f"nothing new is taken, {count_queries(self._busy)} still at work"
         if list(unready.values()) == [PAUSED]:
-            return "fair", "Paused", f"nothing new is taken, {_queries(self._busy)} still at work"
+            return "fair", "Paused", f"nothing new is taken, {count_queries(self._busy)} still at work"
         if unready:
             return "bad", "Takes nothing new", "; ".join(unready.values())
         level, webbuddy = self._webbuddy()
-        if self._busy:
-            free = len(self.history.places) - self._busy
-            at_work = f"{_queries(self._busy)} at work, {_consumers(free)} free"
-            return level, "Working", f"{at_work}; {webbuddy}"
-        return level, "Waiting", f"all {_consumers(len(self.history.places))} free; {webbuddy}"
+        word = "Working" if self._busy else "Waiting"
+        return level, word, f"{at_work(self._busy, len(self.history.places))}; {webbuddy}"
 
     def _webbuddy(self) -> tuple[Level, str]:
         if isinstance(self.intake.outage, AccessDenied):
             return "bad", "WebBuddy refuses the log-in"
         trouble = self.intake.trouble
-        return ("good", "WebBuddy answers") if trouble is None else ("fair", trouble)
+        return ("good", WEBBUDDY_ANSWERS) if trouble is None else ("fair", trouble)
 
     def _pushes(self) -> dict[str, Any]:
         health = self.push_health
@@ -218,11 +211,3 @@ def _seconds(seconds: float | None) -> float | None:
 
 def _listed(reasons: Mapping[str, str]) -> str:
     return "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
-
-
-def _queries(count: int) -> str:
-    return "1 query is" if count == 1 else f"{count or 'no'} queries are"
-
-
-def _consumers(count: int) -> str:
-    return "1 consumer is" if count == 1 else f"{count or 'no'} consumers are"

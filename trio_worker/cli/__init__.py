@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import io
 import os
 import re
@@ -289,6 +290,9 @@ def _leave_when_asked() -> None:
     The handler's module is imported in that time, which may take long. Python's own KeyboardInterrupt
     would end in click's "Aborted!" and 1, and SIGTERM is nothing to a container's first process unless
     it is received. Not `sys.exit`: a SystemExit out of the handler's module is an error of that module.
+
+    At the very end Python gives them back to the system, for which each is deadly: a second Ctrl-C would make
+    a failure of a stop that went well. So they are ignored from then on.
     """
 
     def leave(_number: int, _frame: FrameType | None) -> None:
@@ -296,6 +300,7 @@ def _leave_when_asked() -> None:
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, leave)
+        atexit.register(signal.signal, number, signal.SIG_IGN)
 
 
 def _begin() -> None:

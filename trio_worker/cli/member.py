@@ -3,14 +3,18 @@
 A socket leads to the parent. What comes from there is a word a line; what goes there is a line of JSON
 each second, and at once when it begins to drain. Not signals, which systemd and terminals send as well, and
 which kill a Python that has not begun to listen for them; SIGTERM alone is one, since it also works while
-the handler's module is imported and while a handler blocks the event loop.
+the handler's module is imported and while a handler blocks the event loop. So a process sends it to itself
+when its parent is gone.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import select
+import signal
 import socket
+import threading
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
@@ -62,6 +66,15 @@ class Member:
     def __str__(self) -> str:
         return f"{self.index}:{self.processes}:{self.listener}:{self.control}"
 
+    def follow_the_parent(self) -> None:
+        """Stop this process, from now on, when the parent is gone: killed, or it would have waited.
+
+        From a thread, a daemon until the end of this process: the event loop does not run yet, or a handler
+        blocks it. Not the kernel's PR_SET_PDEATHSIG: that is sent at the end of the parent's thread.
+        """
+        end = os.dup(self.control)
+        threading.Thread(target=_follow, args=(end,), name="trio-worker parent", daemon=True).start()
+
     async def keep_in_touch(self, front: Front, stop: Stop) -> None:
         """Tell the parent how this process is, and obey it. Never returns, unless the parent is gone.
 
@@ -69,15 +82,21 @@ class Member:
 
         Args:
             front: Knows how it is; is told of a death beside it.
-            stop: Asked for by the parent, or because it is gone.
+            stop: Asked for by the parent.
         """
         stream = trio.SocketStream(trio.socket.from_stdlib_socket(socket.socket(fileno=self.control)))
         async with stream, trio.open_nursery() as nursery:
             nursery.start_soon(_report, stream, front, stop)
             await _obey(stream, front, stop)
             nursery.cancel_scope.cancel()
-        log.warning("the parent process is gone")
-        stop.ask()
+
+
+def _follow(end: int) -> None:
+    hung_up = select.poll()
+    hung_up.register(end, 0)  # for that alone: what comes is the event loop's
+    hung_up.poll()
+    log.warning("the parent process is gone")
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 async def _report(stream: trio.SocketStream, front: Front, stop: Stop) -> None:

@@ -41,6 +41,7 @@ def run_worker(member_of: str | None = None) -> int:
             trio.run(_run, Launch.prepare(Path.cwd()), None)
         else:
             member = Member.read(member_of)
+            member.follow_the_parent()
             launch = Launch.prepare(Path.cwd(), processes=member.processes, index=member.index)
             trio.run(_run, launch, member)
     except SettingsError as error:
@@ -58,7 +59,7 @@ async def _run(launch: Launch, member: Member | None) -> None:
     served = trio.Event()
     systemd = Systemd.from_environ(os.environ)
     async with trio.open_nursery() as outer:
-        await outer.start(partial(obey_signals, stop, repeated_means_now=member is None))
+        await outer.start(partial(obey_signals, stop, is_member=member is not None))
         if systemd is not None:
             readiness, late = lambda: front.readiness.reasons, lambda: front.liveness.reasons
             outer.start_soon(partial(systemd.keep_informed, readiness=readiness, late=late, stop=stop))
@@ -73,22 +74,23 @@ async def _run(launch: Launch, member: Member | None) -> None:
         outer.cancel_scope.cancel()
 
 
-async def obey_signals(stop: Stop, *, repeated_means_now: bool, task_status: trio.TaskStatus[None]) -> None:
+async def obey_signals(stop: Stop, *, is_member: bool = False, task_status: trio.TaskStatus[None]) -> None:
     """Ask for the stop when a signal says so. Never returns.
 
     Args:
         stop: The stop.
-        repeated_means_now: Whether a second signal does not wait for the grace. Not where a parent and
-            others may have sent one each.
+        is_member: Whether there is a parent, who may have got the same signals. A second one then does not
+            mean "now", and none means to drain: the parent says so to all, or nobody does.
         task_status: Told once signals are received.
     """
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGUSR1) as signals:
-        stop.notice_signals(signal.SIGTERM, signal.SIGINT, now_from=2 if repeated_means_now else None)
+        stop.notice_signals(signal.SIGTERM, signal.SIGINT, now_from=None if is_member else 2)
         task_status.started()
         async for number in signals:
             if number == signal.SIGUSR1:
-                stop.drain()
-            elif stop.limited.is_set() and repeated_means_now:
+                if not is_member:
+                    stop.drain()
+            elif stop.limited.is_set() and not is_member:
                 stop.hurry()
             else:
                 stop.ask()

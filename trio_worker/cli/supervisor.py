@@ -7,7 +7,7 @@
         └── process   trio-worker run, on the parent's socket
 
 The first process is started alone: a handler that can't be imported or a log-in that is refused is said once,
-and ends all. From then on a process that dies is replaced, however it has died.
+and ends all. Once it has begun a process that dies is replaced, however it has died.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ async def _run(count: int, settings: Settings, listener: socket.socket) -> int:
     systemd = Systemd.from_environ(os.environ)
     supervisor = Supervisor(count, listener, stop)
     async with trio.open_nursery() as nursery:
-        await nursery.start(partial(obey_signals, stop, repeated_means_now=True))
+        await nursery.start(partial(obey_signals, stop))
         nursery.start_soon(supervisor.look_after_all)
         if systemd is not None:
             inform = partial(systemd.keep_informed, readiness=supervisor.unready, late=supervisor.overdue)
@@ -116,7 +116,6 @@ class Supervisor:
     _living: dict[int, Child] = attrs.field(factory=dict, init=False)
     _begun: set[int] = attrs.field(factory=set, init=False)
     _first: trio.Event = attrs.field(factory=trio.Event, init=False)
-    _is_drained: bool = attrs.field(default=False, init=False)
 
     async def keep_all(self) -> None:
         """Return when all have ended, and none is to be replaced."""
@@ -149,10 +148,9 @@ class Supervisor:
             log.error("a process can't be started", process=index, reason=str(error))
             return False
         self._living[index] = child
-        if self._drains:
-            child.drain()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._note_begin, child)
+            nursery.start_soon(self._note_drain, child)
             code = await child.see_through(self.stop)
             nursery.cancel_scope.cancel()
         del self._living[index]
@@ -166,17 +164,21 @@ class Supervisor:
         await child.began.wait()
         self._begun.add(child.index)
 
+    async def _note_drain(self, child: Child) -> None:
+        """What `trio-worker drain` orders is for all, whoever sees it first, and for who is started later."""
+        await child.drains.wait()
+        self.stop.drain()
+
     def _is_the_last(self, child: Child, code: int) -> bool:
         """Judge the end of a process, and say what follows from it."""
         if self.stop.limited.is_set():
             is_cut_short = code == -signal.SIGTERM and not child.listens.is_set()
             self._note(OK if is_cut_short else code)
             return True
-        if code == OK and (child.drains or self.stop.asked.is_set()):
-            self._is_drained = True
+        if code == OK and self.stop.asked.is_set():
             log.info("a process has drained", process=child.index, pid=child.process.pid)
             return True
-        is_at_the_start = child.index not in self._begun
+        is_at_the_start = 0 not in self._begun  # later the others work, and go on
         if is_at_the_start and (code in _OPERATORS or (child.index == 0 and code != OK)):
             if code not in _OPERATORS:
                 log.error("the first process has died at its start", pid=child.process.pid, **_how(code))
@@ -197,11 +199,6 @@ class Supervisor:
     def _note(self, code: int) -> None:
         self.exit_code = self.exit_code or (code if code >= 0 else BUG)
 
-    @property
-    def _drains(self) -> bool:
-        """Whether that was ordered, in whichever way: whoever is started now is to drain as well."""
-        return self._is_drained or any(child.drains for child in self._living.values())
-
     async def look_after_all(self) -> None:
         """End those that can't be helped, and those that outstay the grace. Never returns."""
         while True:
@@ -220,7 +217,7 @@ class Supervisor:
             return {"service": f"{len(self._begun)} of {self.count} processes have begun"}
         reasons = {f"process {index}": "it is about to be started again" for index in range(self.count)}
         for index, child in self._living.items():
-            reasons[f"process {index}"] = "; ".join(child.unready.values())
+            reasons[f"process {index}"] = child.problem
         return {name: reason for name, reason in reasons.items() if reason}
 
     def overdue(self) -> dict[str, str]:

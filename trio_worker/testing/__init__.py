@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from trio_worker.errors import HandlerError
-from trio_worker.testing.model_answers import Failing, Saying, ToolRequest
+from trio_worker.testing.model_answers import Failing, Saying, Streaming, ToolRequest
 from trio_worker.testing.model_server import ModelServer, serve_model
 from trio_worker.testing.network import serve_webbuddy
 from trio_worker.testing.run_handler import RunHandler
@@ -27,6 +27,7 @@ __all__ = [
     "RunningWorker",
     "Saying",
     "StoredQuery",
+    "Streaming",
     "ToolRequest",
     "WebBuddy",
     "open_worker",

@@ -5,11 +5,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import attrs
 
-__all__ = ["Failing", "Saying", "ToolRequest"]
+__all__ = ["Failing", "Saying", "Streaming", "ToolRequest"]
 
 _CREATED = 1_700_000_000
 _LONGEST_PIECE = 6  # characters of a tool call's arguments in one chunk
@@ -95,6 +95,21 @@ class Saying:
             yield {"tool_calls": [first]}
             for piece in _pieces(call.text):
                 yield {"tool_calls": [{"index": index, "function": {"arguments": piece}}]}
+
+
+@attrs.frozen(kw_only=True)
+class Streaming:
+    """An answer with status 200, as it is given: for servers that do not speak quite as OpenAI's.
+
+    Attributes:
+        pieces: What is sent, piece by piece.
+        then: What comes of the connection: it ends as it should, is cut, or stays open without a word.
+        content_type: Of what kind it says that is.
+    """
+
+    pieces: Sequence[bytes]
+    then: Literal["end", "cut", "silence"] = "end"
+    content_type: str = "text/event-stream"
 
 
 @attrs.frozen(kw_only=True)

@@ -24,7 +24,7 @@ import httpx
 import trio
 
 from trio_worker.testing.knobs import Watched
-from trio_worker.testing.model_answers import Failing, Saying, error
+from trio_worker.testing.model_answers import Failing, Saying, Streaming, error
 from trio_worker.testing.streaming import (
     CutError,
     Message,
@@ -35,6 +35,8 @@ from trio_worker.testing.streaming import (
 )
 
 __all__ = ["ModelServer", "serve_model"]
+
+Answer = Saying | Streaming | Failing
 
 
 @attrs.define(kw_only=True, eq=False)
@@ -58,10 +60,10 @@ class ModelServer(Watched):
     requests: list[dict[str, Any]] = attrs.field(factory=list, init=False)
     headers: list[dict[str, str]] = attrs.field(factory=list, init=False)
     given_up: int = attrs.field(default=0, init=False)
-    _script: deque[Saying | Failing] = attrs.field(factory=deque, init=False)
+    _script: deque[Answer] = attrs.field(factory=deque, init=False)
     _nursery: trio.Nursery | None = attrs.field(default=None, init=False)
 
-    def will(self, *answers: Saying | Failing) -> None:
+    def will(self, *answers: Answer) -> None:
         """Say how the next requests are answered. After that it repeats what the user has said last."""
         self._script.extend(answers)
 
@@ -116,7 +118,10 @@ class ModelServer(Watched):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_cancel_when_gone, receive, nursery.cancel_scope)
                 try:
-                    await _stream(send, request, answer)
+                    if isinstance(answer, Streaming):
+                        await _send_as_given(send, answer)
+                    else:
+                        await _stream(send, request, answer)
                 except CutError:  # a nursery would wrap it
                     is_cut = True
                 is_ended = True
@@ -127,7 +132,7 @@ class ModelServer(Watched):
         if is_cut:
             raise CutError
 
-    def _answer_to(self, request: dict[str, Any]) -> Saying | Failing:
+    def _answer_to(self, request: dict[str, Any]) -> Answer:
         if unknown := self.refuses.intersection(request):
             names = ", ".join(sorted(unknown))
             hint = " Use 'max_completion_tokens' instead." if "max_tokens" in unknown else ""
@@ -168,6 +173,18 @@ async def _stream(send: Send, request: dict[str, Any], answer: Saying) -> None:
             await _event(send, "[DONE]")  # as vLLM does: the end is no sign that it went well
             break
         await trio.sleep(answer.pause)
+    await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+async def _send_as_given(send: Send, answer: Streaming) -> None:
+    headers = [(b"content-type", answer.content_type.encode())]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    for piece in answer.pieces:
+        await send({"type": "http.response.body", "body": piece, "more_body": True})
+    if answer.then == "cut":
+        raise CutError
+    if answer.then == "silence":
+        await trio.sleep_forever()
     await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 

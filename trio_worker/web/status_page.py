@@ -11,6 +11,7 @@ import trio
 from quart import Response, render_template, request
 from quart_trio import QuartTrio
 
+from trio_worker.neighbours import Neighbours
 from trio_worker.web.status_stream import Snapshots, StatusStream
 
 __all__ = ["StatusPage"]
@@ -36,10 +37,13 @@ class StatusPage:
 
     Args:
         unready: What keeps the worker from its job, by name: all there is to show before the service begins.
+        neighbours: The other processes behind our address, which are shown as well.
     """
 
-    def __init__(self, unready: Callable[[], Mapping[str, str]] = dict) -> None:
-        self.snapshots = Snapshots(lambda: {"state": _starting(unready())})
+    def __init__(
+        self, unready: Callable[[], Mapping[str, str]] = dict, neighbours: Neighbours | None = None
+    ) -> None:
+        self.snapshots = Snapshots(lambda: {"state": _starting(unready())}, neighbours)
 
     def show(self, source: Callable[[], dict[str, Any]]) -> None:
         """Show this from now on, to whoever looks.
@@ -63,7 +67,7 @@ class StatusPage:
 
     async def _page(self) -> Response:
         # Without a script it shows the state as of now, and that alone.
-        now = self.snapshots.newest()
+        now = await self.snapshots.of_all()
         page = await render_template(
             "status.html", worker=now.get("worker", ""), charts=CHARTS, **now["state"]
         )

@@ -12,6 +12,8 @@ import trio
 from quart.wrappers.response import ResponseBody
 
 from trio_worker import clock
+from trio_worker.joint_overview import join
+from trio_worker.neighbours import Heard, Neighbours
 
 __all__ = ["BEAT", "EVERY", "MOST_LOOKERS", "Snapshots", "StatusStream"]
 
@@ -34,14 +36,19 @@ class Snapshots:
 
     Args:
         source: What is shown until `show` is called.
+        neighbours: The other processes behind our address, which are asked for theirs.
 
     Attributes:
         lookers: How many look.
         over: Set when there is nothing to be shown any more.
     """
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: Source, neighbours: Neighbours | None = None) -> None:
         self._source = source
+        self._neighbours = Neighbours() if neighbours is None else neighbours
+        self._heard = Heard()
+        self._heard_until = -math.inf
+        self._asking = trio.Lock()
         self._text = b""
         self._good_until = -math.inf
         self.lookers = 0
@@ -56,15 +63,22 @@ class Snapshots:
         self._source, self._good_until = source, -math.inf
 
     def newest(self) -> dict[str, Any]:
-        """Make a snapshot."""
+        """Make a snapshot of this process."""
         return self._source()
 
-    def text(self) -> bytes:
-        """Give the newest as JSON, without a line break."""
-        now = trio.current_time()
-        if now >= self._good_until:
-            self._text = json.dumps(self._source(), separators=(",", ":")).encode()
-            self._good_until = now + EVERY / 2  # those who look do not do so in step
+    async def of_all(self) -> dict[str, Any]:
+        """Make a snapshot of all processes. The others are asked at most once in `EVERY` seconds."""
+        async with self._asking:
+            if trio.current_time() >= self._heard_until:
+                self._heard = await self._neighbours.hear("overview")
+                self._heard_until = trio.current_time() + EVERY
+        return join({**self._heard.answers, self._neighbours.number: self._source()}, self._heard.silent)
+
+    async def text(self) -> bytes:
+        """Give the newest of all processes as JSON, without a line break."""
+        if trio.current_time() >= self._good_until:
+            self._text = json.dumps(await self.of_all(), separators=(",", ":")).encode()
+            self._good_until = trio.current_time() + EVERY / 2  # those who look do not do so in step
         return self._text
 
 
@@ -104,13 +118,13 @@ class StatusStream(ResponseBody):
             self._is_over = True
             return self._packed(_event("full", str(MOST_LOOKERS).encode(), retry=LATER))
         if self._sent is None:
-            return self._take(self._snapshots.text(), retry=SOON)
+            return self._take(await self._snapshots.text(), retry=SOON)
         while True:
             with trio.move_on_after(EVERY):
                 await self._snapshots.over.wait()
                 self._is_over = True
                 return self._packed(b": over\n\n")
-            text = self._snapshots.text()
+            text = await self._snapshots.text()
             if text != self._sent:
                 return self._take(text)
             if trio.current_time() - self._sent_at >= BEAT:

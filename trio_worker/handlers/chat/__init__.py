@@ -27,7 +27,7 @@ def _package() -> ModuleType:
     try:
         from trio_worker.handlers.chat import opening
     except ModuleNotFoundError as error:
-        if error.name not in ("httpx_sse", "msgspec"):
+        if error.name != "msgspec":
             raise
         sentence = f"it needs {error.name}, which is not installed here: pip install 'trio-worker[chat]'"
         raise HandlerError([f"WORKER_HANDLER is {CHAT_HANDLER!r}: {sentence}"]) from None

@@ -83,13 +83,16 @@ class Agent:
             reply = await self._ask(messages, self.tools.schemas, ctx)
             if not reply.calls:
                 return _answer(reply)
-            reply.name_calls(step)
+            reply = reply.with_names(step)
             messages.append(reply.to_message())
             for call in reply.calls:
                 messages.append(await self.tools.call(call, ctx))
-        # An answer from what it knows is worth more to the author than a failure.
+        # An answer from what it knows is worth more to the author than a failure. It is asked for within the
+        # last result: the templates of Qwen and Gemma refuse a system message that is not the first, and
+        # Mistral a user's behind a tool's. And without the tools: Ollama ignores a `tool_choice` of "none",
+        # and vLLM then leaves calls in the answer, as markup.
         ctx.log(self.sentences.steps_over.format(count=self.settings.max_steps))
-        messages.append({"role": "system", "content": NO_MORE_TOOLS})
+        messages[-1] = {**messages[-1], "content": f"{messages[-1]['content']}\n\n{NO_MORE_TOOLS}"}
         reply = await self._ask(messages, (), ctx)
         if reply.calls and not without_thoughts(reply.text):
             raise NoAnswer("no_end", "it calls tools without end", count=self.settings.max_steps)
@@ -116,8 +119,10 @@ def _check_end(reply: Reply) -> None:
         raise NoAnswer("refused_why", f"it refuses: {reply.refusal}", said=reply.refusal.strip())
     if reply.finish == "content_filter":
         raise NoAnswer("filtered", "finish_reason content_filter")
-    if reply.finish == "length":
-        raise NoAnswer("cut_off" if text else "too_long", f"finish_reason length: {reply.usage}", text=text)
+    if reply.finish in ("length", "model_length"):  # the latter is Mistral's
+        raise NoAnswer(
+            "cut_off" if text else "too_long", f"finish_reason {reply.finish}: {reply.usage}", text=text
+        )
 
 
 def _answer(reply: Reply) -> str:

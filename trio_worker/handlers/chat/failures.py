@@ -6,11 +6,12 @@
     ├── NotNow          ask again, after a pause
     ├── Misconfigured   the operator has to do something: put the query aside until then
     └── NoAnswer        this query gets none: say why
+        └── Declined    ask in simpler words, if there are such
 """
 
 from __future__ import annotations
 
-__all__ = ["Misconfigured", "ModelError", "NoAnswer", "NotNow"]
+__all__ = ["Declined", "Misconfigured", "ModelError", "NoAnswer", "NotNow"]
 
 
 class ModelError(Exception):
@@ -55,3 +56,14 @@ class NoAnswer(ModelError):
         super().__init__(reason)
         self.sentence = sentence
         self.values = values
+
+
+class Declined(NoAnswer):
+    """The server does not take the request: perhaps it takes a simpler one.
+
+    Args:
+        reason: As in `ModelError`.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__("not_taken", reason)

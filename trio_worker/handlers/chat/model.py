@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -10,24 +11,30 @@ import attrs
 import httpx
 import msgspec
 import trio
-from httpx_sse import EventSource, ServerSentEvent, SSEError, aconnect_sse
 
 from trio_worker.answers import retry_after
 from trio_worker.chat_settings import ChatSettings
-from trio_worker.handlers.chat.failures import Misconfigured, ModelError, NoAnswer, NotNow
-from trio_worker.handlers.chat.reply import Chunk, Reply
+from trio_worker.handlers.chat.complaint import judge, read_complaint
+from trio_worker.handlers.chat.encodable import encodable
+from trio_worker.handlers.chat.failures import Declined, Misconfigured, ModelError, NotNow
+from trio_worker.handlers.chat.listener import Listener
+from trio_worker.handlers.chat.reply import Reply
 from trio_worker.masks import MASK
 
 __all__ = ["Model", "open_client"]
 
 CONNECT_SECONDS = 10.0
-LINGER_SECONDS = 1.0
-"""From the last event of an answer to the end of its stream."""
-
 _MOST_OF_AN_ERROR = 65_536  # bytes that are read of an answer that is none
-_ERROR_SECONDS = 10.0  # for reading them
-_LONGEST_DETAIL = 300  # characters of it in the log
-_END = "[DONE]"
+_MOST_OF_A_LIST = 16_777_216  # bytes of all models; one that has more can't be read
+_BODY_SECONDS = 10.0  # for reading either
+_LONGEST_DETAIL = 300  # characters of what the server says, in the log
+
+# Not compressed: what little that saves costs the bound on an event, since a kilobyte may become a megabyte.
+_HEADERS = {
+    "Content-Type": "application/json",
+    "Accept": "text/event-stream",
+    "Accept-Encoding": "identity",
+}
 
 
 @asynccontextmanager
@@ -70,10 +77,6 @@ class _Dialect:
         return attrs.evolve(self, max_tokens="max_completion_tokens")
 
 
-class _Declined(NoAnswer):
-    """The server does not take the request: perhaps it takes a simpler one."""
-
-
 @attrs.define
 class Model:
     """A model at its server.
@@ -109,7 +112,7 @@ class Model:
         while True:
             try:
                 reply = await self._ask(self._payload(messages, tools, dialect), heard)
-            except _Declined as declined:
+            except Declined as declined:
                 simpler = dialect.simpler(declined.reason)
                 if simpler is None:
                     raise
@@ -125,16 +128,17 @@ class Model:
             ModelError: It can't be asked.
         """
         try:
-            response = await self.client.get(f"{self.settings.base_url}/models")
-        except httpx.TransportError as error:
+            async with self.client.stream("GET", f"{self.settings.base_url}/models") as response:
+                body = await _beginning_of(response, _MOST_OF_A_LIST)
+        except (httpx.TransportError, httpx.DecodingError) as error:
             raise NotNow(_said(error)) from error
         if response.status_code in (404, 405, 501):
             return None
         if response.status_code != 200:
-            raise self._judge(response, response.content)
+            raise self._judge(response, body)
         try:
-            return msgspec.json.decode(response.content, type=_Models).names()
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            return msgspec.json.decode(body, type=_Models).names()
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise Misconfigured("answers, but not as a model server does") from error
 
     def _payload(
@@ -153,85 +157,31 @@ class Model:
         return payload
 
     async def _ask(self, payload: Mapping[str, Any], heard: Callable[[int], None]) -> Reply:
-        reply = Reply()
+        listener = Listener(self._shown)
         try:
-            async with aconnect_sse(
-                self.client,
+            async with self.client.stream(
                 "POST",
                 f"{self.settings.base_url}/chat/completions",
-                content=msgspec.json.encode(payload),
-                headers={"Content-Type": "application/json"},
-            ) as source:
-                if source.response.status_code != 200:
-                    raise self._judge(source.response, await _beginning_of(source.response))
-                await self._listen(source, reply, heard)
-        except SSEError as error:
-            raise Misconfigured(f"answers with no stream: {error}") from error
-        except (httpx.TransportError, httpx.DecodingError, UnicodeDecodeError) as error:
-            raise _broken(reply, _said(error)) from error
-        return reply
-
-    async def _listen(self, source: EventSource, reply: Reply, heard: Callable[[int], None]) -> None:
-        """Take the events up to the end of the stream.
-
-        Raises:
-            ModelError: It ended too early, or with an error.
-        """
-        is_over = False
-        problem: ModelError | None = None
-        # Never left by a `break` or an error of ours: the five generators of httpx behind it would be, half
-        # read. Read to its end, the connection serves the next query; what does not end is cancelled, and
-        # closed.
-        with trio.CancelScope() as reading:
-            async for event in source.aiter_sse():
-                if is_over:
-                    continue
-                try:
-                    is_over = self._take(event, reply)
-                except ModelError as error:
-                    is_over, problem = True, error
-                if is_over:
-                    reading.deadline = trio.current_time() + LINGER_SECONDS
-                elif reply.text:
-                    heard(len(reply.text))
-        # Some servers leave [DONE] out, and some the finish_reason; without both it was cut.
-        if not is_over and reply.finish is None:
-            problem = _broken(reply, "the stream ended in the middle")
-        if problem is not None:
-            raise problem
-
-    def _take(self, event: ServerSentEvent, reply: Reply) -> bool:
-        """Take one event, and say whether it was the last."""
-        if event.data.strip() == _END:
-            return True
-        try:
-            chunk = msgspec.json.decode(event.data, type=Chunk)
-        except msgspec.DecodeError as error:
-            raise _broken(reply, f"a chunk that can't be understood: {error}") from error
-        if chunk.error or event.event == "error":
-            detail = _detail(event.data.encode())[1]
-            raise _broken(reply, f"an error in the stream: {self._shown(detail or event.data)}")
-        reply.add(chunk)
-        return False
+                content=encodable(json.dumps(payload, ensure_ascii=False)).encode(),
+                headers=_HEADERS,
+            ) as response:
+                if response.status_code != 200 or not _is_stream(response):
+                    raise self._judge(response, await _beginning_of(response, _MOST_OF_AN_ERROR))
+                await _listen(response, listener, heard)
+        except (httpx.TransportError, httpx.DecodingError) as error:
+            listener.lose(_said(error))
+        return listener.reply()
 
     def _judge(self, response: httpx.Response, body: bytes) -> ModelError:
-        """Say what an answer with another status than 200 means."""
-        status = response.status_code
-        code, detail = _detail(body)
-        reason = f"{status} {response.reason_phrase}".strip() + (f": {self._shown(detail)}" if detail else "")
-        if code == "context_length_exceeded":
-            return NoAnswer("too_long", reason)
-        if code == "content_filter":
-            return NoAnswer("filtered", reason)
-        if status in (401, 403):
-            return Misconfigured(f"refuses the key ({reason})")
-        if status == 404 or status < 400 or code == "insufficient_quota":
-            return Misconfigured(reason)
-        if status in (408, 409, 425, 429) or status >= 500:
-            return NotNow(reason, retry_after=retry_after(response))
-        if status in (400, 422):
-            return _Declined("not_taken", reason)
-        return NoAnswer("too_long" if status == 413 else "not_taken", reason)
+        """Say what an answer means that is none."""
+        complaint = read_complaint(body)
+        said = f": {self._shown(complaint.message)}" if complaint.message else ""
+        reason = f"{response.status_code} {response.reason_phrase}".strip() + said
+        if response.status_code == 200:
+            reason = f"answers with no stream, but with {response.headers.get('content-type')!r}{said}"
+        # Once it has begun to answer, a server may have no other place for the status than the body.
+        status = (complaint.status if response.status_code == 200 else None) or response.status_code
+        return judge(status, complaint, reason, retry_after=retry_after(response))
 
     def _shown(self, text: str) -> str:
         """What the server says, for the log; it may quote the key, which may be too short for the masks."""
@@ -253,36 +203,32 @@ class _Models(msgspec.Struct):
         return [model.id for model in self.data or []]
 
 
-def _broken(reply: Reply, reason: str) -> ModelError:
-    """What it means when a reply breaks off: as long as nothing has come, nothing is lost by asking again."""
-    if reply.has_begun:
-        return NoAnswer("broken_off", f"{reason}, after {len(reply.text)} characters")
-    return NotNow(reason)
-
-
 def _said(error: Exception) -> str:
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
 
 
-async def _beginning_of(response: httpx.Response) -> bytes:
-    """Read what an error says, as far as it comes soon."""
-    body = b""
-    with trio.move_on_after(_ERROR_SECONDS) as reading:
+def _is_stream(response: httpx.Response) -> bool:
+    return "text/event-stream" in response.headers.get("content-type", "").lower()
+
+
+async def _listen(response: httpx.Response, listener: Listener, heard: Callable[[int], None]) -> None:
+    """Take the stream up to its end."""
+    # Never left by a `break` or an error of ours: the generators of httpx behind it would be, half read. Read
+    # to its end, the connection serves the next query; what does not end is cancelled, and closed.
+    with trio.CancelScope() as reading:
+        async for piece in response.aiter_bytes():
+            if listener.feed(piece):
+                reading.deadline = trio.current_time() + listener.patience
+                if listener.draft.length:
+                    heard(listener.draft.length)
+
+
+async def _beginning_of(response: httpx.Response, most: int) -> bytes:
+    """Read what does not stream, as far as it comes soon, and some bytes more than `most` at the most."""
+    body = bytearray()
+    with trio.move_on_after(_BODY_SECONDS) as reading:
         async for piece in response.aiter_bytes():
             body += piece
-            if len(body) >= _MOST_OF_AN_ERROR:
+            if len(body) >= most:
                 reading.cancel()  # no `break`: as in `_listen`
-    return body[:_MOST_OF_AN_ERROR]
-
-
-def _detail(body: bytes) -> tuple[str, str]:
-    """Read the code and the message of an error: OpenAI's shape, and those that are near to it."""
-    try:
-        found = msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        return "", ""  # a proxy's page says nothing that its status does not
-    error = found.get("error", found) if isinstance(found, dict) else found
-    if isinstance(error, dict):
-        message = error.get("message") or error.get("detail") or ""
-        return str(error.get("code") or ""), message if isinstance(message, str) else str(message)
-    return "", error if isinstance(error, str) else ""
+    return bytes(body)

@@ -29,6 +29,8 @@ class Sentences:
     cut_off: str
     empty: str
     broken_off: str
+    strange: str
+    endless: str
     not_taken: str
     no_end: str
 
@@ -49,6 +51,8 @@ ENGLISH = Sentences(
     cut_off="The model's answer was cut off at its greatest length. It began:\n\n{text}",
     empty="The model has given an empty answer.",
     broken_off="The model's answer broke off in the middle. Please ask again.",
+    strange="The worker does not understand what the model says. The operator finds it in the worker's log.",
+    endless="The model's answer had no end, and was stopped.",
     not_taken="The model does not take this query. The operator finds the reason in the worker's log.",
     no_end="The model goes on calling tools instead of answering, {count} times so far.",
 )
@@ -69,6 +73,8 @@ RUSSIAN = Sentences(
     cut_off="Ответ модели обрезан: достигнута наибольшая длина. Начало ответа:\n\n{text}",
     empty="Модель дала пустой ответ.",
     broken_off="Ответ модели оборвался на середине. Пожалуйста, повторите запрос.",
+    strange="Воркер не понимает, что отвечает модель. Её ответ записан в журнале воркера.",
+    endless="Ответ модели не кончался и был остановлен.",
     not_taken="Модель не принимает этот запрос. Причина записана в журнале воркера.",
     no_end="Модель снова и снова обращается к инструментам вместо ответа, раз: {count}.",
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -22,6 +23,7 @@ log = structlog.get_logger(__name__)
 MOST_RESULT = 20_000
 """Characters of a result that the model is given: what fits into the smaller ones beside the rest."""
 
+_LONGEST_QUOTED = 1_000  # characters of arguments that are no JSON, told back to the model
 _LONGEST_SHOWN = 120  # characters of arguments, and of a result's first line, in the query's log
 
 
@@ -68,7 +70,9 @@ class Toolbox:
         try:
             return _as_text(await tool.call(tool.read(call.arguments), ctx))
         except ArgumentsError as error:
-            return f"Error: the arguments do not fit: {error}"
+            # What is no object is not in the message of the call, where servers would refuse it.
+            quoted = "" if call.is_object else f". You wrote: {call.arguments[:_LONGEST_QUOTED]}"
+            return f"Error: the arguments do not fit: {error}{quoted}"
         except Exception as raised:
             problem = unwrapped(raised)
             if isinstance(problem, QueryFailed | RetryLater):
@@ -79,7 +83,10 @@ class Toolbox:
 
 def _as_text(result: object) -> str:
     """What a tool gives, for the model: a text as it is, all else as JSON."""
-    return result if isinstance(result, str) else msgspec.json.encode(result).decode()
+    if isinstance(result, str):
+        return result
+    # Not by msgspec to its end: it knows no lone surrogates, which are mended when all is sent.
+    return json.dumps(msgspec.to_builtins(result, str_keys=True), ensure_ascii=False, separators=(",", ":"))
 
 
 def _cut(text: str) -> str:

@@ -67,6 +67,8 @@ class Tool:
             found = msgspec.convert(data, self.arguments, strict=False)
         except (msgspec.DecodeError, UnicodeError) as error:  # ValidationError is one, too
             raise ArgumentsError(str(error)) from None
+        except RecursionError:
+            raise ArgumentsError("they are nested too deeply") from None
         given = msgspec.structs.fields(self.arguments)
         return {field.name: getattr(found, field.name) for field in given}
 

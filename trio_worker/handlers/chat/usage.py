@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import msgspec
-
 from trio_worker.context import Context
 from trio_worker.handlers.chat.reply import Reply
+from trio_worker.plain_text import clean
 from trio_worker.token_usage import MOST_NUMBER
 
 __all__ = ["tell_usage"]
@@ -23,19 +23,16 @@ async def tell_usage(ctx: Context, model: str, messages: Sequence[Mapping[str, A
         messages: What the model was asked: all of it.
         reply: What it has answered.
     """
-    usage = reply.usage
-    details = usage.get("prompt_tokens_details")
-    cached = details.get("cached_tokens") if isinstance(details, Mapping) else None
-    calls = [call.to_message()["function"] for call in reply.calls]
+    calls = [{"name": call.name, "arguments": call.arguments} for call in reply.calls]
     await ctx.token_usage(
-        model_name=reply.model.strip() or model,
+        model_name=clean(reply.model) or model,
         model_role="assistant",
         request=_last(messages),
-        answer=reply.text or reply.refusal or (msgspec.json.encode(calls).decode() if calls else ""),
-        prompt_tokens=_number(usage.get("prompt_tokens")),
-        completion_tokens=_number(usage.get("completion_tokens")),
-        total_tokens=_number(usage.get("total_tokens")),
-        precached_prompt_tokens=_number(cached),
+        answer=reply.text or reply.refusal or (json.dumps(calls, ensure_ascii=False) if calls else ""),
+        prompt_tokens=_count(reply, "prompt_tokens"),
+        completion_tokens=_count(reply, "completion_tokens"),
+        total_tokens=_count(reply, "total_tokens"),
+        precached_prompt_tokens=_count(reply, "cached_tokens"),
         system_prompt=_first(messages, "system"),
         user_prompt=_first(messages, "user"),
     )
@@ -50,7 +47,7 @@ def _last(messages: Sequence[Mapping[str, Any]]) -> str:
     return str(messages[-1]["content"])
 
 
-def _number(value: object) -> int | None:
-    """A count, if it is one: what the server makes up must not fail the query."""
-    good = isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MOST_NUMBER
-    return value if good else None  # type: ignore[return-value]
+def _count(reply: Reply, name: str) -> int | None:
+    """A count, if it can be one: what the server makes up must not fail the query."""
+    count = reply.usage.get(name, -1)
+    return count if 0 <= count <= MOST_NUMBER else None

@@ -57,10 +57,10 @@
   }
 
   function showAbout(is) {
-    const here = is.consumers.here === is.consumers.all ? "" : `${is.consumers.here} of ${is.consumers.all} consumers are in this process`;
+    const here = is.consumers.here === is.consumers.all ? "" : `${is.consumers.here} of ${is.consumers.all} consumers are in ${is.processes ? "these processes" : "this process"}`;
     put(byId("worker"), is.worker);
     document.title = `${is.worker}: ${is.state.word}`;
-    const texts = [is.handler, is.webbuddy, `up since ${new Date(is.started * 1000).toLocaleString()}`, here];
+    const texts = [is.handler, is.webbuddy, `up since ${new Date(is.started * 1000).toLocaleString()}`, is.processes ? `processes ${is.processes.join(", ")}` : "", here];
     put(byId("about"), texts.filter((text) => text !== "").join(" · "));
   }
 
@@ -72,12 +72,12 @@
       item.append(make("b"), make("span"));
       places.append(item);
     }
-    is.places.forEach(([moment, query, attempt], index) => {
+    is.places.forEach(([moment, query, attempt, process], index) => {
       const item = places.children[index];
-      const busy = query !== undefined;
+      const busy = (query ?? null) !== null;
       item.className = busy ? "busy" : "free";
       put(item.firstElementChild, busy ? `#${query}` : "free");
-      put(item.lastElementChild, (attempt > 1 ? `try ${attempt}, ` : "") + since(moment));
+      put(item.lastElementChild, (attempt > 1 ? `try ${attempt}, ` : "") + since(moment) + (process === undefined ? "" : `\nprocess ${process}`));
     });
     const more = is.consumers.here - is.places.length;
     put(byId("more-places"), more > 0 ? `and ${more} more: ${is.consumers.busy} of ${is.consumers.here} are busy` : "");
@@ -120,26 +120,38 @@
   function showQueries(queries) {
     const table = byId("queries");
     const body = table.tBodies[0];
-    for (const [number, query, attempt, found, pickUp, run, outcome, kind, ended] of [...queries].reverse()) {
-      if (number in seen) continue;
-      seen[number] = true;
+    const listed = new Set(queries.map(([number]) => String(number)));
+    for (const row of [...body.rows]) {
+      if (listed.has(row.dataset.number)) continue;
+      delete seen[row.dataset.number];
+      row.remove();
+    }
+    let next = body.firstElementChild; // what stands where the next one belongs
+    for (const [number, query, attempt, found, pickUp, run, outcome, kind, ended, process] of queries) {
+      if (number in seen && seen[number] === next) {
+        next = next.nextElementSibling;
+        continue;
+      }
+      if (number in seen) {
+        body.insertBefore(seen[number], next);
+        continue;
+      }
       const row = make("tr");
       row.dataset.number = number;
       row.dataset.outcome = outcome;
       const why = kind ? `${outcome}: ${kind.replaceAll("_", " ")}` : outcome;
       row.append(make("td", `#${query}`), make("td", attempt), make("td", found), make("td", duration(pickUp)));
       row.append(make("td", duration(run)), make("td", why), make("td", clock(ended), "ended"));
-      body.prepend(row);
+      if (process !== undefined) row.append(make("td", process, "process"));
+      seen[number] = row;
+      body.insertBefore(row, next);
     }
-    while (body.rows.length > queries.length) {
-      delete seen[body.rows[body.rows.length - 1].dataset.number];
-      body.rows[body.rows.length - 1].remove();
-    }
+    byId("process").hidden = queries.every((query) => query.length < 10);
     table.hidden = queries.length === 0;
     byId("no-queries").hidden = queries.length > 0;
   }
 
-  let seen = {}; // numbers of the attempts in the table, which come in the order of their ends
+  let seen = {}; // the rows in the table, by the numbers of their attempts
 
   // --- Charts ----------------------------------------------------------------------------------------
 

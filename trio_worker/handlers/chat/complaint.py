@@ -1,0 +1,81 @@
+"""What a model server says is wrong, in an error's body or amid a stream, and what to do then."""
+
+from __future__ import annotations
+
+import re
+
+import attrs
+import msgspec
+
+from trio_worker.handlers.chat.failures import Declined, Misconfigured, ModelError, NoAnswer, NotNow
+
+__all__ = ["Complaint", "judge", "read_complaint"]
+
+# By their texts, since the codes of these servers say no more than 400: vLLM (two of its sentences, and many
+# others have the first), SGLang, and llama.cpp before it had a type for that.
+_TOO_LONG = re.compile(
+    r"maximum context length|longer than the maximum model length"
+    r"|longer than the model's context length|exceeds the available context size"
+)
+
+
+@attrs.frozen
+class Complaint:
+    """It.
+
+    Attributes:
+        codes: What it calls the error, by its ``code`` and its ``type``.
+        message: What it says, for people.
+    """
+
+    codes: frozenset[str] = frozenset()
+    message: str = ""
+
+    @property
+    def status(self) -> int | None:
+        """The status among the codes, of servers that have sent 200 already (OpenRouter, llama.cpp)."""
+        return next((int(code) for code in self.codes if re.fullmatch("[45][0-9]{2}", code)), None)
+
+    @property
+    def is_too_long(self) -> bool:
+        """Whether the context window is full."""
+        known = {"context_length_exceeded", "exceed_context_size_error"}
+        return bool(self.codes & known) or bool(_TOO_LONG.search(self.message))
+
+
+def read_complaint(body: bytes | str) -> Complaint:
+    """Read one: in OpenAI's shape, or in those that are near to it. What is none says nothing."""
+    try:
+        found = msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
+        return Complaint()  # a proxy's page says no more than its status does
+    error = found.get("error", found) if isinstance(found, dict) else found
+    if isinstance(error, dict):
+        message = error.get("message") or error.get("detail") or ""
+        codes = frozenset(str(error[name]) for name in ("code", "type") if error.get(name))
+        return Complaint(codes, message if isinstance(message, str) else str(message))
+    return Complaint(message=error if isinstance(error, str) else "")
+
+
+def judge(status: int, complaint: Complaint, reason: str, *, retry_after: float | None = None) -> ModelError:
+    """Say what to do after an answer that is none.
+
+    Args:
+        status: Its status.
+        complaint: What its body says.
+        reason: All that, for the operator.
+        retry_after: Seconds that it asks to wait, or None.
+    """
+    if complaint.is_too_long:
+        return NoAnswer("too_long", reason)
+    if "content_filter" in complaint.codes:
+        return NoAnswer("filtered", reason)
+    if status in (401, 403):
+        return Misconfigured(f"refuses the key ({reason})")
+    if status in (402, 404) or status < 400 or "insufficient_quota" in complaint.codes:
+        return Misconfigured(reason)
+    if status in (408, 409, 425, 429) or status >= 500:
+        return NotNow(reason, retry_after=retry_after)
+    if status in (400, 422):
+        return Declined(reason)
+    return NoAnswer("too_long" if status == 413 else "not_taken", reason)
