@@ -400,6 +400,27 @@ MUTATIONS = [
         "token_usage",
     ),
     Mutation(
+        "token usage that is never saved holds up no other",
+        "usage_shipping.py",
+        "        self.journal.usages[usage.id] = self.journal.usages.pop(usage.id)\n",
+        "        put_off.until = 0\n",
+        "token_usage",
+    ),
+    Mutation(
+        "token usage that is never saved is not tried each time another was",
+        "usage_shipping.py",
+        "put_off.until = trio.current_time() + put_off.repeats.pause(error)",
+        "put_off.until = trio.current_time()",
+        "token_usage",
+    ),
+    Mutation(
+        "a WebBuddy that saves no token usage is left in peace",
+        "usage_shipping.py",
+        "return await self._wait(self._repeats.pause(error))",
+        "return await self._wait(0.0)",
+        "token_usage",
+    ),
+    Mutation(
         "a secret that a text's cut has divided does not show in token usage",
         "token_usage.py",
         "hide = masks.hide if len(text) < _MOST_GIVEN else masks.hide_in_beginning",
