@@ -1159,8 +1159,8 @@ MUTATIONS = [
     Mutation(
         "a model has to answer in the end",
         "handlers/chat/agent.py",
-        "reply = await self._ask(messages, (), ctx)",
-        "reply = await self._ask(messages, self.tools.schemas, ctx)",
+        "reply = await self._ask(messages, (), progress)",
+        "reply = await self._ask(messages, self.tools.schemas, progress)",
         "chat_tools",
     ),
     Mutation(
