@@ -683,6 +683,13 @@ MUTATIONS = [
         "bus_redis",
     ),
     Mutation(
+        "who is stopped while it connects to Redis is in no trouble",
+        "redis_line.py",
+        "                await trio.lowlevel.checkpoint_if_cancelled()",
+        "                await trio.lowlevel.cancel_shielded_checkpoint()",
+        "bus_redis",
+    ),
+    Mutation(
         "Redis' errors do not repeat the password",
         "redis_line.py",
         "text.replace(self._address.password, MASK)",
