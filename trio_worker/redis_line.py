@@ -94,7 +94,7 @@ class Line:
                 # Once it is open, its end is no error of the task's: what it is asked then fails.
                 await self._nursery.start(connection.run)
             except CoredisConnectionError:
-                await trio.lowlevel.checkpoint_if_cancelled()  # coredis makes such an error of that
+                await trio.lowlevel.checkpoint_if_cancelled()  # noqa: ASYNC120 - coredis makes such an error of that
                 raise
         if patience.cancelled_caught:
             raise trio.TooSlowError
