@@ -748,9 +748,23 @@ MUTATIONS = [
     Mutation(
         "after a long outage nobody begins with all consumers at once",
         "intake.py",
-        "                self._gentle_until = now + random.uniform(*GENTLE)  # noqa: S311\n",
-        "                pass\n",
-        "many_workers",
+        "            self._gentle_until = now + random.uniform(*GENTLE)  # noqa: S311\n",
+        "            pass\n",
+        "many_workers intake",
+    ),
+    Mutation(
+        "other work in between is no end of an outage",
+        "intake.py",
+        "            self._outage = None\n",
+        "            self._outage, self._outage_since = None, math.inf\n",
+        "intake",
+    ),
+    Mutation(
+        "a claim that is answered is the end of an outage",
+        "intake.py",
+        "        self._outage_since = math.inf\n\n    def _on_errand",
+        "\n    def _on_errand",
+        "intake",
     ),
     Mutation(
         "the pipe belongs to its user alone",
