@@ -782,6 +782,13 @@ MUTATIONS = [
         "bus_redis",
     ),
     Mutation(
+        "who is stopped while it connects to Redis is in no trouble",
+        "redis_line.py",
+        "                await trio.lowlevel.checkpoint_if_cancelled()",
+        "                await trio.lowlevel.cancel_shielded_checkpoint()",
+        "bus_redis",
+    ),
+    Mutation(
         "Redis' errors do not repeat the password",
         "redis_line.py",
         "text.replace(self._address.password, MASK)",
@@ -840,9 +847,23 @@ MUTATIONS = [
     Mutation(
         "after a long outage nobody begins with all consumers at once",
         "intake.py",
-        "                self._gentle_until = now + random.uniform(*GENTLE)  # noqa: S311\n",
-        "                pass\n",
-        "many_workers",
+        "            self._gentle_until = now + random.uniform(*GENTLE)  # noqa: S311\n",
+        "            pass\n",
+        "many_workers intake",
+    ),
+    Mutation(
+        "other work in between is no end of an outage",
+        "intake.py",
+        "            self._outage = None\n",
+        "            self._outage, self._outage_since = None, math.inf\n",
+        "intake",
+    ),
+    Mutation(
+        "a claim that is answered is the end of an outage",
+        "intake.py",
+        "        self._outage_since = math.inf\n\n    def _on_errand",
+        "\n    def _on_errand",
+        "intake",
     ),
     Mutation(
         "the pipe belongs to its user alone",

@@ -14,6 +14,7 @@ import pytest
 import trio
 import trio.lowlevel
 import trustme
+from trio.testing import MockClock
 
 from tests.redis_server import RedisServer, needs_redis, start_redis
 from trio_worker.bus import MOST_HINTS, Bus, Hint
@@ -351,6 +352,26 @@ async def test_a_liar(answers: list[bytes], reason: str, events: Events) -> None
     assert "sesame" not in str(events)
 
 
+async def test_one_that_hangs_up_is_called_seldom(autojump_clock: MockClock) -> None:
+    """Who sends and who takes, each every few seconds."""
+    calls = 0
+
+    async def hang_up(stream: trio.SocketStream) -> None:
+        nonlocal calls
+        calls += 1
+        assert calls <= 1000, "there is no end of it"
+
+    with trio.fail_after(3600):
+        async with trio.open_nursery() as nursery:
+            (listener, *_) = await nursery.start(partial(trio.serve_tcp, host="127.0.0.1"), hang_up, 0)
+            address = BusAddress("127.0.0.1", listener.socket.getsockname()[1])
+            async with open_redis_bus(address, WEBBUDDY) as bus:
+                with trio.move_on_after(600):
+                    await bus.take(always)
+            nursery.cancel_scope.cancel()
+    assert 2 * 600 / 10 <= calls <= 2 * 600 / 2
+
+
 async def test_a_liar_that_has_hints_without_end() -> None:
     """What it gives is no hint, and is taken as one that says nothing."""
     with trio.fail_after(60):
@@ -372,6 +393,32 @@ async def test_a_taker_that_was_stopped_takes_nothing_more(redis: RedisServer) -
             assert "cmd=brpop" not in await redis.ask("CLIENT", "LIST")
             bus.offer(Hint(1, 1))
             assert await bus.take(always) == Hint(1, 1)
+
+
+async def test_who_is_stopped_while_it_connects_is_in_no_trouble() -> None:
+    """Nor does it say so: it was not Redis that has hung up."""
+    heard = 0
+    connecting = trio.Event()
+
+    async def be_silent(stream: trio.SocketStream) -> None:
+        nonlocal heard
+        await stream.receive_some()
+        heard += 1
+        if heard == 2:  # who sends, and who takes
+            connecting.set()
+        await trio.sleep_forever()
+
+    with trio.fail_after(60):
+        async with trio.open_nursery() as server:
+            (listener, *_) = await server.start(partial(trio.serve_tcp, host="127.0.0.1"), be_silent, 0)
+            address = BusAddress("127.0.0.1", listener.socket.getsockname()[1])
+            async with open_redis_bus(address, WEBBUDDY) as bus:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(bus.take, always)
+                    await connecting.wait()
+                    nursery.cancel_scope.cancel()
+                assert bus.trouble is None or "(it does not answer)" in bus.trouble  # of who sends
+            server.cancel_scope.cancel()
 
 
 # --- What it costs who has none --------------------------------------------------------------------
