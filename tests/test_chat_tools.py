@@ -169,6 +169,7 @@ async def test_the_model_calls_a_tool(autojump_clock: MockClock) -> None:
     assert first == {"role": "tool", "tool_call_id": "call_0", "content": "/login 1 short None"}
     assert second == {"role": "tool", "tool_call_id": "call_1", "content": "/вход 2 short None"}
     logs = " ".join(query.logs)
+    assert logs.count("has begun to write") == 1
     assert "looking at /login" in logs
     assert 'look({"page": "/login"}): /login 1 short None' in logs
 
