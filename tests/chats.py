@@ -10,7 +10,7 @@ import attrs
 
 from trio_worker.chat_settings import ChatSettings
 from trio_worker.context import Context
-from trio_worker.handlers.chat.opening import open_agent
+from trio_worker.handlers.chat.opening import find_way, open_agent
 from trio_worker.handlers.chat.tools import make_tool
 from trio_worker.query import Query
 from trio_worker.testing import (
@@ -83,10 +83,10 @@ async def open_chat(
 
     @asynccontextmanager
     async def handler() -> AsyncIterator[Callable[[Query, Context], Awaitable[str]]]:
-        transport = None if sockets else server.transport()
         made = [make_tool(tool) for tool in tools]
         chosen = settings(**({"base_url": url} if sockets else {}), **(chat or {}))
-        async with open_agent(chosen, made, language=language, transport=transport) as handle:
+        way = await find_way(chosen) if sockets else server.transport()
+        async with open_agent(chosen, made, way=way, language=language) as handle:
             yield handle
 
     webbuddy = WebBuddy(now=time_of_the_test())

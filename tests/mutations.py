@@ -1213,6 +1213,27 @@ MUTATIONS = [
         "chat_tools",
     ),
     Mutation(
+        "the key of a model goes to nobody who can't prove who they are",
+        "handlers/chat/model.py",
+        "verify=route.context or ",
+        "verify=False and ",
+        "chat_way",
+    ),
+    Mutation(
+        "a model is reached through the proxy of the environment",
+        "handlers/chat/model.py",
+        "        proxy=route.proxy,\n",
+        "",
+        "chat_way",
+    ),
+    Mutation(
+        "a model's server that takes no connection is given up",
+        "handlers/chat/model.py",
+        "httpx.Timeout(None, connect=CONNECT_SECONDS)",
+        "httpx.Timeout(None)",
+        "chat_way",
+    ),
+    Mutation(
         "a model has to answer in the end",
         "handlers/chat/agent.py",
         "reply = await self._ask(messages, (), progress)",

@@ -145,7 +145,7 @@ async def test_text_that_can_not_be_encoded(run_handler: RunHandler, autojump_cl
     """Half an emoji in the query and in the project's context is replaced; the query does not fail by it."""
     server = ModelServer()
     project = Project(id=1, name="P\ud83d", context="shop \ude00")
-    async with server.running(), open_agent(settings(), transport=server.transport()) as handle:
+    async with server.running(), open_agent(settings(), way=server.transport()) as handle:
         result = await run_handler.here(handle, "up \ud83d?", project_settings=project)
     prompt, asked = server.requests[0]["messages"]
     assert asked["content"] == "up \ufffd?"

@@ -27,8 +27,8 @@ from trio_worker.backoff import Backoff
 from trio_worker.bus import MOST_HINTS, Bus, Hint
 from trio_worker.bus_address import BusAddress
 from trio_worker.redis_line import ANSWER_SECONDS, Command, Line, Lost
+from trio_worker.route import trusted_context
 from trio_worker.setting_kinds import bare_url
-from trio_worker.transport import trusted_context
 from trio_worker.trouble import Trouble
 
 __all__ = ["ask_redis", "open_redis_bus"]

@@ -51,7 +51,8 @@ async def handler() -> AsyncIterator[Callable[[Query, Context], Awaitable[str]]]
         # On the event loop: nothing else is at work before the handler is open, and the tools are imported in
         # the main thread, as handlers are.
         settings, tools, language = opening.read_chat(Path.cwd())
+        way = await opening.find_way(settings)
     except SettingsError as error:
         raise HandlerError(error.problems) from None
-    async with opening.open_agent(settings, tools, language=language) as handle:
+    async with opening.open_agent(settings, tools, way=way, language=language) as handle:
         yield handle

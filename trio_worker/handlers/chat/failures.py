@@ -11,7 +11,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Declined", "Misconfigured", "ModelError", "NoAnswer", "NotNow"]
+__all__ = ["Declined", "Misconfigured", "ModelError", "NoAnswer", "NotNow", "reason_behind"]
 
 
 class ModelError(Exception):
@@ -67,3 +67,11 @@ class Declined(NoAnswer):
 
     def __init__(self, reason: str) -> None:
         super().__init__("not_taken", reason)
+
+
+def reason_behind(error: BaseException) -> str:
+    """Say what is behind an error: httpcore wraps, and drops the words on the way."""
+    kind = type(error).__name__
+    while not str(error) and (behind := error.__cause__ or error.__context__) is not None:
+        error = behind
+    return f"{kind}: {error}" if str(error) else kind

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import ssl
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -16,12 +17,13 @@ from trio_worker.answers import retry_after
 from trio_worker.chat_settings import ChatSettings
 from trio_worker.handlers.chat.complaint import judge, read_complaint
 from trio_worker.handlers.chat.encodable import encodable
-from trio_worker.handlers.chat.failures import Declined, Misconfigured, ModelError, NotNow
+from trio_worker.handlers.chat.failures import Declined, Misconfigured, ModelError, NotNow, reason_behind
 from trio_worker.handlers.chat.listener import Listener
 from trio_worker.handlers.chat.reply import Reply
 from trio_worker.masks import MASK
+from trio_worker.route import find_route
 
-__all__ = ["Model", "open_client"]
+__all__ = ["Model", "find_way", "open_client"]
 
 CONNECT_SECONDS = 10.0
 _MOST_OF_AN_ERROR = 65_536  # bytes that are read of an answer that is none
@@ -37,26 +39,37 @@ _HEADERS = {
 }
 
 
+async def find_way(settings: ChatSettings) -> httpx.AsyncBaseTransport:
+    """Make the way to the model server, without connecting to it yet: as to WebBuddy, proxies included.
+
+    Raises:
+        SettingsError: The environment names a proxy, or certificates, that can't be used.
+    """
+    route = await find_route(httpx.URL(settings.base_url))
+    # No limit of connections: httpcore's pool loses one for each request that is cancelled while it waits for
+    # one.
+    return httpx.AsyncHTTPTransport(
+        verify=route.context or ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),  # the latter trusts nobody
+        proxy=route.proxy,
+        limits=httpx.Limits(max_connections=None, max_keepalive_connections=20, keepalive_expiry=4),
+    )
+
+
 @asynccontextmanager
 async def open_client(
-    settings: ChatSettings, transport: httpx.AsyncBaseTransport | None = None
+    settings: ChatSettings, way: httpx.AsyncBaseTransport
 ) -> AsyncIterator[httpx.AsyncClient]:
     """Open the client that all queries share.
 
     Args:
-        settings: Where the server is, and its key.
-        transport: Another way to it than sockets.
+        settings: The key.
+        way: From `find_way`, or another than by sockets.
     """
     headers = {} if settings.api_key is None else {"Authorization": f"Bearer {settings.api_key}"}
     # No limit for an answer: how long a model may think is the query's own deadline, under which this is
-    # called. No limit of connections: httpcore's pool loses one for each request that is cancelled while it
-    # waits for one.
-    async with httpx.AsyncClient(
-        headers=headers,
-        timeout=httpx.Timeout(None, connect=CONNECT_SECONDS),
-        limits=httpx.Limits(max_connections=None, max_keepalive_connections=20, keepalive_expiry=4),
-        transport=transport,
-    ) as client:
+    # called.
+    timeout = httpx.Timeout(None, connect=CONNECT_SECONDS)
+    async with httpx.AsyncClient(headers=headers, timeout=timeout, transport=way) as client:
         yield client
 
 
@@ -131,7 +144,7 @@ class Model:
             async with self.client.stream("GET", f"{self.settings.base_url}/models") as response:
                 body = await _beginning_of(response, _MOST_OF_A_LIST)
         except (httpx.TransportError, httpx.DecodingError) as error:
-            raise NotNow(_said(error)) from error
+            raise NotNow(reason_behind(error)) from error
         if response.status_code in (404, 405, 501):
             return None
         if response.status_code != 200:
@@ -169,7 +182,7 @@ class Model:
                     raise self._judge(response, await _beginning_of(response, _MOST_OF_AN_ERROR))
                 await _listen(response, listener, heard)
         except (httpx.TransportError, httpx.DecodingError) as error:
-            listener.lose(_said(error))
+            listener.lose(reason_behind(error))
         return listener.reply()
 
     def _judge(self, response: httpx.Response, body: bytes) -> ModelError:
@@ -201,10 +214,6 @@ class _Models(msgspec.Struct):
 
     def names(self) -> list[str]:
         return [model.id for model in self.data or []]
-
-
-def _said(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
 
 
 def _is_stream(response: httpx.Response) -> bool:

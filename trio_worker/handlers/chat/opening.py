@@ -15,7 +15,7 @@ from trio_worker.context import Context
 from trio_worker.environment import read_environment
 from trio_worker.handlers.chat.agent import Agent
 from trio_worker.handlers.chat.failures import Misconfigured, ModelError
-from trio_worker.handlers.chat.model import Model, open_client
+from trio_worker.handlers.chat.model import Model, find_way, open_client
 from trio_worker.handlers.chat.patience import Patience
 from trio_worker.handlers.chat.sentences import sentences
 from trio_worker.handlers.chat.toolbox import Toolbox
@@ -25,7 +25,7 @@ from trio_worker.masks import masks
 from trio_worker.query import Query
 from trio_worker.settings import read_fields
 
-__all__ = ["check_model", "open_agent", "read_chat"]
+__all__ = ["check_model", "find_way", "open_agent", "read_chat"]
 
 CHECK_SECONDS = 10.0
 _SHOWN_MODELS = 5
@@ -57,19 +57,19 @@ async def open_agent(
     settings: ChatSettings,
     tools: Sequence[Tool] = (),
     *,
+    way: httpx.AsyncBaseTransport,
     language: str = "en",
-    transport: httpx.AsyncBaseTransport | None = None,
 ) -> AsyncIterator[Callable[[Query, Context], Awaitable[str]]]:
     """Open a handler for settings that are given.
 
     Args:
         settings: They.
         tools: What the model may call; see `make_tool`.
+        way: To the model; see `find_way`.
         language: ``"en"`` or ``"ru"``.
-        transport: Another way to the model than sockets, for tests.
     """
     words = sentences(language)
-    async with open_client(settings, transport) as client:
+    async with open_client(settings, way) as client:
         agent = Agent(
             settings=settings,
             model=Model(client, settings),
@@ -89,7 +89,7 @@ async def check_model(say: Say) -> None:
     settings, tools, _ = read_chat(Path.cwd())
     if tools:
         say("fine", "tools", ", ".join(tool.name for tool in tools))
-    async with open_client(settings) as client:
+    async with open_client(settings, await find_way(settings)) as client:
         try:
             with trio.fail_after(CHECK_SECONDS):
                 names = await Model(client, settings).names()
