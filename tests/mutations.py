@@ -400,6 +400,27 @@ MUTATIONS = [
         "token_usage",
     ),
     Mutation(
+        "token usage that is never saved holds up no other",
+        "usage_shipping.py",
+        "        self.journal.usages[usage.id] = self.journal.usages.pop(usage.id)\n",
+        "        put_off.until = 0\n",
+        "token_usage",
+    ),
+    Mutation(
+        "token usage that is never saved is not tried each time another was",
+        "usage_shipping.py",
+        "put_off.until = trio.current_time() + put_off.repeats.pause(error)",
+        "put_off.until = trio.current_time()",
+        "token_usage",
+    ),
+    Mutation(
+        "a WebBuddy that saves no token usage is left in peace",
+        "usage_shipping.py",
+        "return await self._wait(self._repeats.pause(error))",
+        "return await self._wait(0.0)",
+        "token_usage",
+    ),
+    Mutation(
         "a secret that a text's cut has divided does not show in token usage",
         "token_usage.py",
         "hide = masks.hide if len(text) < _MOST_GIVEN else masks.hide_in_beginning",
@@ -519,9 +540,129 @@ MUTATIONS = [
     Mutation(
         "a worker's own hints tell it nothing",
         "sharing.py",
-        "            if hint.sender == self._me:\n                continue\n",
-        "",
+        "            if hint.sender == self._me:\n",
+        "            if False:\n",
         "sharing",
+    ),
+    Mutation(
+        "a bus that repeats a worker's own hints without end is left alone now and then",
+        "sharing.py",
+        "                    await self.pulse.sleep(LONGEST_PAUSE)\n",
+        "                    pass\n",
+        "sharing",
+    ),
+    Mutation(
+        "who became busy while it waited for a hint leaves it to others",
+        "sharing.py",
+        "self.bus.take(lambda: self.intake.is_free)",
+        "self.bus.take(lambda: True)",
+        "sharing",
+    ),
+    Mutation(
+        "who became busy does not even read the pipe",
+        "bus_pipe.py",
+        "            if not wanted():  # all",
+        "            if False:  # all",
+        "bus_pipe",
+    ),
+    Mutation(
+        "who became busy waits no longer at Redis than it has begun to",
+        "bus_redis.py",
+        "            if not wanted():\n",
+        "            if False:\n",
+        "bus_redis",
+    ),
+    Mutation(
+        "a claim that failed hands its hint back",
+        "sharing.py",
+        "            self.bus.offer(hint)\n            return False\n",
+        "            return False\n",
+        "sharing",
+    ),
+    Mutation(
+        "who is full, paused or in an outage waits for no hint",
+        "sharing.py",
+        "            await self.intake.free()\n",
+        "            await trio.lowlevel.checkpoint()\n",
+        "sharing",
+    ),
+    Mutation(
+        "a backlog that nobody here is free for is passed on",
+        "wakeups.py",
+        "            if not self._ring() and not known:\n                self.pass_on(0)\n",
+        "            self._ring()\n",
+        "sharing wakeups many_workers",
+    ),
+    Mutation(
+        "what was passed on is still expected here",
+        "wakeups.py",
+        "        self._expected += 1\n        self._push_unanswered = True\n",
+        "        self._push_unanswered = True\n",
+        "sharing wakeups",
+    ),
+    Mutation(
+        "the pipe is bounded",
+        "bus_pipe.py",
+        "        fcntl.fcntl(descriptor, resize, MOST_HINTS * HINT.size)\n",
+        "        pass\n",
+        "buses bus_pipe",
+    ),
+    Mutation(
+        "a pipe that could not be made smaller is cleared in one go",
+        "bus_pipe.py",
+        "LARGEST = 65_536\n",
+        "LARGEST = MOST_HINTS * HINT.size\n",
+        "bus_pipe",
+    ),
+    Mutation(
+        "a file in the pipe's place is no pipe",
+        "bus_pipe.py",
+        "    if not stat.S_ISFIFO(os.fstat(descriptor).st_mode):\n",
+        "    if False:\n",
+        "bus_pipe",
+    ),
+    Mutation(
+        "what others write into the pipe is worth a look, and no crash",
+        "bus_pipe.py",
+        " if len(data) == HINT.size else Hint(0, 0)",
+        "",
+        "bus_pipe",
+    ),
+    Mutation(
+        "a Redis that is away is not tried at full speed",
+        "bus_redis.py",
+        "Backoff(first=0.5, most=10.0)",
+        "Backoff(first=0.001, most=0.001)",
+        "bus_redis",
+    ),
+    Mutation(
+        "who is busy sees that Redis is back",
+        "bus_redis.py",
+        """                await trio.sleep(pauses.next())
+                continue
+            self._works("taking")
+""",
+        """                await trio.sleep(pauses.next())
+                if not wanted():
+                    return None
+                continue
+            self._works("taking")
+""",
+        "bus_redis",
+    ),
+    Mutation(
+        "a silent Redis that takes connections is given up",
+        "redis_line.py",
+        "trio.move_on_after(ANSWER_SECONDS)",
+        "trio.move_on_after(3600)",
+        "bus_redis",
+    ),
+    Mutation(
+        "what the operator's Redis says of a wrong password, he is told",
+        "redis_line.py",
+        "    return error.exceptions[0] if isinstance(error, BaseExceptionGroup) else error.__cause__",
+        "    return None",
+        "bus_redis",
     ),
     Mutation(
         "one hint that finds nothing speaks for all behind it",
@@ -641,6 +782,13 @@ MUTATIONS = [
         "bus_redis",
     ),
     Mutation(
+        "who is stopped while it connects to Redis is in no trouble",
+        "redis_line.py",
+        "                await trio.lowlevel.checkpoint_if_cancelled()",
+        "                await trio.lowlevel.cancel_shielded_checkpoint()",
+        "bus_redis",
+    ),
+    Mutation(
         "Redis' errors do not repeat the password",
         "redis_line.py",
         "text.replace(self._address.password, MASK)",
@@ -699,9 +847,23 @@ MUTATIONS = [
     Mutation(
         "after a long outage nobody begins with all consumers at once",
         "intake.py",
-        "                self._gentle_until = now + random.uniform(*GENTLE)  # noqa: S311\n",
-        "                pass\n",
-        "many_workers",
+        "            self._gentle_until = now + random.uniform(*GENTLE)  # noqa: S311\n",
+        "            pass\n",
+        "many_workers intake",
+    ),
+    Mutation(
+        "other work in between is no end of an outage",
+        "intake.py",
+        "            self._outage = None\n",
+        "            self._outage, self._outage_since = None, math.inf\n",
+        "intake",
+    ),
+    Mutation(
+        "a claim that is answered is the end of an outage",
+        "intake.py",
+        "        self._outage_since = math.inf\n\n    def _on_errand",
+        "\n    def _on_errand",
+        "intake",
     ),
     Mutation(
         "the pipe belongs to its user alone",
@@ -1018,8 +1180,8 @@ MUTATIONS = [
     Mutation(
         "a model has to answer in the end",
         "handlers/chat/agent.py",
-        "reply = await self._ask(messages, (), ctx)",
-        "reply = await self._ask(messages, self.tools.schemas, ctx)",
+        "reply = await self._ask(messages, (), progress)",
+        "reply = await self._ask(messages, self.tools.schemas, progress)",
         "chat_tools",
     ),
     Mutation(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import stat
 from contextlib import AsyncExitStack, suppress
@@ -18,6 +19,11 @@ from trio_worker.runners import inline
 from trio_worker.state_folder import Address, StateFolder
 
 
+def always() -> bool:
+    """A hint is wanted."""
+    return True
+
+
 def folder(path: Path, account: str = "worker") -> StateFolder:
     """Give the folder of an account."""
     return StateFolder(path, Address("http://localhost:8000", account))
@@ -26,7 +32,7 @@ def folder(path: Path, account: str = "worker") -> StateFolder:
 async def nothing_comes(bus: Bus) -> bool:
     """Whether no hint is there."""
     with trio.move_on_after(0.01):
-        await bus.take()
+        await bus.take(always)
         return False
     return True
 
@@ -36,7 +42,7 @@ async def test_a_hint_is_taken_by_one(tmp_path: Path) -> None:
     taken: list[Hint] = []
 
     async def take(bus: Bus) -> None:
-        taken.append(await bus.take())
+        taken.append(await bus.take(always))
 
     async with AsyncExitStack() as stack:
         for _ in range(3):
@@ -62,7 +68,7 @@ async def test_the_pipe_is_of_one_account_and_for_its_user_alone(tmp_path: Path)
     ):
         bus.offer(Hint(1, 2))
         assert await nothing_comes(other)
-        assert await same.take() == Hint(1, 2)
+        assert await same.take(always) == Hint(1, 2)
         assert bus.trouble is None
         assert stat.S_IMODE((folder(tmp_path).path / PIPE).stat().st_mode) == 0o600
 
@@ -83,6 +89,38 @@ async def test_it_is_bounded_and_can_be_cleared(tmp_path: Path) -> None:
         assert await nothing_comes(bus)
 
 
+async def test_who_wants_none_leaves_it_to_others(tmp_path: Path) -> None:
+    """Who became busy while it waited does not even read it."""
+    async with (
+        open_pipe_bus(folder(tmp_path), runner=inline) as busy,
+        open_pipe_bus(folder(tmp_path), runner=inline) as free,
+    ):
+        found: list[Hint | None] = []
+
+        async def take() -> None:
+            found.append(await busy.take(lambda: False))
+
+        with trio.fail_after(60):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(take)
+                await wait_all_tasks_blocked()
+                free.offer(Hint(1, 2))
+            assert found == [None]
+            assert await free.take(always) == Hint(1, 2)
+
+
+@pytest.mark.skipif(not hasattr(fcntl, "F_SETPIPE_SZ"), reason="here it is as large as it is")
+async def test_a_pipe_that_is_as_large_as_on_macos_is_cleared_in_one_go(tmp_path: Path) -> None:
+    """There it can't be made smaller: up to 64 KiB, of which nothing is to be left."""
+    async with open_pipe_bus(folder(tmp_path), runner=inline) as bus:
+        with (folder(tmp_path).path / PIPE).open("rb") as pipe:
+            fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, 65_536)
+        for number in range(65_536 // 16):
+            bus.offer(Hint(number, 1))
+        assert await bus.clear()
+        assert await nothing_comes(bus)
+
+
 async def test_hints_end_with_the_last_process(tmp_path: Path) -> None:
     """What nobody reads is not news a day later."""
     async with open_pipe_bus(folder(tmp_path), runner=inline) as bus:
@@ -96,9 +134,9 @@ async def test_what_somebody_else_writes_is_worth_a_look(tmp_path: Path) -> None
     async with open_pipe_bus(folder(tmp_path), runner=inline) as bus:
         with (folder(tmp_path).path / PIPE).open("wb") as pipe:
             pipe.write(b"hello\n")
-        assert await bus.take() == Hint(0, 0)
+        assert await bus.take(always) == Hint(0, 0)
         bus.offer(Hint(1, 2))
-        assert await bus.take() == Hint(1, 2)
+        assert await bus.take(always) == Hint(1, 2)
 
 
 @pytest.mark.parametrize("obstacle", ["a file", "a folder", "not allowed"])

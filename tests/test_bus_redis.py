@@ -14,6 +14,7 @@ import pytest
 import trio
 import trio.lowlevel
 import trustme
+from trio.testing import MockClock
 
 from tests.redis_server import RedisServer, needs_redis, start_redis
 from trio_worker.bus import MOST_HINTS, Bus, Hint
@@ -29,6 +30,11 @@ OVER = "wake-ups are shared again"
 PASSWORD = "open sesame/%"  # which has to be quoted in a URL
 
 Events = list[Any]
+
+
+def always() -> bool:
+    """A hint is wanted."""
+    return True
 
 
 @pytest.fixture
@@ -58,7 +64,7 @@ async def share(*buses: Bus) -> None:
                 await trio.sleep(0.1)
 
         nursery.start_soon(offer_again)
-        while await buses[-1].take() != Hint(5, 6):
+        while await buses[-1].take(always) != Hint(5, 6):
             pass  # of before
         nursery.cancel_scope.cancel()
 
@@ -105,7 +111,7 @@ async def test_an_account_that_may_do_no_more_than_it_must(tmp_path: Path) -> No
             await share(a, b)
             a.offer(Hint(1, 1))
             a.offer(Hint(2, 1))
-            await b.take()
+            await b.take(always)
             assert await b.clear()
             assert a.trouble is None
             assert b.trouble is None
@@ -166,7 +172,7 @@ async def test_junk(redis: RedisServer, junk: str) -> None:
     with trio.fail_after(60):
         await redis.ask("LPUSH", KEY, junk)
         async with open_redis_bus(redis.address, WEBBUDDY) as bus:
-            assert await bus.take() == Hint(0, 0)
+            assert await bus.take(always) == Hint(0, 0)
 
 
 async def test_a_key_of_another_kind(redis: RedisServer, events: Events) -> None:
@@ -220,7 +226,7 @@ async def test_killed_and_started_again(redis: RedisServer, events: Events) -> N
             await share(a, b)
             redis.kill()
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(b.take)
+                nursery.start_soon(b.take, always)
                 await until(lambda: b.trouble is not None)
                 nursery.cancel_scope.cancel()
             assert str(redis.port) in str(b.trouble)
@@ -249,6 +255,21 @@ async def test_not_there_at_the_start(redis: RedisServer, events: Events, hints:
     assert lines(events) == [SAID, OVER]
 
 
+async def test_who_is_busy_sees_that_it_is_back(redis: RedisServer, events: Events) -> None:
+    """Trouble is over when it is over, though nobody wants a hint; then there is no more waiting for any."""
+    redis.kill()
+    with trio.fail_after(60):
+        async with open_redis_bus(BusAddress("127.0.0.1", redis.port), WEBBUDDY) as bus:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(bus.take, lambda: False)
+                await until(lambda: bus.trouble is not None)
+                redis.start()
+            await until(lambda: bus.trouble is None)
+            bus.offer(Hint(1, 1))
+            await redis.until("LLEN", KEY, answer="1")
+    assert lines(events) == [SAID, OVER]
+
+
 async def test_frozen(redis: RedisServer, events: Events) -> None:
     """A Redis that answers nothing with its connections open, as behind a network that swallows all."""
     with trio.fail_after(60):
@@ -256,7 +277,7 @@ async def test_frozen(redis: RedisServer, events: Events) -> None:
             await share(bus)
             redis.freeze()
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(bus.take)
+                nursery.start_soon(bus.take, always)
                 await until(lambda: bus.trouble is not None)
                 nursery.cancel_scope.cancel()
             assert "(it does not answer)" in str(bus.trouble)
@@ -323,7 +344,7 @@ async def test_a_liar(answers: list[bytes], reason: str, events: Events) -> None
     with trio.fail_after(60):
         async with serve(answers) as address, open_redis_bus(address, WEBBUDDY) as bus:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(bus.take)
+                nursery.start_soon(bus.take, always)
                 await until(lambda: reason in str(bus.trouble))
                 nursery.cancel_scope.cancel()
             bus.offer(Hint(1, 1))
@@ -331,12 +352,32 @@ async def test_a_liar(answers: list[bytes], reason: str, events: Events) -> None
     assert "sesame" not in str(events)
 
 
+async def test_one_that_hangs_up_is_called_seldom(autojump_clock: MockClock) -> None:
+    """Who sends and who takes, each every few seconds."""
+    calls = 0
+
+    async def hang_up(stream: trio.SocketStream) -> None:
+        nonlocal calls
+        calls += 1
+        assert calls <= 1000, "there is no end of it"
+
+    with trio.fail_after(3600):
+        async with trio.open_nursery() as nursery:
+            (listener, *_) = await nursery.start(partial(trio.serve_tcp, host="127.0.0.1"), hang_up, 0)
+            address = BusAddress("127.0.0.1", listener.socket.getsockname()[1])
+            async with open_redis_bus(address, WEBBUDDY) as bus:
+                with trio.move_on_after(600):
+                    await bus.take(always)
+            nursery.cancel_scope.cancel()
+    assert 2 * 600 / 10 <= calls <= 2 * 600 / 2
+
+
 async def test_a_liar_that_has_hints_without_end() -> None:
     """What it gives is no hint, and is taken as one that says nothing."""
     with trio.fail_after(60):
         async with serve([HELLO, b":5\r\n"]) as address, open_redis_bus(address, WEBBUDDY) as bus:
             for _ in range(3):
-                assert await bus.take() == Hint(0, 0)
+                assert await bus.take(always) == Hint(0, 0)
 
 
 async def test_a_taker_that_was_stopped_takes_nothing_more(redis: RedisServer) -> None:
@@ -344,14 +385,40 @@ async def test_a_taker_that_was_stopped_takes_nothing_more(redis: RedisServer) -
     with trio.fail_after(60):
         async with open_redis_bus(redis.address, WEBBUDDY) as bus:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(bus.take)
+                nursery.start_soon(bus.take, always)
                 await redis.until("INFO", "clients", answer="blocked_clients:1")
                 nursery.cancel_scope.cancel()
             await redis.until("INFO", "clients", answer="blocked_clients:0")
             # Not only for the moment, as after a wait that has ended by itself.
             assert "cmd=brpop" not in await redis.ask("CLIENT", "LIST")
             bus.offer(Hint(1, 1))
-            assert await bus.take() == Hint(1, 1)
+            assert await bus.take(always) == Hint(1, 1)
+
+
+async def test_who_is_stopped_while_it_connects_is_in_no_trouble() -> None:
+    """Nor does it say so: it was not Redis that has hung up."""
+    heard = 0
+    connecting = trio.Event()
+
+    async def be_silent(stream: trio.SocketStream) -> None:
+        nonlocal heard
+        await stream.receive_some()
+        heard += 1
+        if heard == 2:  # who sends, and who takes
+            connecting.set()
+        await trio.sleep_forever()
+
+    with trio.fail_after(60):
+        async with trio.open_nursery() as server:
+            (listener, *_) = await server.start(partial(trio.serve_tcp, host="127.0.0.1"), be_silent, 0)
+            address = BusAddress("127.0.0.1", listener.socket.getsockname()[1])
+            async with open_redis_bus(address, WEBBUDDY) as bus:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(bus.take, always)
+                    await connecting.wait()
+                    nursery.cancel_scope.cancel()
+                assert bus.trouble is None or "(it does not answer)" in bus.trouble  # of who sends
+            server.cancel_scope.cancel()
 
 
 # --- What it costs who has none --------------------------------------------------------------------

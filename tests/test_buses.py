@@ -23,6 +23,11 @@ Open = Callable[[str], AbstractAsyncContextManager[Bus]]
 """Opens the end of a bus: that of the workers of one WebBuddy."""
 
 
+def always() -> bool:
+    """A hint is wanted."""
+    return True
+
+
 @pytest.fixture(params=["memory", "pipe", pytest.param("redis", marks=needs_redis)])
 def open_bus(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Open]:
     if request.param == "memory":
@@ -51,7 +56,7 @@ async def test_each_hint_is_taken_by_one(open_bus: Open) -> None:
 
     async def take_all(bus: Bus) -> None:
         while True:
-            taken.append(await bus.take())
+            taken.append(await bus.take(always))
             if len(taken) == len(offered):
                 last.set()
 
@@ -75,7 +80,7 @@ async def test_what_nobody_takes_is_kept_for_who_comes(open_bus: Open) -> None:
         async with open_bus(ONE) as early:
             early.offer(Hint(17, 4))
             async with open_bus(ONE) as late:
-                assert await late.take() == Hint(17, 4)
+                assert await late.take(always) == Hint(17, 4)
 
 
 async def test_all_can_be_dropped(open_bus: Open) -> None:
@@ -85,11 +90,13 @@ async def test_all_can_be_dropped(open_bus: Open) -> None:
             assert not await b.clear()
             for number in range(10):
                 a.offer(Hint(number, 1))
-            assert (await b.take()).sender == 1  # they were offered in one go: the others are there, too
+            assert (
+                await b.take(always)
+            ).sender == 1  # they were offered in one go: the others are there, too
             assert await b.clear()
             assert not await b.clear()
             with trio.move_on_after(0.1) as waiting:
-                await b.take()
+                await b.take(always)
             assert waiting.cancelled_caught
 
 
@@ -100,7 +107,7 @@ async def test_it_is_bounded(open_bus: Open) -> None:
             for number in range(3 * MOST_HINTS):
                 a.offer(Hint(number, 1))
             for _ in range(MOST_HINTS):
-                await b.take()
+                await b.take(always)
             assert not await b.clear()
 
 
@@ -110,6 +117,6 @@ async def test_two_webbuddys_do_not_mix(open_bus: Open) -> None:
         async with open_bus(ONE) as ours, open_bus(OTHER) as others:
             ours.offer(Hint(1, 1))
             others.offer(Hint(2, 2))
-            assert await others.take() == Hint(2, 2)
+            assert await others.take(always) == Hint(2, 2)
             assert not await others.clear()
-            assert await ours.take() == Hint(1, 1)
+            assert await ours.take(always) == Hint(1, 1)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import trio
 from structlog.typing import EventDict
@@ -90,8 +92,8 @@ async def test_progress_is_a_few_lines(autojump_clock: MockClock) -> None:
     server.will(Saying(text="word " * 1000, first=20, pause=0.5))
     async with open_chat(server, processing_timeout=1000) as chat:
         query = await chat.ask()
-    lines = [line for entry in query.logs for line in entry.split(" · ") if "answer" in line]
-    assert "has begun to answer" in lines[0]
+    lines = [line for entry in query.logs for line in entry.split(" · ") if "The model" in line]
+    assert "has begun to write" in lines[0]
     assert 5 <= len(lines) <= 9
     assert "characters so far" in lines[-1]
 
@@ -237,6 +239,9 @@ async def test_a_model_that_stays_away_puts_the_query_aside(autojump_clock: Mock
         await chat.webbuddy.until(lambda: query.status == "done")
     assert "The model is not available just now." in " ".join(query.logs)
     assert query.answer_text == "You said: one"
+    pauses = [int(found) for found in re.findall(r"again in (\d+) s", " ".join(query.logs))]
+    assert pauses == sorted(set(pauses))  # each line says a longer pause
+    assert pauses[0] > 0
 
 
 async def test_a_long_retry_after_is_not_waited_for(autojump_clock: MockClock) -> None:
@@ -276,6 +281,21 @@ async def test_what_the_operator_has_to_mend_burns_no_query(
     assert "the operator has been told" in shown
     assert not any(word in shown for word in (KEY, "401", "404", "model.test", "test-model"))
     assert KEY not in repr(events)
+
+
+@pytest.mark.parametrize("status", [402, 405, 501])
+async def test_what_is_no_model_server_or_is_not_paid(
+    status: int, autojump_clock: MockClock, events: list[EventDict]
+) -> None:
+    """No more credit, or a server that takes no POST there: no query fails by that, nor is it waited for."""
+    server = ModelServer()
+    server.will(Failing(status=status, message="No."))
+    async with open_chat(server) as chat:
+        query = chat.webbuddy.add_query("one")
+        await chat.webbuddy.until(lambda: "Put aside" in " ".join(query.logs))
+        assert len(server.requests) == 1
+    (event,) = happened(events, "the model can't be used")
+    assert event["reason"].startswith(f"{status} ")
 
 
 # --- No answer -----------------------------------------------------------------------------------

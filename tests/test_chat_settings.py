@@ -179,5 +179,5 @@ async def test_once_with_tools_in_the_open(tmp_path: Path) -> None:
             )
     assert (code, out.strip()) == (0, "The login page answers with 200. ([MASKED])")
     assert "Status: 200 OK" in err
-    assert "has begun to answer" in err
+    assert "has begun to write" in err
     assert server.requests[1]["messages"][-1]["content"].startswith("Status: 200 OK\nAddress: http://127")

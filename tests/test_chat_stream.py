@@ -59,6 +59,7 @@ def problem(*pieces: bytes) -> ModelError:
         b"\xef\xbb\xbf" + FINE,
         FINE.replace(b"data: ", b"data:"),
         FINE.replace(b'"choices"', b'\ndata: "choices"'),
+        FINE.replace(b'"choices"', b'\r\ndata: "choices"'),
         b": OPENROUTER PROCESSING\n\n" + FINE,
         b"retry: 3000\n\n" + FINE,
         FINE.replace(b"\n\n", b"\n\nevent: ping\n\n"),

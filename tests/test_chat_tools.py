@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from pathlib import Path
 from typing import Any, Literal
 
 import pytest
@@ -12,7 +13,7 @@ from trio.testing import MockClock
 
 from tests.chats import open_chat
 from trio_worker import Context, QueryFailed, RetryLater
-from trio_worker.errors import SettingsError
+from trio_worker.errors import HandlerError
 from trio_worker.handlers.chat.tools import ArgumentsError, load_tools, make_tool
 from trio_worker.testing import ModelServer, Saying, ToolRequest
 
@@ -111,28 +112,45 @@ def strange(a: trio.Event) -> None:
     """Do it."""
 
 
-good, bad, other = [add], [no_docstring, no_type, any_number, strange, 5], 7
+HERE = Path(__file__).parent
+good, bad, other = [add], [no_docstring, no_type, any_number, strange, 5, add, add], 7
 
 
 def test_what_can_not_be_told_to_a_model_is_refused() -> None:
     """At the start, all of it at once, in sentences."""
-    assert [tool.name for tool in load_tools(f"{__name__}:good")] == ["add"]
-    with pytest.raises(SettingsError) as caught:
-        load_tools(f"{__name__}:bad")
+    assert [tool.name for tool in load_tools(f"{__name__}:good", HERE)] == ["add"]
+    with pytest.raises(HandlerError) as caught:
+        load_tools(f"{__name__}:bad", HERE)
     said = [problem.partition("': ")[2] for problem in caught.value.problems]
     assert said[0] == "no_docstring has no docstring, which tells the model what it is for"
     assert said[1] == "no_type does not say of which type a is"
     assert said[2] == "any_number has *a: 'int', which can't be passed by its name"
     assert said[3].startswith("a type of strange can't be told to a model: ")
     assert said[4] == "5 is no function with a name of 64 ASCII characters at most"
-    for path, end in [
-        (f"{__name__}:other", "that is int; expected a list or tuple of functions"),
-        (f"{__name__}:nothing", f"module '{__name__}' has no attribute 'nothing'"),
-        ("no_such_module_here:tools", "No module named 'no_such_module_here'"),
-    ]:
-        with pytest.raises(SettingsError, match="CHAT_TOOLS is") as caught:
-            load_tools(path)
-        assert caught.value.problems[0].endswith(end)
+    assert said[5] == "two of its functions are named add"
+
+
+@pytest.mark.parametrize(
+    ("name", "end"),
+    [
+        ("{module}:number", "that is int; expected a list or tuple of functions"),
+        ("{module}:tool", "has no tool; did you mean tools?"),
+        ("{module}x:tools", "nor installed; did you mean {module}?"),
+        ("{module}_broken:tools", "raised ValueError: no ({path}_broken.py:3)"),
+        ("{module}_poor:tools", "({path}_poor.py:1) imports not_there_at_all, which is not installed here"),
+    ],
+)
+def test_tools_that_can_not_be_imported(tmp_path: Path, name: str, end: str) -> None:
+    """What is wrong, with the nearest name, and the line in the user's own file."""
+    module = tmp_path.name  # no other test's
+    (tmp_path / f"{module}.py").write_text("tools, number = [], 7\ndef toolx(): ...\n")
+    (tmp_path / f"{module}_broken.py").write_text("\n\nraise ValueError('no')\n")
+    (tmp_path / f"{module}_poor.py").write_text("import not_there_at_all\n")
+    with pytest.raises(HandlerError) as caught:
+        load_tools(name.format(module=module), tmp_path)
+    (problem,) = caught.value.problems
+    assert problem.startswith(f"CHAT_TOOLS is '{name.format(module=module)}': ")
+    assert problem.endswith(end.format(module=module, path=tmp_path / module))
 
 
 async def test_the_model_calls_a_tool(autojump_clock: MockClock) -> None:
@@ -151,6 +169,7 @@ async def test_the_model_calls_a_tool(autojump_clock: MockClock) -> None:
     assert first == {"role": "tool", "tool_call_id": "call_0", "content": "/login 1 short None"}
     assert second == {"role": "tool", "tool_call_id": "call_1", "content": "/вход 2 short None"}
     logs = " ".join(query.logs)
+    assert logs.count("has begun to write") == 1
     assert "looking at /login" in logs
     assert 'look({"page": "/login"}): /login 1 short None' in logs
 

@@ -120,6 +120,30 @@ async def test_a_wrong_handler(tmp_path: Path) -> None:
     assert line(ended, "log-in") == "✓ log-in as 'member'"
 
 
+LOOKS = """\
+from trio_worker import Say, checked_by
+
+async def check(say: Say) -> None:
+    say("fine", "model", "is loaded")
+    say("problem", "disk", "is full: delete something")
+    raise OSError("no more")
+
+@checked_by(check)
+async def handle(query, ctx):
+    return ""
+"""
+
+
+async def test_a_handler_looks_for_itself(tmp_path: Path) -> None:
+    """What it finds are lines as all others, and what its check raises is one, too."""
+    (tmp_path / "agent.py").write_text(LOOKS)
+    ended = await check(tmp_path, WebBuddy(), WORKER_HANDLER="agent:handle")
+    assert ended.code == 1
+    assert line(ended, "model") == "✓ model is loaded"
+    assert line(ended, "disk") == "✗ disk is full: delete something"
+    assert "✗ handler its check raised OSError: no more" in " ".join(ended.out.split())
+
+
 async def test_no_handler(tmp_path: Path) -> None:
     """Without WORKER_HANDLER that is said once; exit 2."""
     ended = await check(tmp_path, WebBuddy(), WORKER_HANDLER="")

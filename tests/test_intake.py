@@ -14,7 +14,7 @@ from structlog.typing import EventDict
 from trio.testing import MockClock
 
 from tests.tapped import Body, TappedWebBuddy
-from trio_worker import Context, Query, clock
+from trio_worker import Context, Query, RetryLater, clock
 from trio_worker.errors import AccessDenied
 from trio_worker.intake import LONGEST_KNOCK
 from trio_worker.testing import WebBuddy, open_worker, trio_time
@@ -165,6 +165,47 @@ async def test_retry_after_is_honoured(form: str, status: int, autojump_clock: M
         await webbuddy.until(webbuddy.all_ended)
         first, following, *_ = [began for began in claims(webbuddy) if began >= sent_at]
         assert 299 <= following - first <= 302
+
+
+async def test_an_outage_that_other_work_interrupts_is_one(autojump_clock: MockClock) -> None:
+    """A query that is due again is no end of it, and what follows is gone about gently."""
+
+    async def handle(query: Query, ctx: Context) -> str:
+        if query.query_text == "later" and ctx.attempt == 1:
+            raise RetryLater(3600, "not now")
+        await trio.sleep(0.1 if query.query_text == "later" else 1000)
+        return "done"
+
+    async with open_worker(handle, num_workers=5, processing_timeout=86_400) as worker:
+        webbuddy, reasons = worker.webbuddy, worker.front.readiness
+        later = webbuddy.add_query("later")
+        await trio.sleep(10)
+        webbuddy.fail_next(503, calls=10**6, endpoint="claim_next")
+        await webbuddy.until(lambda: later.status == "done")
+        await trio.sleep(3)
+        assert 3500 < float(reasons.reasons["webbuddy"].split()[1]) < 3700
+        for _ in range(20):
+            webbuddy.add_query("long", push=False)
+        webbuddy.faults.clear()
+        await webbuddy.until(lambda: bool(webbuddy.with_status("in_progress")))
+        await trio.sleep(0.9)
+        assert not reasons.reasons
+        assert len(webbuddy.with_status("in_progress")) == 1
+        await trio.sleep(2)
+        assert len(webbuddy.with_status("in_progress")) == 5
+
+
+async def test_an_answer_in_between_ends_an_outage(autojump_clock: MockClock) -> None:
+    """WebBuddy falters for long, and hands out a query now and then: then nobody holds back."""
+    async with open_worker(quick, num_workers=5, polling_interval=RARELY) as worker:
+        webbuddy = worker.webbuddy
+        for _ in range(10):
+            webbuddy.fail_next(503, calls=3, endpoint="claim_next")
+            await worker.ask("one of many")
+            await trio.sleep(50)
+        began = trio.current_time()
+        await worker.ask("the last")
+        assert trio.current_time() - began < 1.1  # the handler takes 1 s
 
 
 async def test_unreachable_at_the_start_it_waits(autojump_clock: MockClock, events: list[EventDict]) -> None:

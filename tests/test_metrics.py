@@ -379,6 +379,24 @@ async def test_lost_claims(autojump_clock: MockClock) -> None:
         assert await seen.values("lost_claims") == {"": 0}
 
 
+async def test_token_usage(autojump_clock: MockClock) -> None:
+    """Sent, and refused."""
+
+    async def call(query: Query, ctx: Context) -> str:
+        await ctx.token_usage(model_name="gpt", request="hi", answer="hello")
+        return "ok"
+
+    async with watched(call) as seen:
+        for expected in ("sent", "dropped"):
+            if expected == "dropped":
+                seen.webbuddy.fail_next(
+                    400, endpoint="token_usage", headers={"Content-Type": "application/json"}, body=b"{}"
+                )
+            await through(seen, "x")
+            await trio.sleep(1)
+            assert await seen.changes("token_usages_total") == {expected: 1}
+
+
 async def test_log_lines(autojump_clock: MockClock) -> None:
     """One by one, together, left out, refused."""
     async with watched(handle) as seen:

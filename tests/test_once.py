@@ -27,7 +27,7 @@ FAILS = (
 LONG = "import trio\nasync def handle(query, ctx):\n    ctx.log('at work')\n    await trio.sleep(3600)\n"
 LATER = (
     "from trio_worker import RetryLater\n"
-    "async def handle(query, ctx):\n    raise RetryLater(3600, 'too many requests')\n"
+    "async def handle(query, ctx):\n    raise RetryLater(3600.1234567, 'too many requests')\n"
 )
 SWALLOWS = (
     "import trio\nasync def handle(query, ctx):\n    ctx.log('at work')\n"
@@ -279,7 +279,7 @@ async def test_a_made_up_query_that_is_to_be_tried_again_later(tmp_path: Path) -
         tmp_path, "once", "--query", "x", webbuddy_url="", WORKER_HANDLER="agent:handle"
     )
     assert (ended.code, ended.out) == (75, ""), ended.err
-    assert "the handler asks to be called again in 3600 s: too many requests" in ended.err
+    assert "the handler asks to be called again in 3600.1 s: too many requests" in ended.err
 
 
 @pytest.mark.parametrize("where", ["WORKER_PASSWORD", "WORKER_PASSWORD_FILE"])

@@ -8,8 +8,6 @@ import sys
 import tomllib
 from pathlib import Path
 
-import pytest
-
 from trio_worker.handlers.chat.tools import load_tools
 
 ROOT = Path(__file__).parent.parent
@@ -52,12 +50,11 @@ def test_the_wrapped_handler() -> None:
     assert wrapped.removesuffix(" ...\n") in text_of("examples/wrapped.py")
 
 
-def test_the_tool_of_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_tool_of_a_model(tmp_path: Path) -> None:
     """The page on models shows one whose signature and docstring can be described."""
     (block,) = blocks("docs/chat.md", "python")
     (tmp_path / "tickets_of_the_page.py").write_text(block, encoding="utf-8")
-    monkeypatch.syspath_prepend(tmp_path)
-    (tool,) = load_tools("tickets_of_the_page:tools")
+    (tool,) = load_tools("tickets_of_the_page:tools", tmp_path)
     assert tool.name == "open_ticket"
 
 

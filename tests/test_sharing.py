@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import random
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import httpx
+import pytest
 import trio
 from trio.testing import MockClock
 
 from tests.fleet import claims, keep_the_first_busy, waited, workers
-from trio_worker.bus import Hint
+from trio_worker.bus import MOST_HINTS, Hint
+from trio_worker.bus_redis import WAIT_SECONDS
 from trio_worker.orders import pause
 from trio_worker.state_folder import Address, StateFolder
 from trio_worker.testing import WebBuddy
@@ -151,7 +156,7 @@ async def test_a_bus_that_lies_costs_a_few_claims_a_second(
     """Hints without end, and no query."""
 
     class Liar(MemoryBus):
-        async def take(self) -> Hint:
+        async def take(self, wanted: Callable[[], bool]) -> Hint:
             await trio.lowlevel.checkpoint()
             return Hint(4711, 1)
 
@@ -167,3 +172,101 @@ async def test_a_bus_that_lies_costs_a_few_claims_a_second(
         query = webbuddy.add_query("0.1")
         await webbuddy.until(lambda: query.status == "done")
         assert waited(webbuddy, query.id) < 0.1
+
+
+async def test_a_bus_that_repeats_what_it_is_told_is_left_alone_now_and_then(
+    webbuddy: WebBuddy, autojump_clock: MockClock
+) -> None:
+    """A worker's own hints without end, each at once: it claims for none, and does little else than sleep."""
+
+    class Echo(MemoryBus):
+        taken = 0
+        own: Hint | None = None
+
+        def offer(self, hint: Hint) -> None:
+            self.own = hint
+            super().offer(hint)
+
+        async def take(self, wanted: Callable[[], bool]) -> Hint | None:
+            await trio.lowlevel.checkpoint()
+            if self.own is None:
+                return await super().take(wanted)
+            self.taken += 1
+            if self.taken > 120 * MOST_HINTS:
+                raise AssertionError("there is no end of it")
+            return self.own
+
+    bus = Echo()
+    async with workers(webbuddy, 1, bus, polling_interval=86_400.0):
+        webbuddy.add_query("10")
+        webbuddy.add_query("10")  # it is busy: that one is offered
+        await webbuddy.until(webbuddy.all_ended)
+        assert bus.own is not None
+        before, claimed = bus.taken, claims(webbuddy)
+        await trio.sleep(120)
+        assert 0 < bus.taken - before <= 61 * MOST_HINTS
+        assert claims(webbuddy) == claimed
+
+
+class Counting(MemoryBus):
+    """Counts how often each hint was offered that names a query. A push names each once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.times: Counter[Hint] = Counter()
+
+    def offer(self, hint: Hint) -> None:
+        if hint.query:
+            self.times[hint] += 1
+        super().offer(hint)
+
+    @property
+    def handed_back(self) -> int:
+        return self.times.total() - len(self.times)
+
+
+class CountingInRounds(Counting):
+    """As Redis, which gives a hint to whoever waits, and is told only now and then who no longer does."""
+
+    async def take(self, wanted: Callable[[], bool]) -> Hint | None:
+        while True:
+            with trio.move_on_after(WAIT_SECONDS):
+                return await super().take(lambda: True)
+            if not wanted():
+                return None
+
+
+async def test_who_has_just_become_busy_hands_a_hint_back(
+    webbuddy: WebBuddy, autojump_clock: MockClock
+) -> None:
+    """Redis gives it to one that was pushed to a moment ago; one that is free has it at once all the same."""
+    bus = CountingInRounds()
+    async with workers(webbuddy, 4, bus, polling_interval=86_400.0) as found:
+        await keep_the_first_busy(webbuddy)
+        last = webbuddy.add_query("0.1", push=False)
+        found[3].front.pushed(last.id)
+        await webbuddy.until(lambda: last.status == "done")
+        await trio.sleep(0.1)  # the others have waited for longer now
+        for worker in found[1:3]:
+            worker.front.pushed(webbuddy.add_query("1000", push=False).id)
+        await webbuddy.until(lambda: len(webbuddy.with_status("in_progress")) == 3)
+        query = webbuddy.add_query("0.1")
+        await webbuddy.until(lambda: query.status == "done")
+        assert waited(webbuddy, query.id) < 0.1
+    assert bus.handed_back
+
+
+@pytest.mark.parametrize(("bus", "most"), [(Counting(), 0), (CountingInRounds(), 0.1)], ids=["pipe", "redis"])
+async def test_a_hint_does_not_go_from_one_busy_worker_to_the_next(
+    bus: Counting, most: float, webbuddy: WebBuddy, autojump_clock: MockClock
+) -> None:
+    """All are pushed to, half of them busy. Were nobody asked, every other hint would be handed back."""
+    chance = random.Random(7)  # noqa: S311
+    async with workers(webbuddy, 20, bus, polling_interval=86_400.0) as found:
+        for _ in range(120):
+            query = webbuddy.add_query(str(chance.uniform(5, 55)), push=False)
+            chance.choice(found).front.pushed(query.id)
+            await trio.sleep(chance.expovariate(20 * 0.5 / 30))
+        await webbuddy.until(webbuddy.all_ended)
+    assert len(bus.times) > 30
+    assert bus.handed_back <= most * len(bus.times)

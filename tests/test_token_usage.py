@@ -5,9 +5,13 @@ from __future__ import annotations
 import json
 import math
 import textwrap
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import attrs
+import httpx
 import pytest
 import trio
 from structlog.typing import EventDict
@@ -22,12 +26,13 @@ from trio_worker.masks import masks
 from trio_worker.runners import inline
 from trio_worker.settings import Settings
 from trio_worker.state_folder import Address, StateFolder
+from trio_worker.stop import Stop
 from trio_worker.takeover import OwnJournal
 from trio_worker.testing import WebBuddy, open_worker
 from trio_worker.testing.run_handler import RunHandler
-from trio_worker.testing.virtual_time import time_of_the_test
+from trio_worker.testing.virtual_time import same_time, time_of_the_test
 from trio_worker.token_usage import MOST_TEXT, TokenUsage
-from trio_worker.usage_shipping import MOST_AGE
+from trio_worker.usage_shipping import MOST_AGE, UsageShipping
 from trio_worker.webbuddy import MISSING_FOR, open_webbuddy
 
 CALL: Any = {"model_name": "gpt", "request": "Привет", "answer": "Здравствуйте"}
@@ -162,8 +167,8 @@ async def test_an_outage_of_it_delays_nothing(autojump_clock: MockClock, events:
     assert [len(query.token_usage) for query in queries] == [1] * 100
     said = [event for event in events if "token usage" in event["event"] and event["log_level"] != "debug"]
     assert [event["event"] for event in said] == [
-        "WebBuddy takes no token usage: it is kept",
-        "WebBuddy takes token usage again",
+        "a token usage could not be sent; it is kept",
+        "token usage is sent again",
     ]
 
 
@@ -225,6 +230,120 @@ async def test_one_that_is_refused(autojump_clock: MockClock, events: list[Event
     assert worker.webbuddy.count("token_usage") == 2
     (said,) = [event for event in events if event["event"].startswith("WebBuddy refused a token usage")]
     assert "400" in said["reason"]
+
+
+@attrs.define
+class Poisoned(httpx.AsyncBaseTransport):
+    """The way to a WebBuddy that can't save what has certain words in it: a plain 500.
+
+    Attributes:
+        way: The way.
+        words: They.
+        failed_at: When it failed.
+    """
+
+    way: httpx.AsyncBaseTransport
+    words: bytes
+    failed_at: list[float] = attrs.field(factory=list)
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """Hand the request on, or fail."""
+        if request.url.path != "/api/token-usage/" or self.words not in await request.aread():
+            return await self.way.handle_async_request(request)
+        await trio.lowlevel.checkpoint()
+        self.failed_at.append(trio.current_time())
+        return httpx.Response(500, html="<h1>Server Error (500)</h1>", request=request)
+
+
+@asynccontextmanager
+async def shipping(
+    webbuddy: WebBuddy, words: str, *answers: str
+) -> AsyncIterator[tuple[UsageShipping, Poisoned]]:
+    """Send these, to a WebBuddy that can't save what has such words in it."""
+    with same_time():
+        poisoned = Poisoned(webbuddy.transport(), words.encode())
+        credentials = Settings(username="worker", password="secret", handler="a:b").credentials()
+        async with (
+            webbuddy.running(),
+            open_webbuddy(
+                url=webbuddy.url, credentials=credentials, request_timeout=30, transport=poisoned
+            ) as client,
+            open_journal(None, runner=inline) as journal,
+            trio.open_nursery() as nursery,
+        ):
+            for usage in usages_of(webbuddy, *answers):
+                journal.keep_usage(usage)
+            sends = UsageShipping(client, journal, Stop(grace=30, reserve=5))
+            nursery.start_soon(sends.run)
+            yield sends, poisoned
+            sends.close()
+
+
+def usages_of(webbuddy: WebBuddy, *answers: str) -> list[StoredUsage]:
+    """One for each, of a query of its own."""
+    queries = [webbuddy.add_query("x", status="done", push=False) for _ in answers]
+    return [
+        StoredUsage.of(
+            query.id,
+            webbuddy.timestamp(query.created),
+            {**SENT, "project": 1, "query": query.id, "ai_agent_answer": answer},
+        )
+        for query, answer in zip(queries, answers, strict=True)
+    ]
+
+
+def got(webbuddy: WebBuddy) -> list[str]:
+    """The answers that it has."""
+    return [usage["ai_agent_answer"] for query in webbuddy.queries.values() for usage in query.token_usage]
+
+
+async def test_one_that_is_never_saved_holds_up_no_other(autojump_clock: MockClock) -> None:
+    """Each gets through, also what comes later; the one is tried again, once in a while."""
+    webbuddy = WebBuddy(now=time_of_the_test())
+    async with shipping(webbuddy, "bad", "bad", "a", "b") as (sends, poisoned):
+        with trio.fail_after(2):
+            await webbuddy.until(lambda: got(webbuddy) == ["a", "b"])
+        for number in range(60):
+            await trio.sleep(60)
+            sends.journal.keep_usage(*usages_of(webbuddy, f"later {number}"))
+        await trio.sleep(60)
+        assert len(got(webbuddy)) == 62
+        assert ["bad" in usage.body for usage in sends.journal.usages.values()] == [True]
+        assert 60 < len(poisoned.failed_at) < 240
+
+
+async def test_one_that_is_saved_in_the_end(autojump_clock: MockClock) -> None:
+    """Once somebody has mended WebBuddy."""
+    webbuddy = WebBuddy(now=time_of_the_test())
+    async with shipping(webbuddy, "bad", "bad") as (_, poisoned):
+        await trio.sleep(3600)
+        poisoned.words = b"nothing"
+        with trio.fail_after(120):
+            await webbuddy.until(lambda: got(webbuddy) == ["bad"])
+
+
+async def test_when_none_is_saved_webbuddy_is_left_in_peace(autojump_clock: MockClock) -> None:
+    """A hundred of them ask no more often than one: it is WebBuddy that is ill."""
+    webbuddy = WebBuddy(now=time_of_the_test())
+    async with shipping(webbuddy, "bad", *["bad"] * 100) as (_, poisoned):
+        await trio.sleep(3600)
+        assert 60 < len(poisoned.failed_at) < 240
+        poisoned.words = b"nothing"
+        with trio.fail_after(240):
+            await webbuddy.until(lambda: len(got(webbuddy)) == 100)
+
+
+async def test_at_the_end_one_that_is_not_saved_holds_up_no_other(autojump_clock: MockClock) -> None:
+    """What is put off is tried once more, behind the others."""
+    webbuddy = WebBuddy(now=time_of_the_test())
+    async with shipping(webbuddy, "bad", "bad") as (sends, _):
+        await trio.sleep(600)
+        for usage in usages_of(webbuddy, "a", "b"):
+            sends.journal.keep_usage(usage)
+        sends.close()
+        with trio.fail_after(5):
+            await webbuddy.until(lambda: got(webbuddy) == ["a", "b"])
+    assert len(sends.journal.usages) == 1
 
 
 async def test_a_handler_in_a_loop(autojump_clock: MockClock, events: list[EventDict]) -> None:

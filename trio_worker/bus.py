@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 import attrs
@@ -36,8 +37,15 @@ class Bus(Protocol):
     def offer(self, hint: Hint) -> None:
         """Store a hint. Never waits and never fails: where there is no room, or no bus, it is dropped."""
 
-    async def take(self) -> Hint:
-        """Wait for a hint, for as long as it takes; one task at a time. Cancelled, one hint may be lost."""
+    async def take(self, wanted: Callable[[], bool]) -> Hint | None:
+        """Wait for a hint, for as long as it takes; one task at a time. Cancelled, one hint may be lost.
+
+        Args:
+            wanted: Asked after the wait, or each part of it. Who wants none any more leaves them to others.
+
+        Returns:
+            The hint, which may have come when none was wanted any more; None: none is wanted, or was taken.
+        """
 
     async def clear(self) -> bool:
         """Drop all hints that are there.
@@ -59,7 +67,7 @@ class NoBus:
     def offer(self, hint: Hint) -> None:
         """Drop it."""
 
-    async def take(self) -> Hint:
+    async def take(self, wanted: Callable[[], bool]) -> Hint | None:
         """Wait for ever."""
         await trio.sleep_forever()
 

@@ -17,7 +17,7 @@ import fcntl
 import os
 import stat
 import struct
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 
@@ -36,6 +36,8 @@ log = structlog.get_logger(__name__)
 
 PIPE = "wakeups.pipe"
 HINT = struct.Struct("<qQ")
+LARGEST = 65_536
+"""Bytes in a pipe at most, where it can't be made smaller."""
 
 
 @asynccontextmanager
@@ -81,7 +83,7 @@ def _open(folder: StateFolder) -> int:
 
 
 def _bound(descriptor: int) -> None:
-    """Let the kernel keep no more hints than are of use. macOS has its own bound, four times as high."""
+    """Let the kernel keep no more hints than are of use. macOS has its own bound, up to 16 times as high."""
     if not stat.S_ISFIFO(os.fstat(descriptor).st_mode):
         raise OSError(f"{PIPE} in the state folder is no pipe; it can be removed")
     resize = getattr(fcntl, "F_SETPIPE_SZ", None)
@@ -108,9 +110,11 @@ class _PipeBus:
         except BlockingIOError:
             pass  # it is full: whoever reads finds more than enough
 
-    async def take(self) -> Hint:
+    async def take(self, wanted: Callable[[], bool]) -> Hint | None:
         while True:
             await trio.lowlevel.wait_readable(self._descriptor)
+            if not wanted():  # all who wait see it: it stays for them
+                return None
             try:
                 return _hint(os.read(self._descriptor, HINT.size))
             except BlockingIOError:
@@ -119,7 +123,7 @@ class _PipeBus:
     async def clear(self) -> bool:
         await trio.lowlevel.checkpoint()
         try:
-            return bool(os.read(self._descriptor, MOST_HINTS * HINT.size))
+            return bool(os.read(self._descriptor, LARGEST))
         except BlockingIOError:
             return False
 

@@ -39,7 +39,10 @@ BATCH_SECONDS = 0.05
 """Between two batches of hints: under full load a worker offers hundreds a second, in twenty calls then."""
 
 WAIT_SECONDS = 2
-"""For which Redis waits for a hint at a time. If it says nothing then, for `ANSWER_SECONDS`, it is gone."""
+"""For which Redis waits for a hint at a time. If it says nothing then, for `ANSWER_SECONDS`, it is gone.
+
+Who becomes busy is still given one in this time, and hands it back, which takes a call. To end the wait
+instead would end the connection, whenever a consumer claims."""
 
 KEPT_SECONDS = 60
 """For which Redis keeps what nobody takes: every worker has looked by itself since."""
@@ -136,7 +139,7 @@ class _RedisBus:
         self._pending.append(hint)
         self._gathered.set()
 
-    async def take(self) -> Hint:
+    async def take(self, wanted: Callable[[], bool]) -> Hint | None:
         pauses = _pauses()
         while True:
             try:
@@ -149,6 +152,9 @@ class _RedisBus:
             pauses.reset()
             if answer is not None:
                 return _hint(answer)
+            # Only now: somebody has to see that trouble is over, and all may be busy.
+            if not wanted():
+                return None
 
     async def clear(self) -> bool:
         try:

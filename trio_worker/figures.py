@@ -146,6 +146,13 @@ FIGURES = {
             "fate",
         ),
         _figure(
+            "token_usages_total",
+            "counter",
+            "Calls of models that were told to WebBuddy (sent) or not (dropped: refused, too old, not known"
+            " there).",
+            "fate",
+        ),
+        _figure(
             "left_behind",
             "gauge",
             "Handlers that could not be stopped and still run, by kind: task or thread.",

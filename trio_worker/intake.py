@@ -107,13 +107,13 @@ class Intake:
 
     @property
     def outage_since(self) -> float:
-        """Since when, on Trio's clock; infinite while they do."""
-        return self._outage_since
+        """Since when, on Trio's clock; infinite while they do, or while nobody tries."""
+        return self._outage_since if self._outage is not None else math.inf
 
     @property
     def trouble_since(self) -> float:
         """Since when claims, or other calls, do not get through, on Trio's clock; infinite while they do."""
-        return min(self._outage_since, self._webbuddy.failing_since)
+        return min(self.outage_since, self._webbuddy.failing_since)
 
     @property
     def trouble(self) -> str | None:
@@ -255,10 +255,7 @@ class Intake:
                 except WebBuddyError as again:
                     error = again
         finally:
-            now = trio.current_time()
-            if now - self._outage_since >= LONG_OUTAGE:
-                self._gentle_until = now + random.uniform(*GENTLE)  # noqa: S311
-            self._outage, self._outage_since = None, math.inf
+            self._outage = None
             self._over.set()
 
     def _note(self, error: WebBuddyError) -> None:
@@ -270,8 +267,16 @@ class Intake:
         self._trouble.happened(kind.__name__, reason=str(error))
         if self._outage is None:
             self._over = trio.Event()
-            self._outage_since = trio.current_time()
+        self._outage_since = min(self._outage_since, trio.current_time())
         self._outage = error
+
+    def _got_through(self) -> None:
+        """WebBuddy has answered a claim: that alone is the end of an outage."""
+        self._trouble.is_over()
+        now = trio.current_time()
+        if now - self._outage_since >= LONG_OUTAGE:
+            self._gentle_until = now + random.uniform(*GENTLE)  # noqa: S311
+        self._outage_since = math.inf
 
     def _on_errand(self, note: Callable[[Errand], None]) -> None:
         if self._errand is not None:
@@ -323,7 +328,7 @@ class Intake:
         """Send one claim, and draw from its answer what there is to know of the queue."""
         rung, times_empty = self._wakeups.newest, self._announced.times_empty
         found = await self._claims.send(times_empty, wanted=lambda: not self._closed)
-        self._trouble.is_over()
+        self._got_through()
         if found is None:
             self._on_errand(Errand.found_nothing)
             if self._wakeups.found_nothing(rung):

@@ -335,6 +335,7 @@ class Parts:
             claims=self.claims,
             execution=self.execution,
             deliveries=self.deliveries,
+            usage_shipping=self.usage_shipping,
             journal=self.given.journal,
             lost_claims=self.lost_claims,
             left_behind=self.left_behind,

@@ -19,6 +19,7 @@ from trio_worker.lost_claims import LostClaims
 from trio_worker.queue_length import QueueLength
 from trio_worker.reporting import Deliveries
 from trio_worker.sharing import Sharing
+from trio_worker.usage_shipping import UsageShipping
 from trio_worker.wakeups import Wakeups
 from trio_worker.webbuddy import WebBuddyClient
 
@@ -36,6 +37,7 @@ class Readings:
         claims: What came of claims.
         execution: How long handlers take.
         deliveries: What became of queries.
+        usage_shipping: What became of token usage.
         journal: What is held.
         lost_claims: What was found of lost claims.
         left_behind: What could not be stopped.
@@ -50,6 +52,7 @@ class Readings:
     claims: Claims
     execution: Execution
     deliveries: Deliveries
+    usage_shipping: UsageShipping
     journal: Journal
     lost_claims: LostClaims
     left_behind: LeftBehind
@@ -84,6 +87,7 @@ class Readings:
             "lost_claims": lambda: len(self.journal.lost),
             "lost_queries_total": lambda: self.lost_claims.found,
             "log_lines_total": lambda: tally.log_lines,
+            "token_usages_total": lambda: self.usage_shipping.fates,
             "left_behind": lambda: {"task": self.left_behind.tasks, "thread": self.left_behind.threads},
         }
 

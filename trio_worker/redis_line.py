@@ -94,9 +94,9 @@ class Line:
                 # Once it is open, its end is no error of the task's: what it is asked then fails.
                 await self._nursery.start(connection.run)
             except CoredisConnectionError:
-                if not patience.cancel_called:  # which coredis makes such an error of
-                    raise
-        if patience.cancel_called:
+                await trio.lowlevel.checkpoint_if_cancelled()  # noqa: ASYNC120 - coredis makes such an error of that
+                raise
+        if patience.cancelled_caught:
             raise trio.TooSlowError
         self._connection = connection
         return connection

@@ -12,7 +12,7 @@ BUSY_TRIES = 6  # plain 500s that are answered by a short pause, as in the intak
 
 
 class Repeats:
-    """The pauses of one call that is repeated until it gets through."""
+    """The pauses of a call that is repeated until it gets through, or of several that wait for each other."""
 
     def __init__(self) -> None:
         self._pauses = Backoff(first=0.5, most=60.0)

@@ -8,7 +8,7 @@ from typing import Never
 import attrs
 
 from trio_worker.backoff import Backoff
-from trio_worker.bus import Bus, Hint
+from trio_worker.bus import MOST_HINTS, Bus, Hint
 from trio_worker.intake import Intake
 from trio_worker.liveness import Pulse
 from trio_worker.tallies import Count
@@ -71,15 +71,22 @@ class Sharing:
     async def take_part(self) -> Never:
         """Take hints as long as there is a free consumer. Never returns. Cancelled, one hint may be lost."""
         pauses = Backoff(first=0.05, most=LONGEST_PAUSE)
+        own = 0
         while True:
             self.pulse.rest()  # claims are watched by themselves, and others may have nothing to say for days
             await self.intake.free()
-            hint = await self.bus.take()
+            hint = await self.bus.take(lambda: self.intake.is_free)
+            if hint is None:
+                continue
             if not self.intake.is_free:  # not any more: a push has come, or a pause
                 self.bus.offer(hint)
                 continue
             if hint.sender == self._me:
+                own += 1
+                if own % MOST_HINTS == 0:  # more than wait on any bus, unless it gives back what it was told
+                    await self.pulse.sleep(LONGEST_PAUSE)
                 continue
+            own = 0
             self.hints.add("taken")
             if await self._is_worth_it(hint):
                 pauses.reset()

@@ -31,6 +31,14 @@ LAST_PAUSE = 0.5  # seconds between them
 
 
 @attrs.define(eq=False)
+class _PutOff:
+    """One that could not be sent, and waits."""
+
+    until: float = -math.inf
+    repeats: Repeats = attrs.field(factory=Repeats)
+
+
+@attrs.define(eq=False)
 class UsageShipping:
     """Sends what the journal keeps of it.
 
@@ -49,6 +57,8 @@ class UsageShipping:
     fates: Count = attrs.field(factory=lambda: Count("sent", "dropped"), init=False)
     _missing_until: float = attrs.field(default=-math.inf, init=False)
     _has_said_missing: bool = attrs.field(default=False, init=False)
+    _repeats: Repeats = attrs.field(factory=Repeats, init=False)  # of all, since the last that was sent
+    _put_off: dict[str, _PutOff] = attrs.field(factory=dict, init=False)  # by id
     _closing: trio.Event = attrs.field(factory=trio.Event, init=False)
     _last_tries: int = attrs.field(default=LAST_TRIES, init=False)
     _refused: Trouble = attrs.field(
@@ -56,7 +66,7 @@ class UsageShipping:
     )
     _failing: Trouble = attrs.field(
         factory=lambda: Trouble(
-            log, "WebBuddy takes no token usage: it is kept", over="WebBuddy takes token usage again"
+            log, "a token usage could not be sent; it is kept", over="token usage is sent again"
         ),
         init=False,
     )
@@ -70,29 +80,47 @@ class UsageShipping:
         """Send, until `close`. What is not through by then, or by a cancellation, stays in the journal."""
         with self.stop.after_a_crash():
             while True:
-                while self.journal.usages:
-                    usage = next(iter(self.journal.usages.values()))
+                usage = self._next()
+                if usage is not None:
                     if not await self._ship(usage):
                         return
-                if self._closing.is_set():
+                elif self._closing.is_set():
                     return
-                self.journal.usage_came = trio.Event()
-                await self.journal.usage_came.wait()
+                else:
+                    self.journal.usage_came = trio.Event()
+                    due = min((put_off.until for put_off in self._put_off.values()), default=math.inf)
+                    with trio.move_on_at(due):
+                        await self.journal.usage_came.wait()
+
+    def _next(self) -> StoredUsage | None:
+        """The first that is not put off; at the end, the first."""
+        now = math.inf if self._closing.is_set() else trio.current_time()
+        for usage in self.journal.usages.values():
+            if (put_off := self._put_off.get(usage.id)) is None or put_off.until <= now:
+                return usage
+        return None
 
     async def _ship(self, usage: StoredUsage) -> bool:
-        """Send one, however long it takes; False: it can't be sent before the end."""
-        repeats = Repeats()
-        while True:
-            try:
-                fate = await self._try(usage)
-            except (Unavailable, AccessDenied) as error:
-                self._failing.happened(query=usage.query_id, reason=str(error))
-                if not await self._wait(repeats.pause(error)):
-                    return False
-                continue
-            self.fates.add(fate)
-            self.journal.forget_usage(usage)
-            return True
+        """Send one once; False: there is no time left to send anything."""
+        try:
+            fate = await self._try(usage)
+        except (Unavailable, AccessDenied) as error:
+            self._failing.happened(query=usage.query_id, reason=str(error))
+            self._put_behind(usage, error)
+            return await self._wait(self._repeats.pause(error))
+        self.fates.add(fate)
+        self._put_off.pop(usage.id, None)
+        self.journal.forget_usage(usage)
+        return True
+
+    def _put_behind(self, usage: StoredUsage, error: Unavailable | AccessDenied) -> None:
+        """Let the others go first: it may be this one only that WebBuddy can't save.
+
+        It has pauses of its own, since those of all begin anew with each that gets through.
+        """
+        put_off = self._put_off.setdefault(usage.id, _PutOff())
+        put_off.until = trio.current_time() + put_off.repeats.pause(error)
+        self.journal.usages[usage.id] = self.journal.usages.pop(usage.id)
 
     async def _try(self, usage: StoredUsage) -> str:
         """Send one once, if it is to be sent; say what becomes of it."""
@@ -113,6 +141,7 @@ class UsageShipping:
             self._refused.happened(query=usage.query_id, reason=str(refused))
             return "dropped"
         self._failing.is_over()
+        self._repeats = Repeats()
         return "sent"
 
     def _note_missing(self, error: NotFound) -> None:

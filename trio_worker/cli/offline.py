@@ -146,7 +146,7 @@ async def _cancel_after(event: trio.Event, scope: trio.CancelScope) -> None:
 
 def _show_end(query: StoredQuery, errand: Errand) -> int:
     if isinstance(errand.last, Postponed):
-        wish = f"the handler asks to be called again in {errand.last.seconds:.10g} s"
+        wish = f"the handler asks to be called again in {round(errand.last.seconds, 1):.10g} s"
         complain(f"{wish}: {errand.last.reason}" if errand.last.reason else wish)
         return TRY_LATER
     click.echo(query.answer_text, err=query.status != "done")

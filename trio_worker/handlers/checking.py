@@ -43,6 +43,8 @@ def checked_by(check: Check) -> Callable[[F], F]:
 
     ::
 
+        from trio_worker import Say, checked_by
+
         async def check(say: Say) -> None:
             say("fine", "model", "is loaded")
 

@@ -30,7 +30,8 @@ from trio_worker.errors import HandlerCrashed, HandlerError, RetryLater
 from trio_worker.handlers.child import NotStarted, crash_of, run_child
 from trio_worker.handlers.child_environment import child_environment
 from trio_worker.handlers.child_output import Beginning, Lines
-from trio_worker.handlers.loading import OwnHandler, did_you_mean
+from trio_worker.handlers.importing import did_you_mean
+from trio_worker.handlers.loading import OwnHandler
 from trio_worker.masks import masks
 from trio_worker.query import Query
 from trio_worker.setting_kinds import COMMAND

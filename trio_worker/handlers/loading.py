@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
-import importlib
 import inspect
-import sys
-import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import attrs
 
 from trio_worker.errors import HandlerError
-from trio_worker.setting_kinds import split_handler_path
+from trio_worker.handlers.importing import Wanted, name_of, said
 
 __all__ = [
     "Handler",
     "OwnHandler",
     "closed_error",
-    "did_you_mean",
     "handler_of",
     "load_handler",
     "opening_error",
@@ -90,13 +84,7 @@ def load_handler(path: str, directory: Path) -> Handler:
         HandlerError: With one sentence: what is wrong, and the nearest name where there is one.
             Where the module raised, its exception is the ``__cause__``.
     """
-    try:
-        module_name, name = split_handler_path(path)
-    except ValueError:
-        raise _error(path, "expected module:function, such as trio_worker.handlers:echo") from None
-    _make_importable(directory)
-    module = _import(path, module_name, directory)
-    return source_of(_find(module, name, path, directory), path)
+    return source_of(Wanted("WORKER_HANDLER", path, directory).find(), path)
 
 
 def source_of(found: Any, path: str) -> Handler:
@@ -132,7 +120,7 @@ def handler_of(function: Any, path: str) -> Handler:
 
 def opening_error(path: str, error: BaseException, directory: Path) -> HandlerError:
     """Say why what a handler needs can't be opened."""
-    return _error(path, f"opening it raised {_said(error, directory)}")
+    return _error(path, f"opening it raised {said(error, directory)}")
 
 
 def closed_error(path: str) -> HandlerError:
@@ -142,125 +130,6 @@ def closed_error(path: str) -> HandlerError:
 
 def _error(path: str, problem: str) -> HandlerError:
     return HandlerError([f"WORKER_HANDLER is {path!r}: {problem}"])
-
-
-def _make_importable(directory: Path) -> None:
-    # A console script's sys.path begins with the directory of the script, not with the working
-    # directory as that of `python -m` does; a newcomer's handler.py stands in the latter. In front,
-    # so that it wins over an installed module of the same name: what the user sees is what runs.
-    entry = str(directory.absolute())
-    if entry not in sys.path:
-        sys.path.insert(0, entry)
-
-
-# --- The module ----------------------------------------------------------------------------------
-
-
-def _import(path: str, module_name: str, directory: Path) -> ModuleType:
-    try:
-        return importlib.import_module(module_name)
-    # Whatever the user's module raises, SystemExit too (a script without its `if __name__ …`).
-    except (Exception, SystemExit) as error:
-        raise _error(path, _why_not(error, module_name, directory)) from error
-
-
-def _why_not(error: BaseException, module_name: str, directory: Path) -> str:
-    if not isinstance(error, ModuleNotFoundError) or error.name is None:
-        return f"importing {module_name} raised {_said(error, directory)}"
-    if module_name == error.name or module_name.startswith(error.name + "."):
-        return _no_module(error.name, module_name, directory)
-    place = _deepest_place(error, directory)
-    by = f"{module_name} ({place})" if place else module_name
-    return f"{by} imports {error.name}, which is not installed here"
-
-
-def _no_module(missing: str, module_name: str, directory: Path) -> str:
-    within = "" if missing == module_name else f" for {module_name}"
-    near = did_you_mean(missing, _modules(directory))
-    return f"there is no module {missing}{within}, neither in {directory} nor installed{near}"
-
-
-def _modules(directory: Path) -> list[str]:
-    """The names that could be imported from the files of a directory."""
-    files = [file.stem for file in directory.glob("*.py")]
-    packages = [file.parent.name for file in directory.glob("*/__init__.py")]
-    return [name for name in [*files, *packages] if name.isidentifier()]
-
-
-def _said(error: BaseException, directory: Path) -> str:
-    """An exception in one line: its type, its message, and the place in the user's code."""
-    message = " ".join((error.msg if isinstance(error, SyntaxError) else str(error)).split())
-    said = f"{type(error).__name__}: {message}" if message else type(error).__name__
-    place = _deepest_place(error, directory)
-    return f"{said} ({place})" if place else said
-
-
-def _deepest_place(error: BaseException, directory: Path) -> str | None:
-    """``file:line`` of the innermost frame in the user's directory, else of the innermost at all."""
-    if isinstance(error, SyntaxError) and error.filename:
-        return f"{error.filename}:{error.lineno}"
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not _is_machinery(frame)]
-    own = [frame for frame in frames if _is_own(Path(frame.filename), directory)]
-    deepest = (own or frames)[-1:]
-    return f"{deepest[0].filename}:{deepest[0].lineno}" if deepest else None
-
-
-def _is_machinery(frame: traceback.FrameSummary) -> bool:
-    return frame.filename.startswith("<frozen importlib") or frame.filename in (__file__, importlib.__file__)
-
-
-def _is_own(file: Path, directory: Path) -> bool:
-    # A virtual environment often stands in the working directory.
-    return file.is_relative_to(directory.absolute()) and "site-packages" not in file.parts
-
-
-# --- The name in it ------------------------------------------------------------------------------
-
-
-def _find(module: ModuleType, name: str, path: str, directory: Path) -> Any:
-    found: Any = module
-    for part in name.split("."):
-        found = _attribute(found, part, path, directory)
-    return found
-
-
-def _attribute(holder: object, name: str, path: str, directory: Path) -> Any:
-    try:
-        return getattr(holder, name)
-    except AttributeError as error:
-        hint = _in_its_shadow(holder, directory) or did_you_mean(name, _callables(holder))
-        raise _error(path, f"{_described(holder)} has no {name}{hint}") from error
-
-
-def _in_its_shadow(thing: object, directory: Path) -> str:
-    """Say so when the user's file was never looked at: a module of that name was imported before it."""
-    if not isinstance(thing, ModuleType):
-        return ""
-    file, used = directory / f"{thing.__name__}.py", getattr(thing, "__file__", None)
-    if not file.is_file() or (used is not None and file.samefile(used)):
-        return ""
-    return f"; your {file.name} is in its shadow: give it another name"
-
-
-def _described(thing: object) -> str:
-    if not isinstance(thing, ModuleType):
-        return _name(thing)
-    return f"module {thing.__name__} ({getattr(thing, '__file__', None) or 'built in'})"
-
-
-def _name(thing: object) -> str:
-    return str(getattr(thing, "__qualname__", type(thing).__qualname__))
-
-
-def _callables(thing: object) -> list[str]:
-    names: dict[str, object] = getattr(thing, "__dict__", {})
-    return [name for name, value in names.items() if not name.startswith("_") and callable(value)]
-
-
-def did_you_mean(name: str, names: Iterable[str]) -> str:
-    """Give the end of a sentence that names what may have been meant; nothing where that is not known."""
-    near = difflib.get_close_matches(name, list(names), n=1)
-    return f"; did you mean {near[0]}?" if near else ""
 
 
 # --- What it is ----------------------------------------------------------------------------------
@@ -302,7 +171,7 @@ def _check_arguments(function: Callable[..., Any], path: str) -> None:
         # "too many" is what is said of our call, where the function takes too few.
         missing = f": {error}" if "missing" in str(error) else ""
         raise _error(
-            path, f"that is {_name(function)}{signature}; expected two arguments, (query, ctx){missing}"
+            path, f"that is {name_of(function)}{signature}; expected two arguments, (query, ctx){missing}"
         ) from None
 
 
@@ -318,8 +187,8 @@ def _check_takes_nothing(function: Callable[..., Any], path: str) -> None:
     except TypeError as error:
         raise _error(
             path,
-            f"that is {_name(function)}{inspect.signature(function)}; what opens a handler is called with no"
-            f" arguments: {error}",
+            f"that is {name_of(function)}{inspect.signature(function)}; what opens a handler is called with"
+            f" no arguments: {error}",
         ) from None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 
 import trio
 
@@ -32,8 +33,8 @@ class MemoryBus:
             self._hints.append(hint)
             self._wake_one()
 
-    async def take(self) -> Hint:
-        """Wait for a hint. Cancelled, none is lost."""
+    async def take(self, wanted: Callable[[], bool]) -> Hint | None:
+        """Wait for a hint; None: none is wanted any more. Cancelled, none is lost."""
         await trio.lowlevel.checkpoint()
         while not self._hints:
             turn = trio.Event()
@@ -46,6 +47,10 @@ class MemoryBus:
                 else:
                     self._takers.remove(turn)
                 raise
+            if not wanted():
+                if self._hints:
+                    self._wake_one()
+                return None
         return self._hints.popleft()
 
     async def clear(self) -> bool:

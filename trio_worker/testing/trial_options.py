@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any, TypedDict, get_args
 
 from trio_worker.capture import Capture
-from trio_worker.handlers.loading import did_you_mean
+from trio_worker.handlers.importing import did_you_mean
 from trio_worker.project import Project
 from trio_worker.settings import CaptureMode
 

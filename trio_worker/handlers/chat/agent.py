@@ -63,7 +63,7 @@ class Agent:
             {"role": "user", "content": query.query_text},
         ]
         try:
-            return await self._converse(messages, ctx)
+            return await self._converse(messages, Progress(ctx, self.sentences))
         except NoAnswer as error:
             log.warning("no answer of the model", model=self.settings.model, reason=error.reason)
             raise QueryFailed(getattr(self.sentences, error.sentence).format(**error.values)) from error
@@ -78,9 +78,10 @@ class Agent:
             ctx.log(self.sentences.no_project)
             return None
 
-    async def _converse(self, messages: list[Message], ctx: Context) -> str:
+    async def _converse(self, messages: list[Message], progress: Progress) -> str:
+        ctx = progress.ctx
         for step in range(self.settings.max_steps):
-            reply = await self._ask(messages, self.tools.schemas, ctx)
+            reply = await self._ask(messages, self.tools.schemas, progress)
             if not reply.calls:
                 return _answer(reply)
             reply = reply.with_names(step)
@@ -93,17 +94,19 @@ class Agent:
         # and vLLM then leaves calls in the answer, as markup.
         ctx.log(self.sentences.steps_over.format(count=self.settings.max_steps))
         messages[-1] = {**messages[-1], "content": f"{messages[-1]['content']}\n\n{NO_MORE_TOOLS}"}
-        reply = await self._ask(messages, (), ctx)
+        reply = await self._ask(messages, (), progress)
         if reply.calls and not without_thoughts(reply.text):
             raise NoAnswer("no_end", "it calls tools without end", count=self.settings.max_steps)
         return _answer(reply)
 
-    async def _ask(self, messages: Sequence[Message], schemas: Sequence[Message], ctx: Context) -> Reply:
+    async def _ask(
+        self, messages: Sequence[Message], schemas: Sequence[Message], progress: Progress
+    ) -> Reply:
         async def ask() -> Reply:
-            return await self.model.ask(messages, schemas, Progress(ctx, self.sentences).heard)
+            return await self.model.ask(messages, schemas, progress.heard)
 
-        reply = await self.patience.ask(ask, ctx)
-        await tell_usage(ctx, self.settings.model, messages, reply)
+        reply = await self.patience.ask(ask, progress.ctx)
+        await tell_usage(progress.ctx, self.settings.model, messages, reply)
         _check_end(reply)
         return reply
 

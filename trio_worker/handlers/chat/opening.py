@@ -48,7 +48,7 @@ def read_chat(directory: Path) -> tuple[ChatSettings, list[Tool], str]:
     environ = read_environment(directory)
     settings = ChatSettings.from_environ(environ)
     masks.know("CHAT_API_KEY", settings.api_key)
-    tools = [] if settings.tools is None else load_tools(settings.tools)
+    tools = [] if settings.tools is None else load_tools(settings.tools, directory)
     return settings, tools, read_fields(environ, "language")["language"]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Callable
 
 import attrs
@@ -65,13 +66,13 @@ class Patience:
 
         Raises:
             RetryLater: The time is over, or the pause that the server asks for goes beyond it. At once when
-            the
-                operator has to do something: with a wrong key every query would fail, and none has deserved
-                that.
+                the operator has to do something: with a wrong key every query would fail, and none has
+                deserved that.
             NoAnswer: As ``ask`` does.
         """
         give_up = trio.current_time() + SHARE * (ctx.deadline - clock.utc_now()).total_seconds()
         backoff = Backoff(FIRST, MOST)
+        told = 0
         while True:
             try:
                 reply = await ask()
@@ -83,7 +84,10 @@ class Patience:
                 pause = backoff.next(error.retry_after)
                 if trio.current_time() + pause > give_up:
                     raise _later(ctx, self.sentences.not_now, error.retry_after) from error
-                ctx.log(self.sentences.again.format(seconds=pause))
+                # Of the fifty lines that the author sees, these are to take a few: each says a longer pause.
+                if math.ceil(pause) > told:
+                    told = math.ceil(pause)
+                    ctx.log(self.sentences.again.format(seconds=told))
             else:
                 self._away.is_over()
                 self._wrong.is_over()

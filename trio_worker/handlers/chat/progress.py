@@ -1,4 +1,4 @@
-"""What the query's author sees of an answer on its way: a few lines, not one a token."""
+"""What the query's author sees while the model writes: a few lines, not one a token."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LONGEST_PAUSE = 120.0
 
 @attrs.define
 class Progress:
-    """Of one reply.
+    """Of one query: a model that says something before each call of a tool would begin with each of them.
 
     Attributes:
         ctx: Of the query.
@@ -29,7 +29,7 @@ class Progress:
     _next: float | None = attrs.field(default=None, init=False)
 
     def heard(self, count: int) -> None:
-        """Take note that so many characters have come. Never waits."""
+        """Take note that so many characters of a reply have come. Never waits."""
         now = trio.current_time()
         if self._next is None:
             self.ctx.log(self.sentences.begun)

@@ -37,9 +37,9 @@ class Sentences:
 
 ENGLISH = Sentences(
     no_project="The project's settings can't be read just now; going on without them",
-    begun="The model has begun to answer",
-    going_on="The model is answering: {count} characters so far",
-    again="The model is not available just now; again in {seconds:.0f} s",
+    begun="The model has begun to write",
+    going_on="The model is writing: {count} characters so far",
+    again="The model is not available just now; again in {seconds} s",
     calls="{call}: {result}",
     steps_over="The model has used its tools {count} times, and is asked to answer now",
     not_now="The model is not available just now.",
@@ -59,9 +59,9 @@ ENGLISH = Sentences(
 
 RUSSIAN = Sentences(
     no_project="Настройки проекта сейчас не прочитать; продолжаю без них",
-    begun="Модель начала отвечать",
-    going_on="Модель отвечает, символов: {count}",
-    again="Модель сейчас недоступна; следующая попытка через {seconds:.0f} с",
+    begun="Модель начала писать",
+    going_on="Модель пишет, символов: {count}",
+    again="Модель сейчас недоступна; следующая попытка через {seconds} с",
     calls="{call}: {result}",
     steps_over="Модель обращалась к инструментам {count} раз и теперь должна ответить",
     not_now="Модель сейчас недоступна.",

@@ -7,12 +7,12 @@ differ. The descriptions come of the docstring.
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import math
 import typing
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
+from pathlib import Path
 from typing import Annotated, Any
 
 import attrs
@@ -20,14 +20,13 @@ import msgspec
 import trio
 
 from trio_worker.context import BaseContext, Context
-from trio_worker.errors import SettingsError
+from trio_worker.errors import HandlerError
 from trio_worker.handlers.chat.docstring import read_docstring
-from trio_worker.setting_kinds import split_handler_path
+from trio_worker.handlers.importing import Wanted
 
 __all__ = ["ArgumentsError", "Tool", "load_tools", "make_tool"]
 
 _LONGEST_NAME = 64  # characters that OpenAI takes
-_EXPECTED = "expected a list or tuple of functions"
 
 # As the worker's own plain handlers: one that hangs is left behind, and must not keep the next from starting.
 _threads = trio.CapacityLimiter(math.inf)
@@ -87,45 +86,40 @@ class Tool:
         return await trio.to_thread.run_sync(call, abandon_on_cancel=True, limiter=_threads)
 
 
-def load_tools(path: str) -> list[Tool]:
+def load_tools(path: str, directory: Path) -> list[Tool]:
     """Import the list that ``CHAT_TOOLS`` names, and look at each function in it.
 
     Runs the module's own code, in this thread.
 
+    Args:
+        path: ``module:name``.
+        directory: The working directory, which is made importable.
+
     Raises:
-        SettingsError: With one sentence for each thing that is wrong.
+        HandlerError: With one sentence for each thing that is wrong.
     """
-    module_name, name = split_handler_path(path)
-    try:
-        found: Any = importlib.import_module(module_name)
-        for part in name.split("."):
-            found = getattr(found, part)
-    except Exception as error:
-        raise _error(path, f"importing it raised {type(error).__name__}: {error}") from error
-    if not isinstance(found, list | tuple):
-        raise _error(path, f"that is {type(found).__name__}; {_EXPECTED}")
-    return _made(path, found)
-
-
-def _made(path: str, functions: Iterable[Any]) -> list[Tool]:
+    wanted = Wanted("CHAT_TOOLS", path, directory, fits=_is_list)
+    found = wanted.find()
+    if not _is_list(found):
+        raise wanted.error(f"that is {type(found).__name__}; expected a list or tuple of functions")
     tools: dict[str, Tool] = {}
-    problems = []
-    for function in functions:
+    problems: list[str] = []
+    for function in found:
         try:
             tool = make_tool(function)
         except (TypeError, ValueError) as error:
-            problems.append(f"CHAT_TOOLS is {path!r}: {error}")
+            problems += wanted.error(str(error)).problems
             continue
         if tool.name in tools:
-            problems.append(f"CHAT_TOOLS is {path!r}: two of its functions are named {tool.name}")
+            problems += wanted.error(f"two of its functions are named {tool.name}").problems
         tools[tool.name] = tool
     if problems:
-        raise SettingsError(problems)
+        raise HandlerError(problems)
     return list(tools.values())
 
 
-def _error(path: str, problem: str) -> SettingsError:
-    return SettingsError([f"CHAT_TOOLS is {path!r}: {problem}"])
+def _is_list(thing: object) -> bool:
+    return isinstance(thing, list | tuple)
 
 
 def make_tool(function: Callable[..., Any]) -> Tool:
