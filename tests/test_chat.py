@@ -279,7 +279,7 @@ async def test_what_the_operator_has_to_mend_burns_no_query(
         await chat.webbuddy.until(lambda: query.status == "done")
     shown = " ".join(query.logs) + query.answer_text
     assert "the operator has been told" in shown
-    assert not any(word in shown for word in (KEY, "401", "404", "model.test", "test-model"))
+    assert not any(word in shown for word in (KEY, "Unauthorized", "Not Found", "model.test", "test-model"))
     assert KEY not in repr(events)
 
 

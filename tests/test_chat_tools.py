@@ -192,7 +192,7 @@ async def test_a_plain_tool_runs_in_a_thread() -> None:
             'Error: the arguments do not fit: Input data was truncated. You wrote: {"page": ',
         ),
         (
-            call("look", '{"page": ' + "[" * 5_000),
+            call("look", '{"page": ' + "[" * 50_000),
             'Error: the arguments do not fit: they are nested too deeply. You wrote: {"page": ' + "[" * 991,
         ),
         (

@@ -150,6 +150,28 @@ async def test_in_an_outage_hints_are_left_alone(webbuddy: WebBuddy, autojump_cl
         assert claims(webbuddy) - before <= 2 * 9
 
 
+async def test_whose_claim_fails_hands_its_hint_back(webbuddy: WebBuddy, autojump_clock: MockClock) -> None:
+    """It is that worker which can't claim: the next one has the query at once."""
+    async with workers(webbuddy, 3, MemoryBus(), polling_interval=86_400.0):
+        await keep_the_first_busy(webbuddy)
+        webbuddy.fail_next(503, calls=1, endpoint="claim_next")
+        query = webbuddy.add_query("0.1")
+        await webbuddy.until(lambda: query.status == "done")
+        assert waited(webbuddy, query.id) < 0.001  # the other one tries again within a second
+
+
+async def test_a_backlog_that_a_full_worker_sees_is_passed_on(
+    webbuddy: WebBuddy, autojump_clock: MockClock
+) -> None:
+    """One finds it, by a poll, and has no room for more of it."""
+    async with workers(webbuddy, 4, MemoryBus(), polling_interval=86_400.0) as found:
+        for _ in range(4):
+            webbuddy.add_query("3600", push=False)
+        found[0].front.wakeups.tick()
+        with trio.fail_after(1):
+            await webbuddy.until(lambda: len(webbuddy.with_status("in_progress")) == 4)
+
+
 async def test_a_bus_that_lies_costs_a_few_claims_a_second(
     webbuddy: WebBuddy, autojump_clock: MockClock
 ) -> None:

@@ -18,10 +18,11 @@ _STEPS = 1000  # between two looks at whether to go on; less than a hundredth of
 _LONGEST_FIELD = 4000  # characters of the tag of a field that are looked at
 
 _SILENT = {"noscript", "template", "svg"}
-_BLOCKS = set(
-    "address article aside blockquote br dd div dl dt fieldset footer form h1 h2 h3 h4 h5 h6 header hr li main nav"
-    " ol p pre section table td th tr ul".split()
-)
+_BLOCKS = {
+    *("address", "article", "aside", "blockquote", "br", "dd", "div", "dl"),
+    *("dt", "fieldset", "footer", "form", "h1", "h2", "h3", "h4", "h5", "h6", "header", "hr", "li"),
+    *("main", "nav", "ol", "p", "pre", "section", "table", "td", "th", "tr", "ul"),
+}
 _FIELDS = {"input", "textarea", "select"}
 
 _TAG = re.compile(r"<(/?)([a-zA-Z][^ \t\n\f\r/>]*)")
