@@ -352,9 +352,30 @@ MUTATIONS = [
     Mutation(
         "a wrong start beside a process that works does not end that",
         "cli/supervisor.py",
-        "0 not in self._begun",
-        "child.index not in self._begun",
+        "not self._begun and (",
+        "child.index not in self._begun and (",
         "run_processes",
+    ),
+    Mutation(
+        "a stop is said in a word, too",
+        "cli/child.py",
+        "        self.tell(STOP)\n",
+        "",
+        "run_processes",
+    ),
+    Mutation(
+        "so is it known when the parent is gone",
+        "cli/member.py",
+        "        stop.ask()\n",
+        "",
+        "run_processes",
+    ),
+    Mutation(
+        "a process that stands still is not taken for dead when too many wait for it",
+        "neighbours.py",
+        "== errno.ENOTCONN",
+        "== errno.ENOENT",
+        "neighbours",
     ),
     Mutation(
         "the status page shows all processes",
