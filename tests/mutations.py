@@ -1066,6 +1066,20 @@ MUTATIONS = [
         "chat",
     ),
     Mutation(
+        "before the model has ever answered no query fails by a request that it does not take",
+        "handlers/chat/model.py",
+        "return declined if self._has_answered else",
+        "return declined if True else",
+        "chat",
+    ),
+    Mutation(
+        "the check asks the model itself",
+        "handlers/chat/inspection.py",
+        "            await _first_word(model, tools)\n",
+        "",
+        "chat_settings",
+    ),
+    Mutation(
         "a model that is away is asked again for half of a query's time only",
         "handlers/chat/patience.py",
         "if trio.current_time() + pause > give_up:",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import pytest
 import trio
@@ -400,13 +401,40 @@ async def test_no_answer_has_a_sentence(
 
 async def test_a_request_that_is_not_taken(autojump_clock: MockClock, events: list[EventDict]) -> None:
     """Also without what not all servers know: the reason is the operator's."""
-    server = ModelServer(refuses=frozenset({"messages"}))
+    server = ModelServer()
     async with open_chat(server) as chat:
+        await chat.ask()
+        server.refuses = frozenset({"messages"})
         query = await chat.ask()
     assert query.answer_text.startswith("The model does not take this query.")
     (event,) = happened(events, "no answer of the model")
     assert event["reason"] == "400 Bad Request: Unrecognized request argument: messages."
-    assert len(server.requests) == 2
+    assert len(server.requests) == 1 + 2
+
+
+@pytest.mark.parametrize(
+    ("setting", "refusal"),
+    [
+        ({"temperature": 0.2}, "Unsupported value: 'temperature' does not support 0.2 with this model."),
+        ({}, '"auto" tool choice requires --enable-auto-tool-choice and --tool-call-parser to be set'),
+        ({}, "registry.ollama.ai/library/gemma3:latest does not support tools"),
+        ({"max_tokens": 9_000}, "max_tokens is too large: 9000. This model supports at most 4096"),
+    ],
+    ids=["temperature", "vLLM's tools", "Ollama's tools", "max_tokens"],
+)
+async def test_a_request_that_was_never_taken(
+    setting: dict[str, Any], refusal: str, autojump_clock: MockClock, events: list[EventDict]
+) -> None:
+    """Before the model has ever answered, it is what is set that it does not take: no query fails by that."""
+    server = ModelServer()
+    server.will(*2 * [Failing(status=400, message=refusal)])
+    async with open_chat(server, chat=setting) as chat:
+        query = chat.webbuddy.add_query("one")
+        await chat.webbuddy.until(lambda: "Put aside" in " ".join(query.logs))
+        (event,) = happened(events, "the model can't be used")
+        assert (event["log_level"], event["reason"]) == ("error", f"400 Bad Request: {refusal}")
+        await chat.webbuddy.until(lambda: query.status == "done")  # the operator has mended it
+    assert happened(events, "the model can be used again")
 
 
 async def test_sentences_in_russian(autojump_clock: MockClock) -> None:

@@ -15,6 +15,7 @@ import trio
 from trio_worker.answers import retry_after
 from trio_worker.chat_settings import ChatSettings
 from trio_worker.handlers.chat.complaint import judge, read_complaint
+from trio_worker.handlers.chat.draft import Draft
 from trio_worker.handlers.chat.encodable import encodable
 from trio_worker.handlers.chat.failures import Declined, Misconfigured, ModelError, NotNow
 from trio_worker.handlers.chat.listener import Listener
@@ -89,12 +90,13 @@ class Model:
     client: httpx.AsyncClient
     settings: ChatSettings
     _dialect: _Dialect = attrs.field(factory=_Dialect, init=False)
+    _has_answered: bool = attrs.field(default=False, init=False)
 
     async def ask(
         self,
         messages: Sequence[Mapping[str, Any]],
         tools: Sequence[Mapping[str, Any]],
-        heard: Callable[[int], None],
+        heard: Callable[[Draft], None],
     ) -> Reply:
         """Ask the model for its next message.
 
@@ -103,7 +105,7 @@ class Model:
         Args:
             messages: What was said so far.
             tools: What it may call, as the API has it.
-            heard: Called with the number of characters that have come, each time some do.
+            heard: Called with what there is of the answer, each time something comes.
 
         Raises:
             ModelError: There is no such message, or only a part of it; see there.
@@ -115,11 +117,20 @@ class Model:
             except Declined as declined:
                 simpler = dialect.simpler(declined.reason)
                 if simpler is None:
-                    raise
+                    raise self._as_meant(declined) from declined
                 dialect = simpler
             else:
                 self._dialect = dialect  # what has worked will work again
+                self._has_answered = True
                 return reply
+
+    def _as_meant(self, declined: Declined) -> ModelError:
+        """Say whose fault it is when a request is not taken: one text can't be told from another.
+
+        A model that has never answered may be unable to, with these settings: a temperature that it does not
+        know, tools, too many tokens. No query is to fail by that.
+        """
+        return declined if self._has_answered else Misconfigured(declined.reason)
 
     async def names(self) -> list[str] | None:
         """List the models of the server; None: it does not list them.
@@ -156,7 +167,7 @@ class Model:
             payload["tools"] = tools
         return payload
 
-    async def _ask(self, payload: Mapping[str, Any], heard: Callable[[int], None]) -> Reply:
+    async def _ask(self, payload: Mapping[str, Any], heard: Callable[[Draft], None]) -> Reply:
         listener = Listener(self._shown)
         try:
             async with self.client.stream(
@@ -211,7 +222,7 @@ def _is_stream(response: httpx.Response) -> bool:
     return "text/event-stream" in response.headers.get("content-type", "").lower()
 
 
-async def _listen(response: httpx.Response, listener: Listener, heard: Callable[[int], None]) -> None:
+async def _listen(response: httpx.Response, listener: Listener, heard: Callable[[Draft], None]) -> None:
     """Take the stream up to its end."""
     # Never left by a `break` or an error of ours: the generators of httpx behind it would be, half read. Read
     # to its end, the connection serves the next query; what does not end is cancelled, and closed.
@@ -219,8 +230,7 @@ async def _listen(response: httpx.Response, listener: Listener, heard: Callable[
         async for piece in response.aiter_bytes():
             if listener.feed(piece):
                 reading.deadline = trio.current_time() + listener.patience
-                if listener.draft.length:
-                    heard(listener.draft.length)
+            heard(listener.draft)
 
 
 async def _beginning_of(response: httpx.Response, most: int) -> bytes:

@@ -34,7 +34,7 @@ def _away() -> Trouble:
 def _wrong() -> Trouble:
     return Trouble(
         log,
-        "the model can't be used, see CHAT_BASE_URL, CHAT_API_KEY and CHAT_MODEL; queries are put aside",
+        "the model can't be used with these settings (CHAT_…), see the reason; queries are put aside",
         over="the model can be used again",
         level="error",
     )
