@@ -1068,8 +1068,8 @@ MUTATIONS = [
     Mutation(
         "before the model has ever answered no query fails by a request that it does not take",
         "handlers/chat/model.py",
-        "return declined if self._has_answered else",
-        "return declined if True else",
+        "        if self._has_answered:\n            return declined\n",
+        "        if True:\n            return declined\n",
         "chat",
     ),
     Mutation(

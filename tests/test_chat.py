@@ -301,6 +301,8 @@ async def test_what_is_no_model_server_or_is_not_paid(
 
 # --- No answer -----------------------------------------------------------------------------------
 
+USED_UP = "The model had used up its greatest length before it began to answer."
+
 NONE = [
     (Saying(refusal="I can't help with that."), "The model refuses to answer: I can't help with that."),
     (Saying(text="Well", finish="content_filter"), "The model's content filter has stopped the answer."),
@@ -308,7 +310,8 @@ NONE = [
         Failing(status=400, message="maximum context length", code="context_length_exceeded"),
         "The query, with what it needs, is too long for the model.",
     ),
-    (Saying(text="", finish="length"), "The query, with what it needs, is too long for the model."),
+    (Saying(text="", finish="length"), USED_UP),
+    (Saying(text="<think>It may be", finish="model_length"), USED_UP),
     (
         Saying(text="It is", finish="length"),
         "The model's answer was cut off at its greatest length. It began:\n\nIt is",
@@ -376,12 +379,41 @@ FULL = [
 async def test_a_full_context_window(status: int, body: str, autojump_clock: MockClock) -> None:
     """By what vLLM, SGLang and llama.cpp say of it: it is not asked for again, and not in another way."""
     server = ModelServer()
-    server.will(Failing(status=status, body=body))
+    server.will(Saying(text="Up."), Failing(status=status, body=body))
     async with open_chat(server, chat={"max_tokens": 9000}) as chat:
+        await chat.ask()
         query = await chat.ask()
     assert query.status == "failed"
     assert query.answer_text == "The query, with what it needs, is too long for the model."
-    assert len(server.requests) == 1
+    assert len(server.requests) == 1 + 1
+
+
+@pytest.mark.parametrize(("status", "body"), FULL[:2])
+async def test_a_longest_answer_that_never_fits(
+    status: int, body: str, autojump_clock: MockClock, events: list[EventDict]
+) -> None:
+    """Before the model has ever answered it is not the query that is too long, but CHAT_MAX_TOKENS."""
+    server = ModelServer()
+    server.will(Failing(status=status, body=body))
+    async with open_chat(server, chat={"max_tokens": 9000}) as chat:
+        query = chat.webbuddy.add_query("one")
+        await chat.webbuddy.until(lambda: "Put aside" in " ".join(query.logs))
+        assert len(server.requests) == 1
+        await chat.webbuddy.until(lambda: query.status == "done")
+    (event,) = happened(events, "the model can't be used")
+    assert event["reason"].endswith("; CHAT_MAX_TOKENS is 9000")
+
+
+async def test_the_operator_reads_which_limit_it_was(
+    autojump_clock: MockClock, events: list[EventDict]
+) -> None:
+    """Whether a model has thought too long or written too long, its longest answer is set somewhere."""
+    server = ModelServer()
+    server.will(Saying(text="<think>It may be", finish="length"))
+    async with open_chat(server) as chat:
+        await chat.ask()
+    (event,) = happened(events, "no answer of the model")
+    assert "CHAT_MAX_TOKENS" in event["reason"]
 
 
 @pytest.mark.parametrize(("answer", "sentence"), NONE)

@@ -123,9 +123,10 @@ def _check_end(reply: Reply) -> None:
     if reply.finish == "content_filter":
         raise NoAnswer("filtered", "finish_reason content_filter")
     if reply.finish in ("length", "model_length"):  # the latter is Mistral's
-        raise NoAnswer(
-            "cut_off" if text else "too_long", f"finish_reason {reply.finish}: {reply.usage}", text=text
+        reason = (
+            f"finish_reason {reply.finish}: {reply.usage}; CHAT_MAX_TOKENS, or the server's limit, is too low"
         )
+        raise NoAnswer("cut_off" if text else "used_up", reason, text=text)
 
 
 def _answer(reply: Reply) -> str:

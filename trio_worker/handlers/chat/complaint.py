@@ -17,6 +17,8 @@ _TOO_LONG = re.compile(
     r"maximum context length|longer than the maximum model length"
     r"|longer than the model's context length|exceeds the available context size"
 )
+# Not the question alone, but with the answer that was asked for: OpenAI and vLLM, which count both.
+_WITH_THE_ANSWER = re.compile(r"max_(completion_)?tokens|in the completion")
 
 
 @attrs.frozen
@@ -41,6 +43,11 @@ class Complaint:
         """Whether the context window is full."""
         known = {"context_length_exceeded", "exceed_context_size_error"}
         return bool(self.codes & known) or bool(_TOO_LONG.search(self.message))
+
+    @property
+    def counts_the_answer(self) -> bool:
+        """Whether it is only too long together with the longest answer that was asked for."""
+        return bool(_WITH_THE_ANSWER.search(self.message))
 
 
 def read_complaint(body: bytes | str) -> Complaint:
@@ -67,7 +74,7 @@ def judge(status: int, complaint: Complaint, reason: str, *, retry_after: float 
         retry_after: Seconds that it asks to wait, or None.
     """
     if complaint.is_too_long:
-        return NoAnswer("too_long", reason)
+        return (Declined if complaint.counts_the_answer else NoAnswer)("too_long", reason)
     if "content_filter" in complaint.codes:
         return NoAnswer("filtered", reason)
     if status in (401, 403):
@@ -77,5 +84,5 @@ def judge(status: int, complaint: Complaint, reason: str, *, retry_after: float 
     if status in (408, 409, 425, 429) or status >= 500:
         return NotNow(reason, retry_after=retry_after)
     if status in (400, 422):
-        return Declined(reason)
+        return Declined("not_taken", reason)
     return NoAnswer("too_long" if status == 413 else "not_taken", reason)

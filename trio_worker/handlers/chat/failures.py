@@ -59,11 +59,4 @@ class NoAnswer(ModelError):
 
 
 class Declined(NoAnswer):
-    """The server does not take the request: perhaps it takes a simpler one.
-
-    Args:
-        reason: As in `ModelError`.
-    """
-
-    def __init__(self, reason: str) -> None:
-        super().__init__("not_taken", reason)
+    """The server does not take the request: perhaps it takes a simpler one."""

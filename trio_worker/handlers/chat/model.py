@@ -116,7 +116,7 @@ class Model:
                 reply = await self._ask(self._payload(messages, tools, dialect), heard)
             except Declined as declined:
                 simpler = dialect.simpler(declined.reason)
-                if simpler is None:
+                if simpler is None or declined.sentence == "too_long":  # in other words it is as long
                     raise self._as_meant(declined) from declined
                 dialect = simpler
             else:
@@ -130,7 +130,10 @@ class Model:
         A model that has never answered may be unable to, with these settings: a temperature that it does not
         know, tools, too many tokens. No query is to fail by that.
         """
-        return declined if self._has_answered else Misconfigured(declined.reason)
+        if self._has_answered:
+            return declined
+        about = f"; CHAT_MAX_TOKENS is {self.settings.max_tokens}" if declined.sentence == "too_long" else ""
+        return Misconfigured(declined.reason + about)
 
     async def names(self) -> list[str] | None:
         """List the models of the server; None: it does not list them.

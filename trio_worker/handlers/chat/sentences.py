@@ -27,6 +27,7 @@ class Sentences:
     filtered: str
     too_long: str
     cut_off: str
+    used_up: str
     empty: str
     broken_off: str
     strange: str
@@ -49,6 +50,7 @@ ENGLISH = Sentences(
     filtered="The model's content filter has stopped the answer.",
     too_long="The query, with what it needs, is too long for the model.",
     cut_off="The model's answer was cut off at its greatest length. It began:\n\n{text}",
+    used_up="The model had used up its greatest length before it began to answer.",
     empty="The model has given an empty answer.",
     broken_off="The model's answer broke off in the middle. Please ask again.",
     strange="The worker does not understand what the model says. The operator finds it in the worker's log.",
@@ -71,6 +73,7 @@ RUSSIAN = Sentences(
     filtered="Ответ остановлен фильтром содержимого модели.",
     too_long="Запрос вместе с необходимыми данными слишком длинный для модели.",
     cut_off="Ответ модели обрезан: достигнута наибольшая длина. Начало ответа:\n\n{text}",
+    used_up="Модель исчерпала наибольшую длину, не успев начать ответ.",
     empty="Модель дала пустой ответ.",
     broken_off="Ответ модели оборвался на середине. Пожалуйста, повторите запрос.",
     strange="Воркер не понимает, что отвечает модель. Её ответ записан в журнале воркера.",
