@@ -1087,6 +1087,13 @@ MUTATIONS = [
         "chat",
     ),
     Mutation(
+        "a model that hangs holds no query for longer than half of its time",
+        "handlers/chat/patience.py",
+        "with trio.CancelScope(deadline=moment) as waiting:",
+        "with trio.CancelScope() as waiting:",
+        "chat",
+    ),
+    Mutation(
         "nothing but what has not begun is asked for again",
         "handlers/chat/listener.py",
         '        if self.draft.has_begun:\n            return NoAnswer("broken_off"',

@@ -258,6 +258,62 @@ async def test_a_long_retry_after_is_not_waited_for(autojump_clock: MockClock) -
         assert trio.current_time() - began >= 1800
 
 
+@pytest.mark.parametrize("hangs", [Saying(text="Up.", first=10_000), Streaming(pieces=[], then="silence")])
+async def test_a_server_that_takes_the_request_and_hangs(
+    hangs: Saying | Streaming, autojump_clock: MockClock, events: list[EventDict]
+) -> None:
+    """Before its head or behind it: it is left after half of the query's time, and no query fails by it."""
+    server = ModelServer()
+    server.will(hangs)
+    began = trio.current_time()
+    async with open_chat(server, processing_timeout=100) as chat:
+        query = chat.webbuddy.add_query("one")
+        await chat.webbuddy.until(lambda: "Put aside" in " ".join(query.logs))
+        assert 45 < trio.current_time() - began < 60
+        await server.until(lambda: server.given_up == 1)
+        await chat.webbuddy.until(lambda: query.status == "done")
+    assert "The model is not available just now." in " ".join(query.logs)
+    (event,) = happened(events, "the model server is away or busy")
+    assert "not begun to answer" in event["reason"]
+
+
+@pytest.mark.parametrize(
+    "sign", [b": PROCESSING\n\n", b'data: {"choices":[{"delta":{"role":"assistant"}}]}\n\n']
+)
+async def test_a_server_that_has_begun_has_all_the_time(sign: bytes, autojump_clock: MockClock) -> None:
+    """Any sign of it counts: whoever waits in its line, or thinks for long, is at work."""
+    server = ModelServer()
+    server.will(Streaming(pieces=[sign], then="silence"))
+    began = trio.current_time()
+    async with open_chat(server, processing_timeout=100) as chat:
+        query = await chat.ask()
+        assert trio.current_time() - began >= 100
+    assert (query.status, "time limit" in query.answer_text) == ("failed", True)
+
+
+async def test_it_is_put_aside_for_longer_each_time(autojump_clock: MockClock) -> None:
+    """From a minute, doubled by each attempt, up to an hour, with as much again by chance at the most."""
+    server = ModelServer(down=True)
+    async with open_chat(server, processing_timeout=10, max_retries=9) as chat:
+        query = await chat.ask()
+    pauses = [float(found) for found in re.findall(r"Put aside for ([0-9.]+) s", " ".join(query.logs))]
+    assert len(pauses) == 9
+    for attempt, pause in enumerate(pauses):
+        least = min(60 * 2**attempt, 3_600)
+        assert least <= pause <= 1.5 * least + 1
+    assert query.status == "failed"
+    assert "asked to try again later too often" in query.answer_text
+
+
+async def test_a_very_late_attempt(run_handler: RunHandler, autojump_clock: MockClock) -> None:
+    """WORKER_MAX_RETRIES has no limit that a doubling could reach."""
+    server = ModelServer(down=True)
+    async with server.running(), open_agent(settings(), transport=server.transport()) as handle:
+        result = await run_handler.here(handle, "up?", attempt=1_100)
+    assert result.status == "in_progress"
+    assert "The model is not available just now." in " ".join(result.logs)
+
+
 @pytest.mark.parametrize(
     ("server", "reason"),
     [

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -11,6 +11,7 @@ import structlog
 from trio_worker.chat_settings import ChatSettings
 from trio_worker.context import Context
 from trio_worker.errors import QueryFailed, WebBuddyError
+from trio_worker.handlers.chat.draft import Draft
 from trio_worker.handlers.chat.failures import NoAnswer
 from trio_worker.handlers.chat.model import Model
 from trio_worker.handlers.chat.patience import Patience
@@ -102,8 +103,12 @@ class Agent:
     async def _ask(
         self, messages: Sequence[Message], schemas: Sequence[Message], progress: Progress
     ) -> Reply:
-        async def ask() -> Reply:
-            return await self.model.ask(messages, schemas, progress.heard)
+        async def ask(begun: Callable[[], None]) -> Reply:
+            def heard(draft: Draft) -> None:
+                begun()
+                progress.heard(draft)
+
+            return await self.model.ask(messages, schemas, heard)
 
         reply = await self.patience.ask(ask, progress.ctx)
         await tell_usage(progress.ctx, self.settings.model, messages, reply)

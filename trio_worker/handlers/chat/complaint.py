@@ -77,9 +77,9 @@ def judge(status: int, complaint: Complaint, reason: str, *, retry_after: float 
         return (Declined if complaint.counts_the_answer else NoAnswer)("too_long", reason)
     if "content_filter" in complaint.codes:
         return NoAnswer("filtered", reason)
-    if status in (401, 403):
+    if status == 401:
         return Misconfigured(f"refuses the key ({reason})")
-    if status in (402, 404, 405, 501) or status < 400 or "insufficient_quota" in complaint.codes:
+    if status in (402, 403, 404, 405, 501) or status < 400 or "insufficient_quota" in complaint.codes:
         return Misconfigured(reason)
     if status in (408, 409, 425, 429) or status >= 500:
         return NotNow(reason, retry_after=retry_after)
