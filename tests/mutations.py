@@ -1115,6 +1115,13 @@ MUTATIONS = [
         "chat chat_stream",
     ),
     Mutation(
+        "an error in the stream is judged by its name, as one in a body is",
+        "handlers/chat/complaint.py",
+        "return next(given, None) or next(named, None)",
+        "return next(given, None)",
+        "chat_stream",
+    ),
+    Mutation(
         "a whole answer is kept, whatever becomes of its stream",
         "handlers/chat/listener.py",
         "        if not self._is_over and self.draft.finish is None:\n            self._problem = problem",

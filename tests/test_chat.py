@@ -124,13 +124,31 @@ async def test_a_stream_without_one_of_its_ends(answer: Saying, autojump_clock: 
         assert (await chat.ask()).answer_text == "Up."
 
 
-async def test_a_server_that_knows_no_stream_options(autojump_clock: MockClock) -> None:
-    """It is asked once without, and from then on always without."""
-    server = ModelServer(refuses=frozenset({"stream_options"}))
+@pytest.mark.parametrize("is_later", [False, True])
+async def test_a_server_that_knows_no_stream_options(
+    is_later: bool, autojump_clock: MockClock, events: list[EventDict]
+) -> None:
+    """It is asked once without, and from then on always without, which is said once."""
+    server = ModelServer()
     async with open_chat(server) as chat:
+        if is_later:  # another server has taken its place
+            await chat.ask("zero")
+        server.refuses = frozenset({"stream_options"})
         first, second = await chat.ask("one"), await chat.ask("two")
     assert (first.answer_text, second.answer_text) == ("You said: one", "You said: two")
-    assert ["stream_options" in request for request in server.requests] == [True, False, False]
+    assert ["stream_options" in request for request in server.requests[-3:]] == [True, False, False]
+    (event,) = happened(events, "wants to be asked in other words")
+    assert (event["asks_usage"], "stream_options" in event["reason"]) == (False, True)
+
+
+async def test_a_stray_refusal_teaches_nothing(autojump_clock: MockClock) -> None:
+    """What has worked, and was not named, is asked for again: else no tokens would ever be counted."""
+    server = ModelServer()
+    server.will(Saying(text="Up."), Failing(status=400, message="upstream hiccup"))
+    async with open_chat(server) as chat:
+        for _ in range(3):
+            assert (await chat.ask()).status == "done"
+    assert ["stream_options" in request for request in server.requests] == [True, True, False, True]
 
 
 async def test_a_model_that_wants_max_completion_tokens(autojump_clock: MockClock) -> None:
@@ -310,8 +328,7 @@ async def test_a_very_late_attempt(run_handler: RunHandler, autojump_clock: Mock
     server = ModelServer(down=True)
     async with server.running(), open_agent(settings(), transport=server.transport()) as handle:
         result = await run_handler.here(handle, "up?", attempt=1_100)
-    assert result.status == "in_progress"
-    assert "The model is not available just now." in " ".join(result.logs)
+    assert (result.status, result.answer_text) == ("in_progress", "The model is not available just now.")
 
 
 @pytest.mark.parametrize(

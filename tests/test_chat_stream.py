@@ -235,6 +235,10 @@ def test_an_answer_that_the_server_has_stopped(finish: str) -> None:
 # --- Errors in the stream ------------------------------------------------------------------------
 
 
+def named(message: str, code: str, type: str = "some_error") -> dict[str, Any]:
+    return {"error": {"message": message, "type": type, "param": None, "code": code}}
+
+
 @pytest.mark.parametrize(
     ("said", "kind", "sentence"),
     [
@@ -246,6 +250,12 @@ def test_an_answer_that_the_server_has_stopped(finish: str) -> None:
         (b'error: {"code":500,"message":"slot is gone","type":"server_error"}\n\n', NotNow, None),
         (event({"error": {"message": "No credits", "code": 402}}), Misconfigured, None),
         (event({"error": {"message": "Bad image", "code": 400}}), Declined, "not_taken"),
+        (event(named("filtered", "content_filter")), NoAnswer, "filtered"),
+        (event(named("You exceeded your quota", "insufficient_quota")), Misconfigured, None),
+        (event(named("No such model", "model_not_found", "invalid_request_error")), Misconfigured, None),
+        (event(named("Incorrect API key", "invalid_api_key", "invalid_request_error")), Misconfigured, None),
+        (event(named("Bad image", "invalid_value", "invalid_request_error")), Declined, "not_taken"),
+        (event(named("Slow down", "rate_limit_exceeded", "requests")), NotNow, None),
         (
             b'error: {"code":400,"message":"the request exceeds the available context size","type":'
             b'"exceed_context_size_error","n_prompt_tokens":14429,"n_ctx":8192}\n\n',
@@ -262,7 +272,7 @@ def test_errors_in_the_stream(said: bytes, kind: type[ModelError], sentence: str
     assert "an error in the stream: " in found.reason
     broken = problem(UP, said, DONE)
     assert isinstance(broken, NoAnswer)
-    assert broken.sentence == ("too_long" if sentence == "too_long" else "broken_off")
+    assert broken.sentence == ("broken_off" if sentence in (None, "not_taken") else sentence)
 
 
 STRANGE = [

@@ -20,6 +20,14 @@ _TOO_LONG = re.compile(
 # Not the question alone, but with the answer that was asked for: OpenAI and vLLM, which count both.
 _WITH_THE_ANSWER = re.compile(r"max_(completion_)?tokens|in the completion")
 
+# In a stream OpenAI's names stand alone, without the status that an answer has beside them.
+_STATUSES = {
+    "invalid_api_key": 401,
+    "insufficient_quota": 402,
+    "model_not_found": 404,
+    "invalid_request_error": 400,
+}
+
 
 @attrs.frozen
 class Complaint:
@@ -35,8 +43,10 @@ class Complaint:
 
     @property
     def status(self) -> int | None:
-        """The status among the codes, of servers that have sent 200 already (OpenRouter, llama.cpp)."""
-        return next((int(code) for code in self.codes if re.fullmatch("[45][0-9]{2}", code)), None)
+        """What its codes stand for, where the status itself was 200 already; None: they do not say."""
+        given = (int(code) for code in self.codes if re.fullmatch("[45][0-9]{2}", code))
+        named = (status for name, status in _STATUSES.items() if name in self.codes)
+        return next(given, None) or next(named, None)
 
     @property
     def is_too_long(self) -> bool:

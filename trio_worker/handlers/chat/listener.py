@@ -11,7 +11,7 @@ from trio_worker.handlers.chat.chunk import ChunkError, read_chunk
 from trio_worker.handlers.chat.complaint import judge, read_complaint
 from trio_worker.handlers.chat.draft import Draft
 from trio_worker.handlers.chat.events import Event, EventReader, EventTooLongError
-from trio_worker.handlers.chat.failures import Misconfigured, ModelError, NoAnswer, NotNow
+from trio_worker.handlers.chat.failures import Declined, Misconfigured, ModelError, NoAnswer, NotNow
 from trio_worker.handlers.chat.reply import Reply
 
 __all__ = ["LINGER_SECONDS", "MOST_OF_A_STREAM", "USAGE_SECONDS", "Listener"]
@@ -130,11 +130,11 @@ class Listener:
     def _complained(self, event: Event) -> ModelError:
         complaint = read_complaint(event.data)
         reason = f"an error in the stream: {self.shown(complaint.message or event.data)}"
-        if complaint.is_too_long:
-            return NoAnswer("too_long", reason)
-        if self.draft.has_begun or complaint.status is None:
+        found = judge(complaint.status or 500, complaint, reason)
+        # What was taken and begun is not to be put aside, or asked in other words.
+        if self.draft.has_begun and (isinstance(found, Declined) or not isinstance(found, NoAnswer)):
             return self._broken(reason)
-        return judge(complaint.status, complaint, reason)
+        return found
 
     def _broken(self, reason: str) -> ModelError:
         """Say what it means when a reply breaks off: before anything has come, it can be asked for again."""

@@ -10,6 +10,7 @@ from typing import Any
 import attrs
 import httpx
 import msgspec
+import structlog
 import trio
 
 from trio_worker.answers import retry_after
@@ -23,6 +24,8 @@ from trio_worker.handlers.chat.reply import Reply
 from trio_worker.masks import MASK
 
 __all__ = ["Model", "open_client"]
+
+log = structlog.get_logger(__name__)
 
 CONNECT_SECONDS = 10.0
 _MOST_OF_AN_ERROR = 65_536  # bytes that are read of an answer that is none
@@ -77,6 +80,10 @@ class _Dialect:
             return None
         return attrs.evolve(self, max_tokens="max_completion_tokens")
 
+    def is_meant_by(self, refusal: str) -> bool:
+        """Whether what was refused is what is asked otherwise here."""
+        return any(name in refusal for name in ("stream_options", "include_usage", "max_completion_tokens"))
+
 
 @attrs.define
 class Model:
@@ -110,7 +117,7 @@ class Model:
         Raises:
             ModelError: There is no such message, or only a part of it; see there.
         """
-        dialect = self._dialect
+        dialect, why = self._dialect, ""
         while True:
             try:
                 reply = await self._ask(self._payload(messages, tools, dialect), heard)
@@ -118,11 +125,23 @@ class Model:
                 simpler = dialect.simpler(declined.reason)
                 if simpler is None or declined.sentence == "too_long":  # in other words it is as long
                     raise self._as_meant(declined) from declined
-                dialect = simpler
+                dialect, why = simpler, declined.reason
             else:
-                self._dialect = dialect  # what has worked will work again
-                self._has_answered = True
+                self._learn(dialect, why)
                 return reply
+
+    def _learn(self, dialect: _Dialect, why: str) -> None:
+        """Ask in these words from now on: they have worked.
+
+        Unless others have worked before, and were not what was refused: then it was a server's whim, by which
+        no tokens would be counted any more.
+        """
+        if dialect != self._dialect and (not self._has_answered or dialect.is_meant_by(why)):
+            log.warning(
+                "the model server wants to be asked in other words", **attrs.asdict(dialect), reason=why
+            )
+            self._dialect = dialect
+        self._has_answered = True
 
     def _as_meant(self, declined: Declined) -> ModelError:
         """Say whose fault it is when a request is not taken: one text can't be told from another.
