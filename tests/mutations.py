@@ -1166,7 +1166,7 @@ MUTATIONS = [
     Mutation(
         "an answer of a model has a greatest size",
         "handlers/chat/draft.py",
-        "self.size > MOST_OF_A_REPLY or ",
+        "self.size + self.thought > MOST_OF_A_REPLY or ",
         "",
         "chat_stream",
     ),

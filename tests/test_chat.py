@@ -104,6 +104,7 @@ async def test_progress_is_a_few_lines(autojump_clock: MockClock) -> None:
     [
         ("<think>Hm.\nLet me see.</think>\n\nIt is up.", "It is up."),
         ("\n<think></think>It is up.", "It is up."),
+        ("Hm, let me see.\n</think>\n\nIt is up.", "It is up."),
         ("Write <think>x</think> first.", "Write <think>x</think> first."),
     ],
 )

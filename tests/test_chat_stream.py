@@ -30,6 +30,7 @@ def chunk(delta: dict[str, Any] | None = None, finish: str | None = None, **more
     return event({"choices": [{"index": 0, "delta": delta or {}, "finish_reason": finish}], **more})
 
 
+UP = chunk({"content": "Up."})
 FINE = chunk({"content": "fi"}) + chunk({"content": "ne"}) + chunk(finish="stop") + DONE
 
 
@@ -89,6 +90,35 @@ def test_parts_instead_of_a_text() -> None:
     """Mistral's thinking models send the parts of a message; what they think is none of the answer."""
     thought = {"type": "thinking", "thinking": [{"type": "text", "text": "Hm."}]}
     assert listen(chunk({"content": [thought, {"type": "text", "text": "Up."}]}), DONE).text == "Up."
+
+
+THOUGHTS = [
+    {"reasoning_content": "Hm, hm."},
+    {"reasoning": "Hm, hm."},
+    {"content": [{"type": "thinking", "thinking": [{"type": "text", "text": "Hm."}]}]},
+]
+
+
+@pytest.mark.parametrize("thought", THOUGHTS)
+async def test_a_model_that_thinks(thought: dict[str, Any], autojump_clock: MockClock) -> None:
+    """Its thoughts are none of the answer, but its author is told, once; and then when it writes."""
+    server = ModelServer()
+    server.will(Streaming(pieces=[*3 * [chunk(thought)], UP, chunk(finish="stop"), DONE]))
+    async with open_chat(server) as chat:
+        query = await chat.ask()
+    assert query.answer_text == "Up."
+    said = " ".join(query.logs)
+    assert said.count("The model is thinking") == 1
+    assert said.index("The model is thinking") < said.index("The model has begun to write")
+
+
+def test_a_thought_is_no_answer_yet() -> None:
+    """What breaks off then can be asked for again."""
+    listener = Listener(str)
+    assert listener.feed(chunk(THOUGHTS[0]))
+    listener.lose("cut")
+    with pytest.raises(NotNow):
+        listener.reply()
 
 
 def test_usage_that_makes_no_sense_is_left_out() -> None:
@@ -163,8 +193,6 @@ def test_arguments_as_an_object() -> None:
 
 
 # --- The end -------------------------------------------------------------------------------------
-
-UP = chunk({"content": "Up."})
 
 
 @pytest.mark.parametrize(
@@ -366,6 +394,11 @@ def arguments_without_end() -> Iterator[bytes]:
         yield call(0, None, None, "x" * 100_000)
 
 
+def thoughts_without_end() -> Iterator[bytes]:
+    for _ in range(MOST_OF_A_REPLY // 100_000 + 1):
+        yield chunk({"reasoning": "x" * 100_000})
+
+
 def calls_without_end() -> Iterator[bytes]:
     for number in range(MOST_CALLS + 1):
         yield call(number, None, "look", "")
@@ -379,6 +412,7 @@ def calls_without_end() -> Iterator[bytes]:
         (lines_without_data, "endless"),
         (an_answer_without_end, "endless"),
         (arguments_without_end, "endless"),
+        (thoughts_without_end, "endless"),
         (calls_without_end, "endless"),
     ],
 )

@@ -17,7 +17,7 @@ from trio_worker.handlers.chat.model import Model
 from trio_worker.handlers.chat.patience import Patience
 from trio_worker.handlers.chat.progress import Progress
 from trio_worker.handlers.chat.prompt import NO_MORE_TOOLS, system_prompt
-from trio_worker.handlers.chat.reply import Reply, without_thoughts
+from trio_worker.handlers.chat.reply import Reply
 from trio_worker.handlers.chat.sentences import Sentences
 from trio_worker.handlers.chat.toolbox import Toolbox
 from trio_worker.handlers.chat.usage import tell_usage
@@ -96,7 +96,7 @@ class Agent:
         ctx.log(self.sentences.steps_over.format(count=self.settings.max_steps))
         messages[-1] = {**messages[-1], "content": f"{messages[-1]['content']}\n\n{NO_MORE_TOOLS}"}
         reply = await self._ask(messages, (), progress)
-        if reply.calls and not without_thoughts(reply.text):
+        if reply.calls and not reply.answer:
             raise NoAnswer("no_end", "it calls tools without end", count=self.settings.max_steps)
         return _answer(reply)
 
@@ -122,7 +122,6 @@ def _check_end(reply: Reply) -> None:
     Raises:
         NoAnswer: Not because it was complete.
     """
-    text = without_thoughts(reply.text)
     if reply.refusal.strip():
         raise NoAnswer("refused_why", f"it refuses: {reply.refusal}", said=reply.refusal.strip())
     if reply.finish == "content_filter":
@@ -131,11 +130,10 @@ def _check_end(reply: Reply) -> None:
         reason = (
             f"finish_reason {reply.finish}: {reply.usage}; CHAT_MAX_TOKENS, or the server's limit, is too low"
         )
-        raise NoAnswer("cut_off" if text else "used_up", reason, text=text)
+        raise NoAnswer("cut_off" if reply.answer else "used_up", reason, text=reply.answer)
 
 
 def _answer(reply: Reply) -> str:
-    text = without_thoughts(reply.text)
-    if not text:
+    if not reply.answer:
         raise NoAnswer("empty", f"an empty answer, finish_reason {reply.finish}: {reply.usage}")
-    return text
+    return reply.answer

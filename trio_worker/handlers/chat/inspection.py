@@ -60,7 +60,7 @@ async def _first_word(model: Model, tools: Sequence[Mapping[str, Any]]) -> None:
     with trio.CancelScope() as asking:
 
         def heard(draft: Draft) -> None:
-            if draft.has_begun:
+            if draft.has_begun or draft.thought:
                 asking.cancel()
 
         await model.ask(_QUESTION, tools, heard)

@@ -99,7 +99,7 @@ class Listener:
         return self.draft.reply()
 
     def _state(self) -> tuple[object, ...]:
-        return self.draft.size, self.draft.finish, self._is_over
+        return self.draft.size, self.draft.thought, self.draft.finish, self._is_over
 
     def _take(self, event: Event) -> None:
         if event.data.strip() == _END:

@@ -27,11 +27,15 @@ class Progress:
     ctx: Context
     sentences: Sentences
     _pause: float = attrs.field(default=FIRST_PAUSE, init=False)
+    _has_thought: bool = attrs.field(default=False, init=False)
     _next: float | None = attrs.field(default=None, init=False)
 
     def heard(self, draft: Draft) -> None:
         """Take note of what has come of a reply. Never waits."""
         if not draft.length:
+            if draft.thought and not self._has_thought:
+                self._has_thought = True
+                self.ctx.log(self.sentences.thinking)
             return
         now = trio.current_time()
         if self._next is None:
