@@ -1103,8 +1103,8 @@ MUTATIONS = [
     Mutation(
         "a stream that was cut is no answer",
         "handlers/chat/listener.py",
-        "if not self._is_over and self.draft.finish is None:\n            raise",
-        "if False:\n            raise",
+        "if problem is None and not self._is_over and reply.finish is None:",
+        "if False:",
         "chat chat_stream",
     ),
     Mutation(
@@ -1138,7 +1138,7 @@ MUTATIONS = [
     Mutation(
         "an answer that its server has stopped is none",
         "handlers/chat/listener.py",
-        "if self.draft.finish in _STOPPED:",
+        "if problem is None and reply.finish in _STOPPED:",
         "if False:",
         "chat_stream",
     ),

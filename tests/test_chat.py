@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Any, get_args
 
+import attrs
 import pytest
 import trio
 from structlog.typing import EventDict
@@ -12,8 +13,10 @@ from trio.testing import MockClock
 
 from tests.chats import KEY, open_chat, settings
 from trio_worker import Project
+from trio_worker.handlers.chat.failures import Why
 from trio_worker.handlers.chat.opening import open_agent
 from trio_worker.handlers.chat.prompt import BUILT_IN
+from trio_worker.handlers.chat.sentences import ENGLISH, RUSSIAN, Sentences
 from trio_worker.testing import Failing, ModelServer, RunHandler, Saying, Streaming
 
 LONG = "word " * 60
@@ -373,6 +376,70 @@ async def test_what_is_no_model_server_or_is_not_paid(
     assert event["reason"].startswith(f"{status} ")
 
 
+async def test_a_server_that_has_moved(autojump_clock: MockClock, events: list[EventDict]) -> None:
+    """The operator reads where to; the key is not sent there."""
+    server = ModelServer()
+    server.will(Failing(status=307, body="", location="https://model.test/v1/chat/completions"))
+    async with open_chat(server) as chat:
+        query = chat.webbuddy.add_query("one")
+        await chat.webbuddy.until(lambda: "Put aside" in " ".join(query.logs))
+    (event,) = happened(events, "the model can't be used")
+    assert event["reason"] == (
+        "307 Temporary Redirect, a redirect to https://model.test/v1/chat/completions: set CHAT_BASE_URL to "
+        "where that is"
+    )
+
+
+@pytest.mark.parametrize("status", [408, 409, 425])
+async def test_what_passes_by_itself(status: int, autojump_clock: MockClock) -> None:
+    """These 4xx say nothing of the request either."""
+    server = ModelServer()
+    server.will(Failing(status=status))
+    async with open_chat(server) as chat:
+        assert (await chat.ask("one")).answer_text == "You said: one"
+    assert len(server.requests) == 2
+
+
+async def test_a_quota_that_is_used_up(autojump_clock: MockClock, events: list[EventDict]) -> None:
+    """OpenAI's 429 for that is no request to wait a little."""
+    server = ModelServer()
+    server.will(Failing(status=429, message="You exceeded your quota", code="insufficient_quota"))
+    async with open_chat(server) as chat:
+        query = chat.webbuddy.add_query("one")
+        await chat.webbuddy.until(lambda: "Put aside" in " ".join(query.logs))
+        assert len(server.requests) == 1
+    (event,) = happened(events, "the model can't be used")
+    assert event["reason"] == "429 Too Many Requests: You exceeded your quota"
+
+
+async def test_one_trouble_after_another_is_told(autojump_clock: MockClock, events: list[EventDict]) -> None:
+    """A wrong model behind a wrong key is another thing to mend; the same again is not said again."""
+    server = ModelServer(key="another-key")
+    async with open_chat(server, num_workers=2) as chat:
+        queries = [chat.webbuddy.add_query(text) for text in ("one", "two")]
+        await chat.webbuddy.until(lambda: all("Put aside" in " ".join(query.logs) for query in queries))
+        server.key, server.models = KEY, ("other",)
+        await chat.webbuddy.until(lambda: bool(server.requests))
+        server.models = ("test-model",)
+        await chat.webbuddy.until(lambda: all(query.status == "done" for query in queries))
+    told = [
+        event["reason"][:20] for event in happened(events, "the model can't") if event["log_level"] == "error"
+    ]
+    assert told == ["refuses the key (401", "404 Not Found: The m"]
+    assert happened(events, "the model can be used again")
+
+
+async def test_queries_do_not_wait_for_each_other(autojump_clock: MockClock) -> None:
+    """They share the client, and each has a connection of its own."""
+    server = ModelServer()
+    server.will(*3 * [Saying(text="Up.", first=50)])
+    began = trio.current_time()
+    async with open_chat(server, num_workers=3) as chat:
+        queries = [chat.webbuddy.add_query(text) for text in ("one", "two", "three")]
+        await chat.webbuddy.until(lambda: all(query.status == "done" for query in queries))
+        assert trio.current_time() - began < 80
+
+
 # --- No answer -----------------------------------------------------------------------------------
 
 USED_UP = "The model had used up its greatest length before it began to answer."
@@ -389,6 +456,10 @@ NONE = [
     (
         Saying(text="It is", finish="length"),
         "The model's answer was cut off at its greatest length. It began:\n\nIt is",
+    ),
+    (
+        Failing(status=400, message="It was filtered.", code="content_filter"),
+        "The model's content filter has stopped the answer.",
     ),
     (Saying(text=" \n"), "The model has given an empty answer."),
     (Saying(text="<think>I never stop"), "The model has given an empty answer."),
@@ -541,6 +612,19 @@ async def test_a_request_that_was_never_taken(
         assert (event["log_level"], event["reason"]) == ("error", f"400 Bad Request: {refusal}")
         await chat.webbuddy.until(lambda: query.status == "done")  # the operator has mended it
     assert happened(events, "the model can be used again")
+
+
+@pytest.mark.parametrize("field", attrs.fields(Sentences))
+def test_a_sentence_takes_the_same_values_in_both_languages(field: Any) -> None:
+    """Else a query would fail in one of the languages only."""
+    english, russian = (getattr(words, field.name) for words in (ENGLISH, RUSSIAN))
+    blank = re.compile("{[a-z]+}")
+    assert set(blank.findall(english)) == set(blank.findall(russian))
+
+
+def test_each_reason_has_a_sentence() -> None:
+    """What mypy can't see: the names of the one are those of the other."""
+    assert set(get_args(Why)) <= set(attrs.fields_dict(Sentences))
 
 
 async def test_sentences_in_russian(autojump_clock: MockClock) -> None:

@@ -192,6 +192,13 @@ def test_arguments_as_an_object() -> None:
     assert found.arguments == '{"page": "/вход"}'
 
 
+@pytest.mark.parametrize("arguments", [None, "", " ", "null"])
+def test_no_arguments(arguments: str | None) -> None:
+    """For a tool that has none, models write this or that."""
+    (found,) = listen(call(0, "a", "look", arguments), DONE).calls
+    assert (found.arguments, found.is_object) == ("{}", True)
+
+
 # --- The end -------------------------------------------------------------------------------------
 
 
@@ -230,6 +237,18 @@ async def test_what_it_cost_comes_behind_the_end(autojump_clock: MockClock) -> N
         query = await chat.ask()
         await chat.webbuddy.until(lambda: bool(query.token_usage), within=60)
     assert query.token_usage[0]["prompt_tokens"] == 5
+
+
+async def test_what_a_stopped_answer_has_cost(autojump_clock: MockClock) -> None:
+    """It is no answer, and WebBuddy is told its tokens all the same."""
+    server = ModelServer()
+    usage = event({"choices": [], "usage": {"prompt_tokens": 5, "completion_tokens": 2}})
+    server.will(Streaming(pieces=[UP, chunk(finish="error"), usage, DONE]))
+    async with open_chat(server) as chat:
+        query = await chat.ask()
+        await chat.webbuddy.until(lambda: bool(query.token_usage), within=60)
+    assert query.status == "failed"
+    assert (query.token_usage[0]["prompt_tokens"], query.token_usage[0]["ai_agent_answer"]) == (5, "Up.")
 
 
 async def test_a_real_connection_that_is_cut_behind_the_end() -> None:

@@ -204,6 +204,8 @@ async def _event(send: Send, data: str) -> None:
 
 async def _fail(send: Send, answer: Failing) -> None:
     more = {} if answer.retry_after is None else {b"retry-after": b"%d" % answer.retry_after}
+    if answer.location is not None:
+        more[b"location"] = answer.location.encode()
     await _whole(send, answer.status, answer.text, more)
 
 

@@ -110,7 +110,12 @@ class Agent:
 
             return await self.model.ask(messages, schemas, heard)
 
-        reply = await self.patience.ask(ask, progress.ctx)
+        try:
+            reply = await self.patience.ask(ask, progress.ctx)
+        except NoAnswer as error:
+            if error.reply is not None and error.reply.usage:
+                await tell_usage(progress.ctx, self.settings.model, messages, error.reply)
+            raise
         await tell_usage(progress.ctx, self.settings.model, messages, reply)
         _check_end(reply)
         return reply

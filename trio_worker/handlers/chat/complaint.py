@@ -88,9 +88,9 @@ def judge(status: int, complaint: Complaint, reason: str, *, retry_after: float 
     if "content_filter" in complaint.codes:
         return NoAnswer("filtered", reason)
     if status == 401:
-        return Misconfigured(f"refuses the key ({reason})")
+        return Misconfigured(f"refuses the key ({reason})", status=status)
     if status in (402, 403, 404, 405, 501) or status < 400 or "insufficient_quota" in complaint.codes:
-        return Misconfigured(reason)
+        return Misconfigured(reason, status=status)
     if status in (408, 409, 425, 429) or status >= 500:
         return NotNow(reason, retry_after=retry_after)
     if status in (400, 422):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import attrs
 
@@ -103,10 +103,16 @@ class Draft:
             text=encodable("".join(self._text)),
             refusal=encodable("".join(self._refusal)),
             calls=[
-                ToolCall(encodable(call.id), encodable(call.name), encodable("".join(call.arguments)))
+                ToolCall(encodable(call.id), encodable(call.name), _arguments(call.arguments))
                 for call in sorted(self._calls, key=lambda call: call.index)
             ],
             finish=self.finish,
             model=self._model,
             usage=self._counts,
         )
+
+
+def _arguments(pieces: Sequence[str]) -> str:
+    """Put them together; some models write null, or nothing, for none."""
+    text = encodable("".join(pieces))
+    return "{}" if text.strip() in ("", "null") else text

@@ -89,14 +89,17 @@ class Listener:
         Raises:
             ModelError: It is no answer.
         """
-        if self._problem is not None:
-            raise self._problem
+        problem, reply = self._problem, self.draft.reply()
         # Some servers leave [DONE] out, and some the finish_reason; without both it was cut.
-        if not self._is_over and self.draft.finish is None:
-            raise self._broken("the stream ended in the middle")
-        if self.draft.finish in _STOPPED:
-            raise self._broken(f"the server has stopped: finish_reason {self.draft.finish}")
-        return self.draft.reply()
+        if problem is None and not self._is_over and reply.finish is None:
+            problem = self._broken("the stream ended in the middle")
+        if problem is None and reply.finish in _STOPPED:
+            problem = self._broken(f"the server has stopped: finish_reason {reply.finish}")
+        if problem is None:
+            return reply
+        if isinstance(problem, NoAnswer):
+            problem.reply = reply
+        raise problem
 
     def _state(self) -> tuple[object, ...]:
         return self.draft.size, self.draft.thought, self.draft.finish, self._is_over

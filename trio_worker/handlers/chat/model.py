@@ -212,6 +212,9 @@ class Model:
         reason = f"{response.status_code} {response.reason_phrase}".strip() + said
         if response.status_code == 200:
             reason = f"answers with no stream, but with {response.headers.get('content-type')!r}{said}"
+        if response.has_redirect_location:
+            where = self._shown(response.headers["location"])
+            reason = f"{reason}, a redirect to {where}: set CHAT_BASE_URL to where that is"
         # Once it has begun to answer, a server may have no other place for the status than the body.
         status = (complaint.status if response.status_code == 200 else None) or response.status_code
         return judge(status, complaint, reason, retry_after=retry_after(response))

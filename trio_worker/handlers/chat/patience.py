@@ -77,7 +77,7 @@ class Patience:
             try:
                 reply = await _begun_by(give_up, ask)
             except Misconfigured as error:
-                self._wrong.happened(about=error.reason[:20], model=self.model, reason=error.reason)
+                self._wrong.happened(about=str(error.status), model=self.model, reason=error.reason)
                 raise _later(ctx, self.sentences.misconfigured) from error
             except NotNow as error:
                 self._away.happened(model=self.model, reason=error.reason)
