@@ -352,9 +352,30 @@ MUTATIONS = [
     Mutation(
         "a wrong start beside a process that works does not end that",
         "cli/supervisor.py",
-        "0 not in self._begun",
-        "child.index not in self._begun",
+        "not self._begun and (",
+        "child.index not in self._begun and (",
         "run_processes",
+    ),
+    Mutation(
+        "a stop is said in a word, too",
+        "cli/child.py",
+        "        self.tell(STOP)\n",
+        "",
+        "run_processes",
+    ),
+    Mutation(
+        "so is it known when the parent is gone",
+        "cli/member.py",
+        "        stop.ask()\n",
+        "",
+        "run_processes",
+    ),
+    Mutation(
+        "a process that stands still is not taken for dead when too many wait for it",
+        "neighbours.py",
+        "== errno.ENOTCONN",
+        "== errno.ENOENT",
+        "neighbours",
     ),
     Mutation(
         "the status page shows all processes",
@@ -1066,10 +1087,31 @@ MUTATIONS = [
         "chat",
     ),
     Mutation(
+        "before the model has ever answered no query fails by a request that it does not take",
+        "handlers/chat/model.py",
+        "        if self._has_answered:\n            return declined\n",
+        "        if True:\n            return declined\n",
+        "chat",
+    ),
+    Mutation(
+        "the check asks the model itself",
+        "handlers/chat/inspection.py",
+        "            await _first_word(model, tools)\n",
+        "",
+        "chat_settings",
+    ),
+    Mutation(
         "a model that is away is asked again for half of a query's time only",
         "handlers/chat/patience.py",
         "if trio.current_time() + pause > give_up:",
         "if False:",
+        "chat",
+    ),
+    Mutation(
+        "a model that hangs holds no query for longer than half of its time",
+        "handlers/chat/patience.py",
+        "with trio.CancelScope(deadline=moment) as waiting:",
+        "with trio.CancelScope() as waiting:",
         "chat",
     ),
     Mutation(
@@ -1082,8 +1124,8 @@ MUTATIONS = [
     Mutation(
         "a stream that was cut is no answer",
         "handlers/chat/listener.py",
-        "if not self._is_over and self.draft.finish is None:\n            raise",
-        "if False:\n            raise",
+        "if problem is None and not self._is_over and reply.finish is None:",
+        "if False:",
         "chat chat_stream",
     ),
     Mutation(
@@ -1092,6 +1134,13 @@ MUTATIONS = [
         "if event.is_error or chunk.is_error:",
         "if False:",
         "chat chat_stream",
+    ),
+    Mutation(
+        "an error in the stream is judged by its name, as one in a body is",
+        "handlers/chat/complaint.py",
+        "return next(given, None) or next(named, None)",
+        "return next(given, None)",
+        "chat_stream",
     ),
     Mutation(
         "a whole answer is kept, whatever becomes of its stream",
@@ -1110,7 +1159,7 @@ MUTATIONS = [
     Mutation(
         "an answer that its server has stopped is none",
         "handlers/chat/listener.py",
-        "if self.draft.finish in _STOPPED:",
+        "if problem is None and reply.finish in _STOPPED:",
         "if False:",
         "chat_stream",
     ),
@@ -1138,7 +1187,7 @@ MUTATIONS = [
     Mutation(
         "an answer of a model has a greatest size",
         "handlers/chat/draft.py",
-        "self.size > MOST_OF_A_REPLY or ",
+        "self.size + self.thought > MOST_OF_A_REPLY or ",
         "",
         "chat_stream",
     ),

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from typing import Any, get_args
 
+import attrs
 import pytest
 import trio
 from structlog.typing import EventDict
@@ -11,8 +13,10 @@ from trio.testing import MockClock
 
 from tests.chats import KEY, open_chat, settings
 from trio_worker import Project
+from trio_worker.handlers.chat.failures import Why
 from trio_worker.handlers.chat.opening import open_agent
 from trio_worker.handlers.chat.prompt import BUILT_IN
+from trio_worker.handlers.chat.sentences import ENGLISH, RUSSIAN, Sentences
 from trio_worker.testing import Failing, ModelServer, RunHandler, Saying, Streaming
 
 LONG = "word " * 60
@@ -103,6 +107,7 @@ async def test_progress_is_a_few_lines(autojump_clock: MockClock) -> None:
     [
         ("<think>Hm.\nLet me see.</think>\n\nIt is up.", "It is up."),
         ("\n<think></think>It is up.", "It is up."),
+        ("Hm, let me see.\n</think>\n\nIt is up.", "It is up."),
         ("Write <think>x</think> first.", "Write <think>x</think> first."),
     ],
 )
@@ -123,13 +128,31 @@ async def test_a_stream_without_one_of_its_ends(answer: Saying, autojump_clock: 
         assert (await chat.ask()).answer_text == "Up."
 
 
-async def test_a_server_that_knows_no_stream_options(autojump_clock: MockClock) -> None:
-    """It is asked once without, and from then on always without."""
-    server = ModelServer(refuses=frozenset({"stream_options"}))
+@pytest.mark.parametrize("is_later", [False, True])
+async def test_a_server_that_knows_no_stream_options(
+    is_later: bool, autojump_clock: MockClock, events: list[EventDict]
+) -> None:
+    """It is asked once without, and from then on always without, which is said once."""
+    server = ModelServer()
     async with open_chat(server) as chat:
+        if is_later:  # another server has taken its place
+            await chat.ask("zero")
+        server.refuses = frozenset({"stream_options"})
         first, second = await chat.ask("one"), await chat.ask("two")
     assert (first.answer_text, second.answer_text) == ("You said: one", "You said: two")
-    assert ["stream_options" in request for request in server.requests] == [True, False, False]
+    assert ["stream_options" in request for request in server.requests[-3:]] == [True, False, False]
+    (event,) = happened(events, "wants to be asked in other words")
+    assert (event["asks_usage"], "stream_options" in event["reason"]) == (False, True)
+
+
+async def test_a_stray_refusal_teaches_nothing(autojump_clock: MockClock) -> None:
+    """What has worked, and was not named, is asked for again: else no tokens would ever be counted."""
+    server = ModelServer()
+    server.will(Saying(text="Up."), Failing(status=400, message="upstream hiccup"))
+    async with open_chat(server) as chat:
+        for _ in range(3):
+            assert (await chat.ask()).status == "done"
+    assert ["stream_options" in request for request in server.requests] == [True, True, False, True]
 
 
 async def test_a_model_that_wants_max_completion_tokens(autojump_clock: MockClock) -> None:
@@ -257,6 +280,61 @@ async def test_a_long_retry_after_is_not_waited_for(autojump_clock: MockClock) -
         assert trio.current_time() - began >= 1800
 
 
+@pytest.mark.parametrize("hangs", [Saying(text="Up.", first=10_000), Streaming(pieces=[], then="silence")])
+async def test_a_server_that_takes_the_request_and_hangs(
+    hangs: Saying | Streaming, autojump_clock: MockClock, events: list[EventDict]
+) -> None:
+    """Before its head or behind it: it is left after half of the query's time, and no query fails by it."""
+    server = ModelServer()
+    server.will(hangs)
+    began = trio.current_time()
+    async with open_chat(server, processing_timeout=100) as chat:
+        query = chat.webbuddy.add_query("one")
+        await chat.webbuddy.until(lambda: "Put aside" in " ".join(query.logs))
+        assert 45 < trio.current_time() - began < 60
+        await server.until(lambda: server.given_up == 1)
+        await chat.webbuddy.until(lambda: query.status == "done")
+    assert "The model is not available just now." in " ".join(query.logs)
+    (event,) = happened(events, "the model server is away or busy")
+    assert "not begun to answer" in event["reason"]
+
+
+@pytest.mark.parametrize(
+    "sign", [b": PROCESSING\n\n", b'data: {"choices":[{"delta":{"role":"assistant"}}]}\n\n']
+)
+async def test_a_server_that_has_begun_has_all_the_time(sign: bytes, autojump_clock: MockClock) -> None:
+    """Any sign of it counts: whoever waits in its line, or thinks for long, is at work."""
+    server = ModelServer()
+    server.will(Streaming(pieces=[sign], then="silence"))
+    began = trio.current_time()
+    async with open_chat(server, processing_timeout=100) as chat:
+        query = await chat.ask()
+        assert trio.current_time() - began >= 100
+    assert (query.status, "time limit" in query.answer_text) == ("failed", True)
+
+
+async def test_it_is_put_aside_for_longer_each_time(autojump_clock: MockClock) -> None:
+    """From a minute, doubled by each attempt, up to an hour, with as much again by chance at the most."""
+    server = ModelServer(down=True)
+    async with open_chat(server, processing_timeout=10, max_retries=9) as chat:
+        query = await chat.ask()
+    pauses = [float(found) for found in re.findall(r"Put aside for ([0-9.]+) s", " ".join(query.logs))]
+    assert len(pauses) == 9
+    for attempt, pause in enumerate(pauses):
+        least = min(60 * 2**attempt, 3_600)
+        assert least <= pause <= 1.5 * least + 1
+    assert query.status == "failed"
+    assert "asked to try again later too often" in query.answer_text
+
+
+async def test_a_very_late_attempt(run_handler: RunHandler, autojump_clock: MockClock) -> None:
+    """WORKER_MAX_RETRIES has no limit that a doubling could reach."""
+    server = ModelServer(down=True)
+    async with server.running(), open_agent(settings(), way=server.transport()) as handle:
+        result = await run_handler.here(handle, "up?", attempt=1_100)
+    assert (result.status, result.answer_text) == ("in_progress", "The model is not available just now.")
+
+
 @pytest.mark.parametrize(
     ("server", "reason"),
     [
@@ -298,7 +376,73 @@ async def test_what_is_no_model_server_or_is_not_paid(
     assert event["reason"].startswith(f"{status} ")
 
 
+async def test_a_server_that_has_moved(autojump_clock: MockClock, events: list[EventDict]) -> None:
+    """The operator reads where to; the key is not sent there."""
+    server = ModelServer()
+    server.will(Failing(status=307, body="", location="https://model.test/v1/chat/completions"))
+    async with open_chat(server) as chat:
+        query = chat.webbuddy.add_query("one")
+        await chat.webbuddy.until(lambda: "Put aside" in " ".join(query.logs))
+    (event,) = happened(events, "the model can't be used")
+    assert event["reason"] == (
+        "307 Temporary Redirect, a redirect to https://model.test/v1/chat/completions: set CHAT_BASE_URL to "
+        "where that is"
+    )
+
+
+@pytest.mark.parametrize("status", [408, 409, 425])
+async def test_what_passes_by_itself(status: int, autojump_clock: MockClock) -> None:
+    """These 4xx say nothing of the request either."""
+    server = ModelServer()
+    server.will(Failing(status=status))
+    async with open_chat(server) as chat:
+        assert (await chat.ask("one")).answer_text == "You said: one"
+    assert len(server.requests) == 2
+
+
+async def test_a_quota_that_is_used_up(autojump_clock: MockClock, events: list[EventDict]) -> None:
+    """OpenAI's 429 for that is no request to wait a little."""
+    server = ModelServer()
+    server.will(Failing(status=429, message="You exceeded your quota", code="insufficient_quota"))
+    async with open_chat(server) as chat:
+        query = chat.webbuddy.add_query("one")
+        await chat.webbuddy.until(lambda: "Put aside" in " ".join(query.logs))
+        assert len(server.requests) == 1
+    (event,) = happened(events, "the model can't be used")
+    assert event["reason"] == "429 Too Many Requests: You exceeded your quota"
+
+
+async def test_one_trouble_after_another_is_told(autojump_clock: MockClock, events: list[EventDict]) -> None:
+    """A wrong model behind a wrong key is another thing to mend; the same again is not said again."""
+    server = ModelServer(key="another-key")
+    async with open_chat(server, num_workers=2) as chat:
+        queries = [chat.webbuddy.add_query(text) for text in ("one", "two")]
+        await chat.webbuddy.until(lambda: all("Put aside" in " ".join(query.logs) for query in queries))
+        server.key, server.models = KEY, ("other",)
+        await chat.webbuddy.until(lambda: bool(server.requests))
+        server.models = ("test-model",)
+        await chat.webbuddy.until(lambda: all(query.status == "done" for query in queries))
+    told = [
+        event["reason"][:20] for event in happened(events, "the model can't") if event["log_level"] == "error"
+    ]
+    assert told == ["refuses the key (401", "404 Not Found: The m"]
+    assert happened(events, "the model can be used again")
+
+
+async def test_queries_do_not_wait_for_each_other(autojump_clock: MockClock) -> None:
+    """They share the client, and each has a connection of its own."""
+    server = ModelServer()
+    server.will(*3 * [Saying(text="Up.", first=50)])
+    began = trio.current_time()
+    async with open_chat(server, num_workers=3) as chat:
+        queries = [chat.webbuddy.add_query(text) for text in ("one", "two", "three")]
+        await chat.webbuddy.until(lambda: all(query.status == "done" for query in queries))
+        assert trio.current_time() - began < 80
+
+
 # --- No answer -----------------------------------------------------------------------------------
+
+USED_UP = "The model had used up its greatest length before it began to answer."
 
 NONE = [
     (Saying(refusal="I can't help with that."), "The model refuses to answer: I can't help with that."),
@@ -307,10 +451,15 @@ NONE = [
         Failing(status=400, message="maximum context length", code="context_length_exceeded"),
         "The query, with what it needs, is too long for the model.",
     ),
-    (Saying(text="", finish="length"), "The query, with what it needs, is too long for the model."),
+    (Saying(text="", finish="length"), USED_UP),
+    (Saying(text="<think>It may be", finish="model_length"), USED_UP),
     (
         Saying(text="It is", finish="length"),
         "The model's answer was cut off at its greatest length. It began:\n\nIt is",
+    ),
+    (
+        Failing(status=400, message="It was filtered.", code="content_filter"),
+        "The model's content filter has stopped the answer.",
     ),
     (Saying(text=" \n"), "The model has given an empty answer."),
     (Saying(text="<think>I never stop"), "The model has given an empty answer."),
@@ -375,12 +524,41 @@ FULL = [
 async def test_a_full_context_window(status: int, body: str, autojump_clock: MockClock) -> None:
     """By what vLLM, SGLang and llama.cpp say of it: it is not asked for again, and not in another way."""
     server = ModelServer()
-    server.will(Failing(status=status, body=body))
+    server.will(Saying(text="Up."), Failing(status=status, body=body))
     async with open_chat(server, chat={"max_tokens": 9000}) as chat:
+        await chat.ask()
         query = await chat.ask()
     assert query.status == "failed"
     assert query.answer_text == "The query, with what it needs, is too long for the model."
-    assert len(server.requests) == 1
+    assert len(server.requests) == 1 + 1
+
+
+@pytest.mark.parametrize(("status", "body"), FULL[:2])
+async def test_a_longest_answer_that_never_fits(
+    status: int, body: str, autojump_clock: MockClock, events: list[EventDict]
+) -> None:
+    """Before the model has ever answered it is not the query that is too long, but CHAT_MAX_TOKENS."""
+    server = ModelServer()
+    server.will(Failing(status=status, body=body))
+    async with open_chat(server, chat={"max_tokens": 9000}) as chat:
+        query = chat.webbuddy.add_query("one")
+        await chat.webbuddy.until(lambda: "Put aside" in " ".join(query.logs))
+        assert len(server.requests) == 1
+        await chat.webbuddy.until(lambda: query.status == "done")
+    (event,) = happened(events, "the model can't be used")
+    assert event["reason"].endswith("; CHAT_MAX_TOKENS is 9000")
+
+
+async def test_the_operator_reads_which_limit_it_was(
+    autojump_clock: MockClock, events: list[EventDict]
+) -> None:
+    """Whether a model has thought too long or written too long, its longest answer is set somewhere."""
+    server = ModelServer()
+    server.will(Saying(text="<think>It may be", finish="length"))
+    async with open_chat(server) as chat:
+        await chat.ask()
+    (event,) = happened(events, "no answer of the model")
+    assert "CHAT_MAX_TOKENS" in event["reason"]
 
 
 @pytest.mark.parametrize(("answer", "sentence"), NONE)
@@ -400,13 +578,53 @@ async def test_no_answer_has_a_sentence(
 
 async def test_a_request_that_is_not_taken(autojump_clock: MockClock, events: list[EventDict]) -> None:
     """Also without what not all servers know: the reason is the operator's."""
-    server = ModelServer(refuses=frozenset({"messages"}))
+    server = ModelServer()
     async with open_chat(server) as chat:
+        await chat.ask()
+        server.refuses = frozenset({"messages"})
         query = await chat.ask()
     assert query.answer_text.startswith("The model does not take this query.")
     (event,) = happened(events, "no answer of the model")
     assert event["reason"] == "400 Bad Request: Unrecognized request argument: messages."
-    assert len(server.requests) == 2
+    assert len(server.requests) == 1 + 2
+
+
+@pytest.mark.parametrize(
+    ("setting", "refusal"),
+    [
+        ({"temperature": 0.2}, "Unsupported value: 'temperature' does not support 0.2 with this model."),
+        ({}, '"auto" tool choice requires --enable-auto-tool-choice and --tool-call-parser to be set'),
+        ({}, "registry.ollama.ai/library/gemma3:latest does not support tools"),
+        ({"max_tokens": 9_000}, "max_tokens is too large: 9000. This model supports at most 4096"),
+    ],
+    ids=["temperature", "vLLM's tools", "Ollama's tools", "max_tokens"],
+)
+async def test_a_request_that_was_never_taken(
+    setting: dict[str, Any], refusal: str, autojump_clock: MockClock, events: list[EventDict]
+) -> None:
+    """Before the model has ever answered, it is what is set that it does not take: no query fails by that."""
+    server = ModelServer()
+    server.will(*2 * [Failing(status=400, message=refusal)])
+    async with open_chat(server, chat=setting) as chat:
+        query = chat.webbuddy.add_query("one")
+        await chat.webbuddy.until(lambda: "Put aside" in " ".join(query.logs))
+        (event,) = happened(events, "the model can't be used")
+        assert (event["log_level"], event["reason"]) == ("error", f"400 Bad Request: {refusal}")
+        await chat.webbuddy.until(lambda: query.status == "done")  # the operator has mended it
+    assert happened(events, "the model can be used again")
+
+
+@pytest.mark.parametrize("field", attrs.fields(Sentences))
+def test_a_sentence_takes_the_same_values_in_both_languages(field: Any) -> None:
+    """Else a query would fail in one of the languages only."""
+    english, russian = (getattr(words, field.name) for words in (ENGLISH, RUSSIAN))
+    blank = re.compile("{[a-z]+}")
+    assert set(blank.findall(english)) == set(blank.findall(russian))
+
+
+def test_each_reason_has_a_sentence() -> None:
+    """What mypy can't see: the names of the one are those of the other."""
+    assert set(get_args(Why)) <= set(attrs.fields_dict(Sentences))
 
 
 async def test_sentences_in_russian(autojump_clock: MockClock) -> None:

@@ -3,17 +3,30 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
+from trio.testing import MockClock
 
-from tests.chats import KEY
+from tests.chats import KEY, settings
 from tests.commands import run_command
 from trio_worker.chat_settings import CHAT_HANDLER, ChatSettings
+from trio_worker.cli import check_handler
 from trio_worker.errors import SettingsError
+from trio_worker.handlers.chat.inspection import CHECK_SECONDS, look_at
+from trio_worker.handlers.chat.model import Model, open_client
 from trio_worker.handlers.child_environment import child_environment
 from trio_worker.misspellings import misspellings
-from trio_worker.testing import ModelServer, Saying, ToolRequest, WebBuddy, serve_model, serve_webbuddy
+from trio_worker.testing import (
+    Failing,
+    ModelServer,
+    Saying,
+    ToolRequest,
+    WebBuddy,
+    serve_model,
+    serve_webbuddy,
+)
 
 REQUIRED = {"CHAT_BASE_URL": "http://localhost:11434/v1/", "CHAT_MODEL": "llama3.2"}
 
@@ -121,10 +134,11 @@ async def test_check_asks_the_model_server(tmp_path: Path) -> None:
             "CHAT_MODEL is 'test-model', and the server has test-modell, llama3",
         ),
         (ModelServer(), {"CHAT_BASE_URL": "http://127.0.0.1:9/v1"}, 1, "Is it running?"),
+        (ModelServer(key="another", lists=False), {}, 1, "refuses the key (401"),
         (ModelServer(), {"CHAT_TEMPERATURE": "hot"}, 2, "CHAT_TEMPERATURE is 'hot': expected a number"),
         (ModelServer(), {"CHAT_TOOLS": "nowhere:tools"}, 2, "CHAT_TOOLS is 'nowhere:tools'"),
     ],
-    ids=["key", "model", "nobody", "setting", "tools"],
+    ids=["key", "model", "nobody", "key without a list", "setting", "tools"],
 )
 async def test_check_says_what_is_wrong(
     server: ModelServer, environ: dict[str, str], code: int, sentence: str, tmp_path: Path
@@ -132,6 +146,76 @@ async def test_check_says_what_is_wrong(
     """In a sentence, and by its exit code."""
     ended, out, _ = await run(tmp_path, "check", server=server, **environ)
     assert (ended, sentence in " ".join(out.split())) == (code, True)
+
+
+async def look(server: ModelServer, **values: Any) -> list[tuple[str, str, str]]:
+    """The lines of the check, in virtual time."""
+    said: list[tuple[str, str, str]] = []
+    chosen = settings(**values)
+    async with server.running(), open_client(chosen, server.transport()) as client:
+        await look_at(Model(client, chosen), (), lambda *line: said.append(line))
+    return said
+
+
+FINE = [
+    ("fine", "model server", "http://model.test/v1 answers, and takes the key"),
+    ("fine", "model", "test-model"),
+]
+
+
+@pytest.mark.parametrize(
+    "server", [ModelServer(key=KEY, lists=False), ModelServer(key=KEY, models=("test-model", "other"))]
+)
+async def test_the_model_itself_is_asked(server: ModelServer, autojump_clock: MockClock) -> None:
+    """With a list or without one: up to its first word, with what is set, and then it stops."""
+    server.will(Saying(text="Yes, I am.", pause=10))
+    assert await look(server, temperature=0.2) == FINE
+    (request,) = server.requests
+    assert (request["model"], request["temperature"]) == ("test-model", 0.2)
+    assert server.given_up == 1
+
+
+async def test_a_model_by_ollamas_short_name(autojump_clock: MockClock) -> None:
+    """It is in the list by its long one: what is wrong then is not its name."""
+    server = ModelServer(models=("llama3.2:latest",))
+    (line,) = await look(server, model="llama3.2")
+    assert line[1] == "model server"
+    assert "404 Not Found: The model 'llama3.2' does not exist. Check CHAT_API_KEY" in line[2]
+
+
+@pytest.mark.parametrize(
+    ("url", "key"), [("http://model.test", KEY), ("http://model.test/v1/x", "sk-another")]
+)
+async def test_a_wrong_url(url: str, key: str, autojump_clock: MockClock) -> None:
+    """There is no list, and no model: nothing is fine, and the key has not been taken."""
+    server = ModelServer()
+    assert await look(server, base_url=url, api_key=key) == [
+        (
+            "problem",
+            "model server",
+            f"{url}: 404 Not Found: Unknown path. Check CHAT_BASE_URL (it usually ends in /v1), "
+            "CHAT_API_KEY, CHAT_MODEL and the other settings that begin with CHAT_.",
+        )
+    ]
+
+
+async def test_a_server_that_refuses_what_is_set(autojump_clock: MockClock) -> None:
+    """As for a query: the reason is the server's."""
+    server = ModelServer()
+    server.will(*2 * [Failing(status=400, message="does not support tools")])
+    ((mark, _, sentence),) = await look(server)
+    assert mark == "problem"
+    assert "400 Bad Request: does not support tools. Check CHAT_API_KEY, CHAT_MODEL and the other" in sentence
+
+
+async def test_a_server_that_does_not_answer(autojump_clock: MockClock) -> None:
+    """It is waited for a little less long than any check of a handler."""
+    server = ModelServer()
+    server.will(Saying(text="Yes", first=1_000))
+    ((mark, _, sentence),) = await look(server)
+    assert mark == "problem"
+    assert "http://model.test/v1 does not answer within 25 s" in sentence
+    assert CHECK_SECONDS < check_handler.PATIENCE
 
 
 @pytest.mark.parametrize("command", ["run", "once"])

@@ -30,6 +30,7 @@ def chunk(delta: dict[str, Any] | None = None, finish: str | None = None, **more
     return event({"choices": [{"index": 0, "delta": delta or {}, "finish_reason": finish}], **more})
 
 
+UP = chunk({"content": "Up."})
 FINE = chunk({"content": "fi"}) + chunk({"content": "ne"}) + chunk(finish="stop") + DONE
 
 
@@ -89,6 +90,35 @@ def test_parts_instead_of_a_text() -> None:
     """Mistral's thinking models send the parts of a message; what they think is none of the answer."""
     thought = {"type": "thinking", "thinking": [{"type": "text", "text": "Hm."}]}
     assert listen(chunk({"content": [thought, {"type": "text", "text": "Up."}]}), DONE).text == "Up."
+
+
+THOUGHTS = [
+    {"reasoning_content": "Hm, hm."},
+    {"reasoning": "Hm, hm."},
+    {"content": [{"type": "thinking", "thinking": [{"type": "text", "text": "Hm."}]}]},
+]
+
+
+@pytest.mark.parametrize("thought", THOUGHTS)
+async def test_a_model_that_thinks(thought: dict[str, Any], autojump_clock: MockClock) -> None:
+    """Its thoughts are none of the answer, but its author is told, once; and then when it writes."""
+    server = ModelServer()
+    server.will(Streaming(pieces=[*3 * [chunk(thought)], UP, chunk(finish="stop"), DONE]))
+    async with open_chat(server) as chat:
+        query = await chat.ask()
+    assert query.answer_text == "Up."
+    said = " ".join(query.logs)
+    assert said.count("The model is thinking") == 1
+    assert said.index("The model is thinking") < said.index("The model has begun to write")
+
+
+def test_a_thought_is_no_answer_yet() -> None:
+    """What breaks off then can be asked for again."""
+    listener = Listener(str)
+    assert listener.feed(chunk(THOUGHTS[0]))
+    listener.lose("cut")
+    with pytest.raises(NotNow):
+        listener.reply()
 
 
 def test_usage_that_makes_no_sense_is_left_out() -> None:
@@ -162,9 +192,14 @@ def test_arguments_as_an_object() -> None:
     assert found.arguments == '{"page": "/вход"}'
 
 
-# --- The end -------------------------------------------------------------------------------------
+@pytest.mark.parametrize("arguments", [None, "", " ", "null"])
+def test_no_arguments(arguments: str | None) -> None:
+    """For a tool that has none, models write this or that."""
+    (found,) = listen(call(0, "a", "look", arguments), DONE).calls
+    assert (found.arguments, found.is_object) == ("{}", True)
 
-UP = chunk({"content": "Up."})
+
+# --- The end -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -204,6 +239,18 @@ async def test_what_it_cost_comes_behind_the_end(autojump_clock: MockClock) -> N
     assert query.token_usage[0]["prompt_tokens"] == 5
 
 
+async def test_what_a_stopped_answer_has_cost(autojump_clock: MockClock) -> None:
+    """It is no answer, and WebBuddy is told its tokens all the same."""
+    server = ModelServer()
+    usage = event({"choices": [], "usage": {"prompt_tokens": 5, "completion_tokens": 2}})
+    server.will(Streaming(pieces=[UP, chunk(finish="error"), usage, DONE]))
+    async with open_chat(server) as chat:
+        query = await chat.ask()
+        await chat.webbuddy.until(lambda: bool(query.token_usage), within=60)
+    assert query.status == "failed"
+    assert (query.token_usage[0]["prompt_tokens"], query.token_usage[0]["ai_agent_answer"]) == (5, "Up.")
+
+
 async def test_a_real_connection_that_is_cut_behind_the_end() -> None:
     """Over a socket: a server that closes without the last zero chunk has said all the same."""
     server = ModelServer()
@@ -235,6 +282,10 @@ def test_an_answer_that_the_server_has_stopped(finish: str) -> None:
 # --- Errors in the stream ------------------------------------------------------------------------
 
 
+def named(message: str, code: str, type: str = "some_error") -> dict[str, Any]:
+    return {"error": {"message": message, "type": type, "param": None, "code": code}}
+
+
 @pytest.mark.parametrize(
     ("said", "kind", "sentence"),
     [
@@ -246,6 +297,12 @@ def test_an_answer_that_the_server_has_stopped(finish: str) -> None:
         (b'error: {"code":500,"message":"slot is gone","type":"server_error"}\n\n', NotNow, None),
         (event({"error": {"message": "No credits", "code": 402}}), Misconfigured, None),
         (event({"error": {"message": "Bad image", "code": 400}}), Declined, "not_taken"),
+        (event(named("filtered", "content_filter")), NoAnswer, "filtered"),
+        (event(named("You exceeded your quota", "insufficient_quota")), Misconfigured, None),
+        (event(named("No such model", "model_not_found", "invalid_request_error")), Misconfigured, None),
+        (event(named("Incorrect API key", "invalid_api_key", "invalid_request_error")), Misconfigured, None),
+        (event(named("Bad image", "invalid_value", "invalid_request_error")), Declined, "not_taken"),
+        (event(named("Slow down", "rate_limit_exceeded", "requests")), NotNow, None),
         (
             b'error: {"code":400,"message":"the request exceeds the available context size","type":'
             b'"exceed_context_size_error","n_prompt_tokens":14429,"n_ctx":8192}\n\n',
@@ -262,19 +319,19 @@ def test_errors_in_the_stream(said: bytes, kind: type[ModelError], sentence: str
     assert "an error in the stream: " in found.reason
     broken = problem(UP, said, DONE)
     assert isinstance(broken, NoAnswer)
-    assert broken.sentence == ("too_long" if sentence == "too_long" else "broken_off")
+    assert broken.sentence == ("broken_off" if sentence in (None, "not_taken") else sentence)
 
 
 STRANGE = [
     b"data: hello\n\n",
     event([1]),
     event({"choices": "none"}),
-    b'data: {"usage":' + b"[" * 5_000 + b"]" * 5_000 + b"}\n\n",
+    b'data: {"usage":' + b"[" * 100_000 + b"]" * 100_000 + b"}\n\n",
     b"data: " + b"9" * 5_000 + b"\n\n",
 ]
 
 
-@pytest.mark.parametrize("said", STRANGE)
+@pytest.mark.parametrize("said", STRANGE, ids=range(len(STRANGE)))
 def test_what_is_no_chunk(said: bytes) -> None:
     """Asking again would bring it again: from the beginning it is for the operator, later the query's end."""
     found = problem(said, DONE)
@@ -356,6 +413,11 @@ def arguments_without_end() -> Iterator[bytes]:
         yield call(0, None, None, "x" * 100_000)
 
 
+def thoughts_without_end() -> Iterator[bytes]:
+    for _ in range(MOST_OF_A_REPLY // 100_000 + 1):
+        yield chunk({"reasoning": "x" * 100_000})
+
+
 def calls_without_end() -> Iterator[bytes]:
     for number in range(MOST_CALLS + 1):
         yield call(number, None, "look", "")
@@ -369,6 +431,7 @@ def calls_without_end() -> Iterator[bytes]:
         (lines_without_data, "endless"),
         (an_answer_without_end, "endless"),
         (arguments_without_end, "endless"),
+        (thoughts_without_end, "endless"),
         (calls_without_end, "endless"),
     ],
 )

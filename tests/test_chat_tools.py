@@ -447,6 +447,6 @@ async def test_calls_without_end(autojump_clock: MockClock) -> None:
         query = await chat.ask()
     assert (query.status, query.answer_text) == (
         "failed",
-        "The model goes on calling tools instead of answering, 2 times so far.",
+        "The model goes on calling tools instead of answering (rounds so far: 2).",
     )
     assert len(server.requests) == 6

@@ -84,7 +84,7 @@ async def test_it_has_a_limit_of_its_own(autojump_clock: MockClock) -> None:
     async with open_worker(agent.handle, max_retries=3) as worker:
         query = await worker.ask("limited")
     assert query.status == "failed"
-    assert query.answer_text == ("The agent asked to try again later for the 4th time; 3 times are allowed.")
+    assert query.answer_text == ("The agent asked to try again later too often (times: 4, allowed: 3).")
     assert len(agent.called) == 4
 
 

@@ -121,6 +121,7 @@ class Failing:
         message: What is said.
         code: Its ``code``, such as ``context_length_exceeded``.
         retry_after: Seconds for ``Retry-After``, or None.
+        location: Where else to ask, or None.
         body: Sent in place of all that, for what is no model server.
     """
 
@@ -128,6 +129,7 @@ class Failing:
     message: str = "It went wrong."
     code: str | None = None
     retry_after: int | None = None
+    location: str | None = None
     body: str | None = None
 
     @property

@@ -47,6 +47,7 @@ class ModelServer(Watched):
         models: Those that it has; a request for another is answered with 404.
         key: What a request has to bring as its Bearer token, or None.
         refuses: Keys of a request that this server does not know: it answers 400, as older ones do.
+        lists: Whether it lists its models; some do not.
         down: It refuses connections; only without sockets.
         requests: The bodies of the requests for completions, in their order.
         headers: Their headers.
@@ -56,6 +57,7 @@ class ModelServer(Watched):
     models: tuple[str, ...] = ("test-model",)
     key: str | None = None
     refuses: frozenset[str] = frozenset()
+    lists: bool = True
     down: bool = False
     requests: list[dict[str, Any]] = attrs.field(factory=list, init=False)
     headers: list[dict[str, str]] = attrs.field(factory=list, init=False)
@@ -98,7 +100,7 @@ class ModelServer(Watched):
         headers = {name.decode().lower(): value.decode() for name, value in scope["headers"]}
         if self.key is not None and headers.get("authorization") != f"Bearer {self.key}":
             await _fail(send, Failing(status=401, message="Incorrect API key", code="invalid_api_key"))
-        elif (scope["method"], scope["path"]) == ("GET", "/v1/models"):
+        elif self.lists and (scope["method"], scope["path"]) == ("GET", "/v1/models"):
             models = [{"id": name, "object": "model", "owned_by": "us"} for name in self.models]
             await _whole(send, 200, json.dumps({"object": "list", "data": models}))
         elif (scope["method"], scope["path"]) == ("POST", "/v1/chat/completions"):
@@ -202,6 +204,8 @@ async def _event(send: Send, data: str) -> None:
 
 async def _fail(send: Send, answer: Failing) -> None:
     more = {} if answer.retry_after is None else {b"retry-after": b"%d" % answer.retry_after}
+    if answer.location is not None:
+        more[b"location"] = answer.location.encode()
     await _whole(send, answer.status, answer.text, more)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -11,12 +11,13 @@ import structlog
 from trio_worker.chat_settings import ChatSettings
 from trio_worker.context import Context
 from trio_worker.errors import QueryFailed, WebBuddyError
+from trio_worker.handlers.chat.draft import Draft
 from trio_worker.handlers.chat.failures import NoAnswer
 from trio_worker.handlers.chat.model import Model
 from trio_worker.handlers.chat.patience import Patience
 from trio_worker.handlers.chat.progress import Progress
 from trio_worker.handlers.chat.prompt import NO_MORE_TOOLS, system_prompt
-from trio_worker.handlers.chat.reply import Reply, without_thoughts
+from trio_worker.handlers.chat.reply import Reply
 from trio_worker.handlers.chat.sentences import Sentences
 from trio_worker.handlers.chat.toolbox import Toolbox
 from trio_worker.handlers.chat.usage import tell_usage
@@ -95,17 +96,26 @@ class Agent:
         ctx.log(self.sentences.steps_over.format(count=self.settings.max_steps))
         messages[-1] = {**messages[-1], "content": f"{messages[-1]['content']}\n\n{NO_MORE_TOOLS}"}
         reply = await self._ask(messages, (), progress)
-        if reply.calls and not without_thoughts(reply.text):
+        if reply.calls and not reply.answer:
             raise NoAnswer("no_end", "it calls tools without end", count=self.settings.max_steps)
         return _answer(reply)
 
     async def _ask(
         self, messages: Sequence[Message], schemas: Sequence[Message], progress: Progress
     ) -> Reply:
-        async def ask() -> Reply:
-            return await self.model.ask(messages, schemas, progress.heard)
+        async def ask(begun: Callable[[], None]) -> Reply:
+            def heard(draft: Draft) -> None:
+                begun()
+                progress.heard(draft)
 
-        reply = await self.patience.ask(ask, progress.ctx)
+            return await self.model.ask(messages, schemas, heard)
+
+        try:
+            reply = await self.patience.ask(ask, progress.ctx)
+        except NoAnswer as error:
+            if error.reply is not None and error.reply.usage:
+                await tell_usage(progress.ctx, self.settings.model, messages, error.reply)
+            raise
         await tell_usage(progress.ctx, self.settings.model, messages, reply)
         _check_end(reply)
         return reply
@@ -117,19 +127,18 @@ def _check_end(reply: Reply) -> None:
     Raises:
         NoAnswer: Not because it was complete.
     """
-    text = without_thoughts(reply.text)
     if reply.refusal.strip():
         raise NoAnswer("refused_why", f"it refuses: {reply.refusal}", said=reply.refusal.strip())
     if reply.finish == "content_filter":
         raise NoAnswer("filtered", "finish_reason content_filter")
     if reply.finish in ("length", "model_length"):  # the latter is Mistral's
-        raise NoAnswer(
-            "cut_off" if text else "too_long", f"finish_reason {reply.finish}: {reply.usage}", text=text
+        reason = (
+            f"finish_reason {reply.finish}: {reply.usage}; CHAT_MAX_TOKENS, or the server's limit, is too low"
         )
+        raise NoAnswer("cut_off" if reply.answer else "used_up", reason, text=reply.answer)
 
 
 def _answer(reply: Reply) -> str:
-    text = without_thoughts(reply.text)
-    if not text:
+    if not reply.answer:
         raise NoAnswer("empty", f"an empty answer, finish_reason {reply.finish}: {reply.usage}")
-    return text
+    return reply.answer

@@ -49,6 +49,8 @@ class _Delta(msgspec.Struct):
     content: str | list[Any] | None = None
     refusal: str | None = None
     tool_calls: list[CallPiece] | None = None
+    reasoning_content: Any = None
+    reasoning: Any = None
 
 
 class Choice(msgspec.Struct):
@@ -68,6 +70,20 @@ class Choice(msgspec.Struct):
             part.get("text") for part in content if isinstance(part, dict) and part.get("type") == "text"
         )
         return "".join(text for text in found if isinstance(text, str))
+
+    @property
+    def thought(self) -> int:
+        """How many characters the model has thought, about: what they are is not for the answer.
+
+        As ``reasoning_content`` (DeepSeek, vLLM, llama.cpp) or ``reasoning`` (OpenRouter, Ollama), or as a
+        part of the content (Mistral).
+        """
+        if self.delta is None:
+            return 0
+        thoughts = [self.delta.reasoning_content or self.delta.reasoning]
+        if isinstance(self.delta.content, list):
+            thoughts += [part.get("thinking") for part in self.delta.content if isinstance(part, dict)]
+        return sum(len(str(thought)) for thought in thoughts if thought)
 
     @property
     def refusal(self) -> str:

@@ -17,6 +17,16 @@ _TOO_LONG = re.compile(
     r"maximum context length|longer than the maximum model length"
     r"|longer than the model's context length|exceeds the available context size"
 )
+# Not the question alone, but with the answer that was asked for: OpenAI and vLLM, which count both.
+_WITH_THE_ANSWER = re.compile(r"max_(completion_)?tokens|in the completion")
+
+# In a stream OpenAI's names stand alone, without the status that an answer has beside them.
+_STATUSES = {
+    "invalid_api_key": 401,
+    "insufficient_quota": 402,
+    "model_not_found": 404,
+    "invalid_request_error": 400,
+}
 
 
 @attrs.frozen
@@ -33,14 +43,21 @@ class Complaint:
 
     @property
     def status(self) -> int | None:
-        """The status among the codes, of servers that have sent 200 already (OpenRouter, llama.cpp)."""
-        return next((int(code) for code in self.codes if re.fullmatch("[45][0-9]{2}", code)), None)
+        """What its codes stand for, where the status itself was 200 already; None: they do not say."""
+        given = (int(code) for code in self.codes if re.fullmatch("[45][0-9]{2}", code))
+        named = (status for name, status in _STATUSES.items() if name in self.codes)
+        return next(given, None) or next(named, None)
 
     @property
     def is_too_long(self) -> bool:
         """Whether the context window is full."""
         known = {"context_length_exceeded", "exceed_context_size_error"}
         return bool(self.codes & known) or bool(_TOO_LONG.search(self.message))
+
+    @property
+    def counts_the_answer(self) -> bool:
+        """Whether it is only too long together with the longest answer that was asked for."""
+        return bool(_WITH_THE_ANSWER.search(self.message))
 
 
 def read_complaint(body: bytes | str) -> Complaint:
@@ -67,15 +84,15 @@ def judge(status: int, complaint: Complaint, reason: str, *, retry_after: float 
         retry_after: Seconds that it asks to wait, or None.
     """
     if complaint.is_too_long:
-        return NoAnswer("too_long", reason)
+        return (Declined if complaint.counts_the_answer else NoAnswer)("too_long", reason)
     if "content_filter" in complaint.codes:
         return NoAnswer("filtered", reason)
-    if status in (401, 403):
-        return Misconfigured(f"refuses the key ({reason})")
-    if status in (402, 404, 405, 501) or status < 400 or "insufficient_quota" in complaint.codes:
-        return Misconfigured(reason)
+    if status == 401:
+        return Misconfigured(f"refuses the key ({reason})", status=status)
+    if status in (402, 403, 404, 405, 501) or status < 400 or "insufficient_quota" in complaint.codes:
+        return Misconfigured(reason, status=status)
     if status in (408, 409, 425, 429) or status >= 500:
         return NotNow(reason, retry_after=retry_after)
     if status in (400, 422):
-        return Declined(reason)
+        return Declined("not_taken", reason)
     return NoAnswer("too_long" if status == 413 else "not_taken", reason)

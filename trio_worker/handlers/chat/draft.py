@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import attrs
 
@@ -35,11 +35,13 @@ class Draft:
     Attributes:
         length: Characters of the answer.
         size: Characters of all that is kept.
+        thought: Characters that the model has thought, which are not kept.
         finish: Why it ended; None: it has not.
     """
 
     length: int = attrs.field(default=0, init=False)
     size: int = attrs.field(default=0, init=False)
+    thought: int = attrs.field(default=0, init=False)
     finish: str | None = attrs.field(default=None, init=False)
     _model: str = attrs.field(default="", init=False)
     _counts: Mapping[str, int] = attrs.field(factory=dict, init=False)
@@ -64,6 +66,7 @@ class Draft:
         for choice in chunk.choices or ():
             self._keep(self._text, choice.text)
             self.length += len(choice.text)
+            self.thought += choice.thought
             self._keep(self._refusal, choice.refusal)
             for piece in choice.calls:
                 call = self._call_of(piece)
@@ -71,8 +74,10 @@ class Draft:
                 call.name = call.name or piece.name
                 self._keep(call.arguments, piece.arguments)
             self.finish = choice.finish_reason or self.finish
-        if self.size > MOST_OF_A_REPLY or len(self._calls) > MOST_CALLS:
-            raise NoAnswer("endless", f"{self.size} characters and {len(self._calls)} calls, and no end")
+        if self.size + self.thought > MOST_OF_A_REPLY or len(self._calls) > MOST_CALLS:
+            raise NoAnswer(
+                "endless", f"{self.size + self.thought} characters and {len(self._calls)} calls, and no end"
+            )
 
     def _keep(self, pieces: list[str], piece: str) -> None:
         if piece:
@@ -98,10 +103,16 @@ class Draft:
             text=encodable("".join(self._text)),
             refusal=encodable("".join(self._refusal)),
             calls=[
-                ToolCall(encodable(call.id), encodable(call.name), encodable("".join(call.arguments)))
+                ToolCall(encodable(call.id), encodable(call.name), _arguments(call.arguments))
                 for call in sorted(self._calls, key=lambda call: call.index)
             ],
             finish=self.finish,
             model=self._model,
             usage=self._counts,
         )
+
+
+def _arguments(pieces: Sequence[str]) -> str:
+    """Put them together; some models write null, or nothing, for none."""
+    text = encodable("".join(pieces))
+    return "{}" if text.strip() in ("", "null") else text

@@ -11,7 +11,26 @@
 
 from __future__ import annotations
 
-__all__ = ["Declined", "Misconfigured", "ModelError", "NoAnswer", "NotNow", "reason_behind"]
+from typing import Literal
+
+from trio_worker.handlers.chat.reply import Reply
+
+__all__ = ["Declined", "Misconfigured", "ModelError", "NoAnswer", "NotNow", "Why", "reason_behind"]
+
+Why = Literal[
+    "broken_off",
+    "cut_off",
+    "empty",
+    "endless",
+    "filtered",
+    "no_end",
+    "not_taken",
+    "refused_why",
+    "strange",
+    "too_long",
+    "used_up",
+]
+"""Which of `Sentences` the author of a query without an answer reads."""
 
 
 class ModelError(Exception):
@@ -40,33 +59,40 @@ class NotNow(ModelError):
 
 
 class Misconfigured(ModelError):
-    """It wants another key, another model, or is no model server: every query would meet that."""
+    """It wants another key, another model, or is no model server: every query would meet that.
+
+    Args:
+        reason: As in `ModelError`.
+        status: What it has answered; None: nothing that has one.
+    """
+
+    def __init__(self, reason: str, *, status: int | None = None) -> None:
+        super().__init__(reason)
+        self.status = status
 
 
 class NoAnswer(ModelError):
     """It will not answer this query, or has not to its end.
 
     Args:
-        sentence: What the query's author reads: the name of one of `Sentences`.
+        sentence: What the query's author reads.
         reason: As in `ModelError`.
         **values: For the sentence.
+
+    Attributes:
+        reply: What there was of one by then: it has cost something.
     """
 
-    def __init__(self, sentence: str, reason: str, **values: object) -> None:
+    reply: Reply | None = None
+
+    def __init__(self, sentence: Why, reason: str, **values: object) -> None:
         super().__init__(reason)
         self.sentence = sentence
         self.values = values
 
 
 class Declined(NoAnswer):
-    """The server does not take the request: perhaps it takes a simpler one.
-
-    Args:
-        reason: As in `ModelError`.
-    """
-
-    def __init__(self, reason: str) -> None:
-        super().__init__("not_taken", reason)
+    """The server does not take the request: perhaps it takes a simpler one."""
 
 
 def reason_behind(error: BaseException) -> str:

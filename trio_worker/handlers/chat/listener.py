@@ -11,7 +11,7 @@ from trio_worker.handlers.chat.chunk import ChunkError, read_chunk
 from trio_worker.handlers.chat.complaint import judge, read_complaint
 from trio_worker.handlers.chat.draft import Draft
 from trio_worker.handlers.chat.events import Event, EventReader, EventTooLongError
-from trio_worker.handlers.chat.failures import Misconfigured, ModelError, NoAnswer, NotNow
+from trio_worker.handlers.chat.failures import Declined, Misconfigured, ModelError, NoAnswer, NotNow
 from trio_worker.handlers.chat.reply import Reply
 
 __all__ = ["LINGER_SECONDS", "MOST_OF_A_STREAM", "USAGE_SECONDS", "Listener"]
@@ -89,17 +89,20 @@ class Listener:
         Raises:
             ModelError: It is no answer.
         """
-        if self._problem is not None:
-            raise self._problem
+        problem, reply = self._problem, self.draft.reply()
         # Some servers leave [DONE] out, and some the finish_reason; without both it was cut.
-        if not self._is_over and self.draft.finish is None:
-            raise self._broken("the stream ended in the middle")
-        if self.draft.finish in _STOPPED:
-            raise self._broken(f"the server has stopped: finish_reason {self.draft.finish}")
-        return self.draft.reply()
+        if problem is None and not self._is_over and reply.finish is None:
+            problem = self._broken("the stream ended in the middle")
+        if problem is None and reply.finish in _STOPPED:
+            problem = self._broken(f"the server has stopped: finish_reason {reply.finish}")
+        if problem is None:
+            return reply
+        if isinstance(problem, NoAnswer):
+            problem.reply = reply
+        raise problem
 
     def _state(self) -> tuple[object, ...]:
-        return self.draft.size, self.draft.finish, self._is_over
+        return self.draft.size, self.draft.thought, self.draft.finish, self._is_over
 
     def _take(self, event: Event) -> None:
         if event.data.strip() == _END:
@@ -130,11 +133,11 @@ class Listener:
     def _complained(self, event: Event) -> ModelError:
         complaint = read_complaint(event.data)
         reason = f"an error in the stream: {self.shown(complaint.message or event.data)}"
-        if complaint.is_too_long:
-            return NoAnswer("too_long", reason)
-        if self.draft.has_begun or complaint.status is None:
+        found = judge(complaint.status or 500, complaint, reason)
+        # What was taken and begun is not to be put aside, or asked in other words.
+        if self.draft.has_begun and (isinstance(found, Declined) or not isinstance(found, NoAnswer)):
             return self._broken(reason)
-        return judge(complaint.status, complaint, reason)
+        return found
 
     def _broken(self, reason: str) -> ModelError:
         """Say what it means when a reply breaks off: before anything has come, it can be asked for again."""

@@ -11,11 +11,13 @@ from typing import Any
 import attrs
 import httpx
 import msgspec
+import structlog
 import trio
 
 from trio_worker.answers import retry_after
 from trio_worker.chat_settings import ChatSettings
 from trio_worker.handlers.chat.complaint import judge, read_complaint
+from trio_worker.handlers.chat.draft import Draft
 from trio_worker.handlers.chat.encodable import encodable
 from trio_worker.handlers.chat.failures import Declined, Misconfigured, ModelError, NotNow, reason_behind
 from trio_worker.handlers.chat.listener import Listener
@@ -24,6 +26,8 @@ from trio_worker.masks import MASK
 from trio_worker.route import find_route
 
 __all__ = ["Model", "find_way", "open_client"]
+
+log = structlog.get_logger(__name__)
 
 CONNECT_SECONDS = 10.0
 _MOST_OF_AN_ERROR = 65_536  # bytes that are read of an answer that is none
@@ -89,6 +93,10 @@ class _Dialect:
             return None
         return attrs.evolve(self, max_tokens="max_completion_tokens")
 
+    def is_meant_by(self, refusal: str) -> bool:
+        """Whether what was refused is what is asked otherwise here."""
+        return any(name in refusal for name in ("stream_options", "include_usage", "max_completion_tokens"))
+
 
 @attrs.define
 class Model:
@@ -102,12 +110,13 @@ class Model:
     client: httpx.AsyncClient
     settings: ChatSettings
     _dialect: _Dialect = attrs.field(factory=_Dialect, init=False)
+    _has_answered: bool = attrs.field(default=False, init=False)
 
     async def ask(
         self,
         messages: Sequence[Mapping[str, Any]],
         tools: Sequence[Mapping[str, Any]],
-        heard: Callable[[int], None],
+        heard: Callable[[Draft], None],
     ) -> Reply:
         """Ask the model for its next message.
 
@@ -116,23 +125,47 @@ class Model:
         Args:
             messages: What was said so far.
             tools: What it may call, as the API has it.
-            heard: Called with the number of characters that have come, each time some do.
+            heard: Called with what there is of the answer, each time something comes.
 
         Raises:
             ModelError: There is no such message, or only a part of it; see there.
         """
-        dialect = self._dialect
+        dialect, why = self._dialect, ""
         while True:
             try:
                 reply = await self._ask(self._payload(messages, tools, dialect), heard)
             except Declined as declined:
                 simpler = dialect.simpler(declined.reason)
-                if simpler is None:
-                    raise
-                dialect = simpler
+                if simpler is None or declined.sentence == "too_long":  # in other words it is as long
+                    raise self._as_meant(declined) from declined
+                dialect, why = simpler, declined.reason
             else:
-                self._dialect = dialect  # what has worked will work again
+                self._learn(dialect, why)
                 return reply
+
+    def _learn(self, dialect: _Dialect, why: str) -> None:
+        """Ask in these words from now on: they have worked.
+
+        Unless others have worked before, and were not what was refused: then it was a server's whim, by which
+        no tokens would be counted any more.
+        """
+        if dialect != self._dialect and (not self._has_answered or dialect.is_meant_by(why)):
+            log.warning(
+                "the model server wants to be asked in other words", **attrs.asdict(dialect), reason=why
+            )
+            self._dialect = dialect
+        self._has_answered = True
+
+    def _as_meant(self, declined: Declined) -> ModelError:
+        """Say whose fault it is when a request is not taken: one text can't be told from another.
+
+        A model that has never answered may be unable to, with these settings: a temperature that it does not
+        know, tools, too many tokens. No query is to fail by that.
+        """
+        if self._has_answered:
+            return declined
+        about = f"; CHAT_MAX_TOKENS is {self.settings.max_tokens}" if declined.sentence == "too_long" else ""
+        return Misconfigured(declined.reason + about)
 
     async def names(self) -> list[str] | None:
         """List the models of the server; None: it does not list them.
@@ -169,7 +202,7 @@ class Model:
             payload["tools"] = tools
         return payload
 
-    async def _ask(self, payload: Mapping[str, Any], heard: Callable[[int], None]) -> Reply:
+    async def _ask(self, payload: Mapping[str, Any], heard: Callable[[Draft], None]) -> Reply:
         listener = Listener(self._shown)
         try:
             async with self.client.stream(
@@ -192,6 +225,9 @@ class Model:
         reason = f"{response.status_code} {response.reason_phrase}".strip() + said
         if response.status_code == 200:
             reason = f"answers with no stream, but with {response.headers.get('content-type')!r}{said}"
+        if response.has_redirect_location:
+            where = self._shown(response.headers["location"])
+            reason = f"{reason}, a redirect to {where}: set CHAT_BASE_URL to where that is"
         # Once it has begun to answer, a server may have no other place for the status than the body.
         status = (complaint.status if response.status_code == 200 else None) or response.status_code
         return judge(status, complaint, reason, retry_after=retry_after(response))
@@ -220,7 +256,7 @@ def _is_stream(response: httpx.Response) -> bool:
     return "text/event-stream" in response.headers.get("content-type", "").lower()
 
 
-async def _listen(response: httpx.Response, listener: Listener, heard: Callable[[int], None]) -> None:
+async def _listen(response: httpx.Response, listener: Listener, heard: Callable[[Draft], None]) -> None:
     """Take the stream up to its end."""
     # Never left by a `break` or an error of ours: the generators of httpx behind it would be, half read. Read
     # to its end, the connection serves the next query; what does not end is cancelled, and closed.
@@ -228,8 +264,7 @@ async def _listen(response: httpx.Response, listener: Listener, heard: Callable[
         async for piece in response.aiter_bytes():
             if listener.feed(piece):
                 reading.deadline = trio.current_time() + listener.patience
-                if listener.draft.length:
-                    heard(listener.draft.length)
+            heard(listener.draft)
 
 
 async def _beginning_of(response: httpx.Response, most: int) -> bytes:

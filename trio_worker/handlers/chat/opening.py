@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import httpx
-import trio
 
 from trio_worker.chat_settings import ChatSettings
 from trio_worker.context import Context
 from trio_worker.environment import read_environment
 from trio_worker.handlers.chat.agent import Agent
-from trio_worker.handlers.chat.failures import Misconfigured, ModelError
+from trio_worker.handlers.chat.inspection import look_at
 from trio_worker.handlers.chat.model import Model, find_way, open_client
 from trio_worker.handlers.chat.patience import Patience
 from trio_worker.handlers.chat.sentences import sentences
@@ -26,9 +24,6 @@ from trio_worker.query import Query
 from trio_worker.settings import read_fields
 
 __all__ = ["check_model", "find_way", "open_agent", "read_chat"]
-
-CHECK_SECONDS = 10.0
-_SHOWN_MODELS = 5
 
 
 def read_chat(directory: Path) -> tuple[ChatSettings, list[Tool], str]:
@@ -81,7 +76,7 @@ async def open_agent(
 
 
 async def check_model(say: Say) -> None:
-    """Look whether the settings are right, and whether the server is there, takes the key and has the model.
+    """Look whether the settings are right, and whether the model answers with them.
 
     Raises:
         SettingsError: A setting is wrong.
@@ -90,31 +85,4 @@ async def check_model(say: Say) -> None:
     if tools:
         say("fine", "tools", ", ".join(tool.name for tool in tools))
     async with open_client(settings, await find_way(settings)) as client:
-        try:
-            with trio.fail_after(CHECK_SECONDS):
-                names = await Model(client, settings).names()
-        except trio.TooSlowError:
-            say("problem", "model server", f"{settings.base_url} does not answer within {CHECK_SECONDS:g} s")
-        except Misconfigured as error:
-            say("problem", "model server", f"{settings.base_url}: {error.reason}. Check {_WHAT}.")
-        except ModelError as error:
-            say("problem", "model server", f"{settings.base_url}: {error.reason}. Is it running?")
-        else:
-            key = "" if settings.api_key is None else ", and takes the key"
-            say("fine", "model server", f"{settings.base_url} answers{key}")
-            _check_name(settings.model, names, say)
-
-
-_WHAT = "CHAT_BASE_URL and CHAT_API_KEY"
-
-
-def _check_name(model: str, names: list[str] | None, say: Say) -> None:
-    if names is None:
-        say("note", "model", f"{model}: this server does not list its models")
-    elif model in names or f"{model}:latest" in names:  # the latter is what Ollama makes of it
-        say("fine", "model", model)
-    else:
-        near = difflib.get_close_matches(model, names, n=1)
-        some = ", ".join([*near, *(name for name in sorted(names) if name not in near)][:_SHOWN_MODELS])
-        more = f" and {len(names) - _SHOWN_MODELS} more" if len(names) > _SHOWN_MODELS else ""
-        say("problem", "model", f"CHAT_MODEL is {model!r}, and the server has {some or 'none'}{more}")
+        await look_at(Model(client, settings), Toolbox(tools).schemas, say)

@@ -34,7 +34,7 @@ def _away() -> Trouble:
 def _wrong() -> Trouble:
     return Trouble(
         log,
-        "the model can't be used, see CHAT_BASE_URL, CHAT_API_KEY and CHAT_MODEL; queries are put aside",
+        "the model can't be used with these settings (CHAT_…), see the reason; queries are put aside",
         over="the model can be used again",
         level="error",
     )
@@ -54,20 +54,20 @@ class Patience:
     _away: Trouble = attrs.field(factory=_away, init=False)
     _wrong: Trouble = attrs.field(factory=_wrong, init=False)
 
-    async def ask(self, ask: Callable[[], Awaitable[Reply]], ctx: Context) -> Reply:
-        """Ask until there is a reply, or half of the query's time is over.
+    async def ask(self, ask: Callable[[Callable[[], None]], Awaitable[Reply]], ctx: Context) -> Reply:
+        """Ask until a reply begins, or half of the query's time is over; once it has begun, it has all.
 
         A consumer is held meanwhile, hence only half, and not as often as goes; then the query is put aside,
-        and holds none.
+        and holds none. So it is with a server that takes the request and says nothing.
 
         Args:
-            ask: Asks once.
+            ask: Asks once, and calls what it is given as soon as anything comes.
             ctx: Of the query.
 
         Raises:
             RetryLater: The time is over, or the pause that the server asks for goes beyond it. At once when
                 the operator has to do something: with a wrong key every query would fail, and none has
-                deserved that.
+                deserved that before it was put aside ``WORKER_MAX_RETRIES`` times.
             NoAnswer: As ``ask`` does.
         """
         give_up = trio.current_time() + SHARE * (ctx.deadline - clock.utc_now()).total_seconds()
@@ -75,9 +75,9 @@ class Patience:
         told = 0
         while True:
             try:
-                reply = await ask()
+                reply = await _begun_by(give_up, ask)
             except Misconfigured as error:
-                self._wrong.happened(about=error.reason[:20], model=self.model, reason=error.reason)
+                self._wrong.happened(about=str(error.status), model=self.model, reason=error.reason)
                 raise _later(ctx, self.sentences.misconfigured) from error
             except NotNow as error:
                 self._away.happened(model=self.model, reason=error.reason)
@@ -95,8 +95,24 @@ class Patience:
             await trio.sleep(pause)
 
 
+async def _begun_by(moment: float, ask: Callable[[Callable[[], None]], Awaitable[Reply]]) -> Reply:
+    """Ask, and leave it when nothing has come by then.
+
+    Raises:
+        NotNow: So it is.
+        ModelError: As ``ask`` does.
+    """
+    with trio.CancelScope(deadline=moment) as waiting:
+
+        def begun() -> None:
+            waiting.deadline = math.inf
+
+        return await ask(begun)
+    raise NotNow("it has taken the request, and not begun to answer within half of the query's time")
+
+
 def _later(ctx: Context, reason: str, asked: float | None = None) -> RetryLater:
     """Put the query aside: the longer, the more often that was done."""
-    pause = min(FIRST_LATER * 2 ** (ctx.attempt - 1), MOST_LATER)
+    pause = min(FIRST_LATER * 2 ** min(ctx.attempt - 1, 10), MOST_LATER)  # attempts have no end
     # The jitter comes on top of that: the queries of one outage are not to come back in one moment.
     return RetryLater(Backoff(pause / 2, pause / 2).next(max(asked or 0.0, pause)), reason)

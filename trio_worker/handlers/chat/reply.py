@@ -9,7 +9,7 @@ from typing import Any
 import attrs
 import msgspec
 
-__all__ = ["Reply", "ToolCall", "without_thoughts"]
+__all__ = ["Reply", "ToolCall"]
 
 _THOUGHT, _THOUGHT_END = "<think>", "</think>"
 _NOT_IN_NAMES = re.compile(r"[^a-zA-Z0-9_-]")
@@ -55,7 +55,7 @@ class Reply:
     """What has come.
 
     Attributes:
-        text: The answer.
+        text: What it says.
         refusal: Why there is none.
         calls: The calls that it asks for, in their order.
         finish: Why it ended; None: the server does not say.
@@ -70,6 +70,17 @@ class Reply:
     model: str = ""
     usage: Mapping[str, int] = attrs.field(factory=dict)
 
+    @property
+    def answer(self) -> str:
+        """The text, without what the model has thought aloud before it: ``<think>…</think>``.
+
+        One that is not closed is all thought. Of one that is not opened the beginning stands in the model's
+        template, as with DeepSeek's. Anywhere else it is the model's answer about such a thing.
+        """
+        thought, end, rest = self.text.partition(_THOUGHT_END)
+        is_opened = thought.lstrip().startswith(_THOUGHT)
+        return rest.strip() if is_opened or (end and _THOUGHT not in thought) else self.text.strip()
+
     def with_names(self, step: int) -> Reply:
         """Give the calls that came without an id one of their own: their results need it."""
         named = [
@@ -79,19 +90,7 @@ class Reply:
 
     def to_message(self) -> dict[str, Any]:
         """Make the message that tells the model what it has said."""
-        message: dict[str, Any] = {"role": "assistant", "content": without_thoughts(self.text) or None}
+        message: dict[str, Any] = {"role": "assistant", "content": self.answer or None}
         if self.calls:
             message["tool_calls"] = [call.to_message() for call in self.calls]
         return message
-
-
-def without_thoughts(text: str) -> str:
-    """Leave out what a model has thought aloud before it answers: a ``<think>…</think>`` at the very
-    beginning.
-
-    One that is not closed is all thought. Anywhere else it is the model's answer about such a thing.
-    """
-    stripped = text.strip()
-    if not stripped.startswith(_THOUGHT):
-        return stripped
-    return stripped.partition(_THOUGHT_END)[2].strip()
