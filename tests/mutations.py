@@ -1215,8 +1215,8 @@ MUTATIONS = [
     Mutation(
         "the model's key is masked",
         "handlers/chat/opening.py",
-        '    masks.know("CHAT_API_KEY", settings.api_key)\n',
-        "",
+        'if masks.know("CHAT_API_KEY", settings.api_key):',
+        "if False:",
         "chat_settings",
     ),
     Mutation(

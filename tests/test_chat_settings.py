@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
+from structlog.typing import EventDict
 from trio.testing import MockClock
 
 from tests.chats import KEY, settings
@@ -16,6 +18,7 @@ from trio_worker.cli import check_handler
 from trio_worker.errors import SettingsError
 from trio_worker.handlers.chat.inspection import CHECK_SECONDS, look_at
 from trio_worker.handlers.chat.model import Model, open_client
+from trio_worker.handlers.chat.opening import read_chat
 from trio_worker.handlers.child_environment import child_environment
 from trio_worker.misspellings import misspellings
 from trio_worker.testing import (
@@ -78,6 +81,36 @@ def test_all_that_is_wrong_at_once(tmp_path: Path) -> None:
         *("CHAT_MAX_TOKENS", "CHAT_TOOLS", "CHAT_MAX_STEPS"),
     ]
     assert "ключ" not in str(caught.value)
+
+
+def test_a_prompt_of_a_file(tmp_path: Path) -> None:
+    """It is text in UTF-8, not blank and not too long; a mark of its beginning is no part of it."""
+    file = tmp_path / "prompt"
+    file.write_bytes("\ufeffBe kind.\n".encode())
+    assert read(CHAT_SYSTEM_PROMPT=f"@{file}").system_prompt == "Be kind."
+    pipe, large = tmp_path / "pipe", tmp_path / "large"
+    os.mkfifo(pipe)
+    with large.open("wb") as sparse:
+        sparse.truncate(100_000_000_000)
+    for path in (tmp_path, tmp_path / "none", pipe, large):
+        with pytest.raises(SettingsError, match="expected a text, or @ and the path of a file with 1 to"):
+            read(CHAT_SYSTEM_PROMPT=f"@{path}")
+    for content in ("\n", "x" * 1_000_001, "привет".encode("cp1251")):
+        file.write_bytes(content if isinstance(content, bytes) else content.encode())
+        with pytest.raises(SettingsError, match="characters in UTF-8"):
+            read(CHAT_SYSTEM_PROMPT=f"@{file}")
+
+
+def test_a_key_that_is_too_short_to_be_masked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, events: list[EventDict]
+) -> None:
+    """It is said so, and used all the same."""
+    for name, value in {**REQUIRED, "CHAT_API_KEY": "short"}.items():
+        monkeypatch.setenv(name, value)
+    assert read_chat(tmp_path)[0].api_key == "short"
+    (event,) = events
+    assert event["event"].startswith("CHAT_API_KEY is too short to be masked")
+    assert "short'" not in repr(event)
 
 
 def test_misspelt_names_are_told_to_whoever_uses_it() -> None:

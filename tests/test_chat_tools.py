@@ -15,6 +15,7 @@ from trio.testing import MockClock
 from tests.chats import open_chat
 from trio_worker import Context, PlainContext, QueryFailed, RetryLater
 from trio_worker.errors import HandlerError
+from trio_worker.handlers.chat.toolbox import _as_text
 from trio_worker.handlers.chat.tools import ArgumentsError, load_tools, make_tool
 from trio_worker.testing import ModelServer, Saying, ToolRequest
 
@@ -429,7 +430,16 @@ async def test_a_long_result_is_cut(autojump_clock: MockClock) -> None:
     server.will(call("read"))
     async with open_chat(server, tools=[read]) as chat:
         await chat.ask()
-        assert chat.said()[-1]["content"] == "x" * 20_000 + "\n[10000 more characters were cut off]"
+        assert chat.said()[-1]["content"] == "x" * 20_000 + "\n[The rest was cut off]"
+
+
+def test_a_long_list_becomes_json_as_far_as_it_is_told() -> None:
+    """The rest is left; keys that are no text are told as such."""
+    assert _as_text({1: {2: (3, None)}}) == '{"1":{"2":[3,null]}}'
+    numbers = ["x" * 9] * 500_000
+    text = _as_text(numbers)
+    assert text.startswith('["xxxxxxxxx","xxx')
+    assert 20_000 < len(text) < 21_000
 
 
 async def test_calls_without_end(autojump_clock: MockClock) -> None:

@@ -45,9 +45,10 @@ def _read_prompt(text: str) -> str:
         return text
     try:
         path = Path(text.removeprefix("@"))
-        if not path.is_file():  # a pipe would hold the start up
+        # A pipe would hold the start up, and a disk image, read whole, fill the memory.
+        if not path.is_file() or path.stat().st_size > 4 * _LONGEST_PROMPT:
             raise ValueError
-        prompt = path.read_text(encoding="utf-8").strip()
+        prompt = path.read_text(encoding="utf-8-sig").strip()  # editors on Windows begin with a mark
     except OSError as error:
         raise ValueError from error
     if not 0 < len(prompt) <= _LONGEST_PROMPT:
@@ -71,7 +72,9 @@ _KEY_FILE = Kind(
     lambda text: Path(text).absolute(), "the path of a readable file that holds the key and nothing else"
 )
 _MODEL = printable("the name of a model, such as llama3.2", longest=200)
-_PROMPT = Kind(_read_prompt, "a text, or @ and the path of a readable file with a text in UTF-8")
+_PROMPT = Kind(
+    _read_prompt, f"a text, or @ and the path of a file with 1 to {_LONGEST_PROMPT} characters in UTF-8"
+)
 _TEMPERATURE = Kind(_read_temperature, "a number from 0 to 2, such as 0.7")
 _TOOLS = Kind(_read_tools, "module:name of a list of functions, such as trio_worker.handlers.chat.web:tools")
 
@@ -152,7 +155,7 @@ class ChatSettings:
     )
     max_steps: int = setting(
         "CHAT_MAX_STEPS",
-        whole_number(1, 1_000),
+        whole_number(1, 100),
         "How many times the model may ask for tools in one query; then it has to answer.",
         default="10",
     )

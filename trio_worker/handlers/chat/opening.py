@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import httpx
+import structlog
 
 from trio_worker.chat_settings import ChatSettings
 from trio_worker.context import Context
@@ -19,11 +20,13 @@ from trio_worker.handlers.chat.sentences import sentences
 from trio_worker.handlers.chat.toolbox import Toolbox
 from trio_worker.handlers.chat.tools import Tool, load_tools
 from trio_worker.handlers.checking import Say
-from trio_worker.masks import masks
+from trio_worker.masks import SHORTEST, masks
 from trio_worker.query import Query
 from trio_worker.settings import read_fields
 
 __all__ = ["check_model", "find_way", "open_agent", "read_chat"]
+
+log = structlog.get_logger(__name__)
 
 
 def read_chat(directory: Path) -> tuple[ChatSettings, list[Tool], str]:
@@ -42,7 +45,10 @@ def read_chat(directory: Path) -> tuple[ChatSettings, list[Tool], str]:
     """
     environ = read_environment(directory)
     settings = ChatSettings.from_environ(environ)
-    masks.know("CHAT_API_KEY", settings.api_key)
+    if masks.know("CHAT_API_KEY", settings.api_key):
+        log.warning(
+            "CHAT_API_KEY is too short to be masked: it would be found in ordinary words", least=SHORTEST
+        )
     tools = [] if settings.tools is None else load_tools(settings.tools, directory)
     return settings, tools, read_fields(environ, "language")["language"]
 

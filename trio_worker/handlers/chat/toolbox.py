@@ -23,6 +23,7 @@ log = structlog.get_logger(__name__)
 MOST_RESULT = 20_000
 """Characters of a result that the model is given: what fits into the smaller ones beside the rest."""
 
+_JSON = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 _LONGEST_QUOTED = 1_000  # characters of arguments that are no JSON, told back to the model
 _LONGEST_SHOWN = 120  # characters of arguments, and of a result's first line, in the query's log
 
@@ -91,14 +92,19 @@ def _as_text(result: object) -> str:
     """What a tool gives, for the model: a text as it is, all else as JSON."""
     if isinstance(result, str):
         return result
-    # Not by msgspec to its end: it knows no lone surrogates, which are mended when all is sent.
-    return json.dumps(msgspec.to_builtins(result, str_keys=True), ensure_ascii=False, separators=(",", ":"))
+    # Not by msgspec to its end: it knows no lone surrogates, which are mended when all is sent. And no
+    # further than it is told: three million numbers would hold the event loop for a second, from a thread too.
+    pieces, length = [], 0
+    for piece in _JSON.iterencode(msgspec.to_builtins(result, str_keys=True)):
+        pieces.append(piece)
+        length += len(piece)
+        if length > MOST_RESULT:
+            break
+    return "".join(pieces)
 
 
 def _cut(text: str) -> str:
-    if len(text) <= MOST_RESULT:
-        return text
-    return f"{text[:MOST_RESULT]}\n[{len(text) - MOST_RESULT} more characters were cut off]"
+    return text if len(text) <= MOST_RESULT else f"{text[:MOST_RESULT]}\n[The rest was cut off]"
 
 
 def _shown(text: str) -> str:
