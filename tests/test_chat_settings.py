@@ -72,7 +72,7 @@ def test_all_that_is_wrong_at_once(tmp_path: Path) -> None:
         "CHAT_TEMPERATURE": "2.1",
         "CHAT_MAX_TOKENS": "0",
         "CHAT_TOOLS": "tools",
-        "CHAT_MAX_STEPS": "many",
+        "CHAT_MAX_STEPS": "101",
     }
     with pytest.raises(SettingsError) as caught:
         ChatSettings.from_environ(environ)

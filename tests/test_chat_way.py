@@ -12,15 +12,16 @@ from pathlib import Path
 import pytest
 import trio
 import trustme
+from structlog.typing import EventDict
 from trio.testing import MockClock
 
-from tests.chats import KEY, settings
+from tests.chats import KEY, open_chat, settings
 from tests.commands import run_command
 from trio_worker.chat_settings import CHAT_HANDLER
 from trio_worker.errors import SettingsError
 from trio_worker.handlers.chat.failures import NotNow
 from trio_worker.handlers.chat.model import Model, find_way, open_client
-from trio_worker.testing import WebBuddy, serve_webbuddy
+from trio_worker.testing import Failing, ModelServer, WebBuddy, serve_webbuddy
 
 LIST = b'{"data": [{"id": "test-model"}]}'
 
@@ -140,3 +141,13 @@ async def test_a_server_that_is_not_to_be_reached(autojump_clock: MockClock) -> 
     with trio.fail_after(60), pytest.raises(NotNow, match="ConnectTimeout"):
         await names("http://model.invalid/v1")
     assert trio.current_time() < 15
+
+
+async def test_a_key_that_the_server_quotes(autojump_clock: MockClock, events: list[EventDict]) -> None:
+    """One that is too short for the masks is not in the log either."""
+    server = ModelServer(key="qwx")
+    server.will(*[Failing(status=403, message="no credit left for qwx, sorry")] * 2)
+    async with open_chat(server, chat={"api_key": "qwx"}) as chat:
+        chat.webbuddy.add_query("Is it up?")
+        await chat.webbuddy.until(lambda: "sorry" in str(events), within=600)
+    assert "qwx" not in str(events)

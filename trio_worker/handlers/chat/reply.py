@@ -9,11 +9,12 @@ from typing import Any
 import attrs
 import msgspec
 
-__all__ = ["Reply", "ToolCall"]
+__all__ = ["LONGEST_NAME", "Reply", "ToolCall"]
 
 _THOUGHT, _THOUGHT_END = "<think>", "</think>"
 _NOT_IN_NAMES = re.compile(r"[^a-zA-Z0-9_-]")
-_LONGEST_NAME = 64
+LONGEST_NAME = 64
+"""Characters of a tool's name that OpenAI takes."""
 
 
 @attrs.frozen
@@ -45,7 +46,7 @@ class ToolCall:
         As servers take it: OpenAI looks at the name; vLLM and llama.cpp read the arguments again, of each
         call that was ever made, and refuse all that follows when one of them is no object.
         """
-        name = _NOT_IN_NAMES.sub("_", self.name)[:_LONGEST_NAME] or "unknown"
+        name = _NOT_IN_NAMES.sub("_", self.name)[:LONGEST_NAME] or "unknown"
         arguments = self.arguments if self.is_object else "{}"
         return {"id": self.id, "type": "function", "function": {"name": name, "arguments": arguments}}
 

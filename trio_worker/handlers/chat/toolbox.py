@@ -93,9 +93,9 @@ def _as_text(result: object) -> str:
     if isinstance(result, str):
         return result
     # Not by msgspec to its end: it knows no lone surrogates, which are mended when all is sent. And no
-    # further than it is told: three million numbers would hold the event loop for a second, from a thread too.
+    # further than it is told: three million numbers would hold the event loop for a second, thread or not.
     pieces, length = [], 0
-    for piece in _JSON.iterencode(msgspec.to_builtins(result, str_keys=True)):
+    for piece in _JSON.iterencode(msgspec.to_builtins(result)):
         pieces.append(piece)
         length += len(piece)
         if length > MOST_RESULT:

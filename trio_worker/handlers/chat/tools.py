@@ -20,11 +20,10 @@ import msgspec
 from trio_worker.context import BaseContext, Context, PlainContext
 from trio_worker.errors import HandlerError
 from trio_worker.handlers.chat.docstring import read_docstring
+from trio_worker.handlers.chat.reply import LONGEST_NAME
 from trio_worker.handlers.importing import Wanted
 
 __all__ = ["ArgumentsError", "Tool", "load_tools", "make_tool"]
-
-_LONGEST_NAME = 64  # characters that OpenAI takes
 
 
 class ArgumentsError(Exception):
@@ -126,10 +125,8 @@ def make_tool(function: Callable[..., Any]) -> Tool:
         TypeError: The model can't be told how to call it; the text is a sentence.
     """
     name = getattr(function, "__name__", "")
-    if not callable(function) or not name.isidentifier() or len(name) > _LONGEST_NAME or not name.isascii():
-        raise TypeError(
-            f"{function!r} is no function with a name of {_LONGEST_NAME} ASCII characters at most"
-        )
+    if not callable(function) or not name.isidentifier() or len(name) > LONGEST_NAME or not name.isascii():
+        raise TypeError(f"{function!r} is no function with a name of {LONGEST_NAME} ASCII characters at most")
     about, descriptions = read_docstring(inspect.getdoc(function) or "")
     if not about:
         raise TypeError(f"{name} has no docstring, which tells the model what it is for")
