@@ -132,7 +132,7 @@ async def test_what_still_runs_at_the_end_is_cancelled() -> None:
 
 
 async def test_a_handler_on_it_is_stopped_at_its_time_limit(mock_clock: MockClock) -> None:
-    """As the README shows it."""
+    """As the example shows it."""
     seen: list[str] = []
     trios = trio.lowlevel.current_trio_token()
     mock_clock.rate = 1

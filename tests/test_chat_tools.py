@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import threading
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,7 +13,7 @@ from structlog.typing import EventDict
 from trio.testing import MockClock
 
 from tests.chats import open_chat
-from trio_worker import Context, QueryFailed, RetryLater
+from trio_worker import Context, PlainContext, QueryFailed, RetryLater
 from trio_worker.errors import HandlerError
 from trio_worker.handlers.chat.tools import ArgumentsError, load_tools, make_tool
 from trio_worker.testing import ModelServer, Saying, ToolRequest
@@ -112,8 +113,16 @@ def strange(a: trio.Event) -> None:
     """Do it."""
 
 
+def waits(ctx: Context) -> None:
+    """Do it."""
+
+
+async def does_not_wait(ctx: PlainContext) -> None:
+    """Do it."""
+
+
 HERE = Path(__file__).parent
-good, bad, other = [add], [no_docstring, no_type, any_number, strange, 5, add, add], 7
+good, bad, other = [add], [no_docstring, no_type, any_number, strange, 5, add, add, waits, does_not_wait], 7
 
 
 def test_what_can_not_be_told_to_a_model_is_refused() -> None:
@@ -128,6 +137,8 @@ def test_what_can_not_be_told_to_a_model_is_refused() -> None:
     assert said[3].startswith("a type of strange can't be told to a model: ")
     assert said[4] == "5 is no function with a name of 64 ASCII characters at most"
     assert said[5] == "two of its functions are named add"
+    assert said[6] == "waits is plain: ctx is a PlainContext there, not a Context"
+    assert said[7] == "does_not_wait is async: ctx is a Context there, not a PlainContext"
 
 
 @pytest.mark.parametrize(
@@ -174,6 +185,55 @@ async def test_the_model_calls_a_tool(autojump_clock: MockClock) -> None:
     assert 'look({"page": "/login"}): /login 1 short None' in logs
 
 
+async def test_plain_tools_have_the_context_of_plain_handlers() -> None:
+    """Nothing of it has to be awaited, and what one has saved the next finds."""
+
+    def note(ctx: PlainContext) -> str:
+        """Note."""
+        kept = [*(ctx.saved or ()), str(ctx.attempt)]
+        ctx.save(kept)
+        ctx.token_usage(model_name="small", request="a", answer="b")
+        project = ctx.project()
+        assert project is not None
+        return f"{kept} {project.name}"
+
+    server = ModelServer()
+    server.will(call("note"), call("note"))
+    with trio.fail_after(30):
+        async with open_chat(server, tools=[note]) as chat:
+            query = await chat.ask()
+            assert chat.said()[-1]["content"] == "['1', '1'] Portal"
+            await chat.webbuddy.until(lambda: len(query.token_usage) == 5, within=30)
+
+
+async def test_a_plain_tool_that_hangs_is_left_behind(events: list[EventDict]) -> None:
+    """Its thread is counted and named until it ends, and keeps no other from its own."""
+    release, ended = threading.Event(), threading.Event()
+
+    def hang() -> str:
+        """Hang."""
+        release.wait(60)
+        ended.set()
+        return "late"
+
+    server = ModelServer()
+    server.will(call("hang"), call("hang"), call("add", {"a": 1, "b": 2}))
+    with trio.fail_after(60):
+        async with open_chat(server, tools=[hang, add], num_workers=2, processing_timeout=2) as chat:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(chat.ask)
+                nursery.start_soon(chat.ask)
+            left = [event for event in events if event["event"].startswith("a thread was left behind")]
+            assert [(event["tool"], event["left_behind"]) for event in left] == [("hang", 1), ("hang", 2)]
+            assert not ended.is_set()
+            query = await chat.ask("again")
+            assert query.answer_text == "You said: again"
+            release.set()
+            # A real thread, in real time: there is nothing to wait on but our own line.
+            while "a thread that was left behind has ended" not in str(events):  # noqa: ASYNC110
+                await trio.sleep(0.01)
+
+
 async def test_a_plain_tool_runs_in_a_thread() -> None:
     """And a result that is no text is told as JSON."""
     server = ModelServer()
@@ -217,6 +277,71 @@ async def test_errors_are_told_to_the_model(
     assert told[:60] in " ".join(query.logs)
     raised = [event for event in events if event["event"] == "a tool of the model has raised"]
     assert len(raised) == ("KeyError" in told)
+
+
+class BrokenError(Exception):
+    def __str__(self) -> str:
+        raise ZeroDivisionError
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (SystemExit(2), "Error: SystemExit: 2"),
+        (BrokenError(), "Error: BrokenError: <BrokenError that can't be shown: ZeroDivisionError>"),
+        (
+            BaseExceptionGroup("", [SystemExit(1), ExceptionGroup("", [ValueError("b"), OSError("c")])]),
+            "Error: SystemExit: 1; ValueError: b; OSError: c",
+        ),
+    ],
+    ids=["exit", "broken", "group"],
+)
+async def test_whatever_a_tool_raises_is_told(
+    error: BaseException, told: str, autojump_clock: MockClock
+) -> None:
+    """It ends the call, and nothing else."""
+
+    async def fail() -> str:
+        """Fail."""
+        raise error
+
+    server = ModelServer()
+    server.will(call("fail"), Saying(text="It does not work."))
+    async with open_chat(server, tools=[fail]) as chat:
+        query = await chat.ask()
+        assert chat.said()[-1]["content"] == told
+    assert query.answer_text == "It does not work."
+
+
+async def test_a_call_without_a_result_is_in_the_log(
+    autojump_clock: MockClock, events: list[EventDict]
+) -> None:
+    """One that hangs until the deadline, also with something else that goes wrong as it is cancelled, and one
+    that ends the query."""
+
+    async def hang() -> str:
+        """Hang."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(trio.sleep_forever)
+            try:
+                await trio.sleep_forever()
+            finally:
+                raise ValueError("in the clean-up")
+
+    async def stop(why: str) -> str:
+        """Stop."""
+        raise QueryFailed(why)
+
+    server = ModelServer()
+    server.will(call("hang"), call("stop", {"why": "No account."}))
+    async with open_chat(server, tools=[hang, stop], processing_timeout=50) as chat:
+        query = await chat.ask()
+        assert "time limit of 50 s" in query.answer_text
+        assert "hang({})" in " ".join(query.logs)
+        assert "a tool of the model has raised" not in str(events)
+        query = await chat.ask()
+        assert query.answer_text == "No account."
+        assert 'stop({"why": "No account."})' in " ".join(query.logs)
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,7 @@ ROOT = Path(__file__).parent.parent
 DEPLOY = ROOT / "deploy"
 UNIT, HYPERCORN = DEPLOY / "systemd" / "trio-worker.service", DEPLOY / "systemd" / "hypercorn.conf"
 DOCKERFILE = (DEPLOY / "Dockerfile").read_text(encoding="utf-8")
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+RUNNING = (ROOT / "docs" / "running.md").read_text(encoding="utf-8")
 OPERATING = (ROOT / "docs" / "operating.md").read_text(encoding="utf-8")
 
 NAMES = {variable.name for variable in VARIABLES}
@@ -194,11 +194,11 @@ def test_systemd_hears_of_the_worker() -> None:
 
 
 def test_what_is_started_exists() -> None:
-    """The unit's command is one of ours, and that of the drop-in is the README's."""
+    """The unit's command is one of ours, and that of the drop-in is that of docs/running.md."""
     program, *arguments = parse_unit(UNIT)["ExecStart"].split()
     assert Path(program).name == "trio-worker"
     assert CliRunner().invoke(main, [*arguments, "--help"]).exit_code == 0
-    assert parse_unit(HYPERCORN)["ExecStart"].removeprefix("/opt/trio-worker/bin/") in README
+    assert parse_unit(HYPERCORN)["ExecStart"].removeprefix("/opt/trio-worker/bin/") in RUNNING
     # Only a restart helps after hypercorn's 0.
     assert parse_unit(UNIT)["Restart"] == "always"
 
@@ -323,32 +323,6 @@ async def test_the_healthcheck_of_what_does_not_answer() -> None:
 
 
 # --- The operator's page ----------------------------------------------------------------------------
-
-
-def test_each_command_of_the_page_exists() -> None:
-    """With its options."""
-    blocks = re.findall(r"(?ms)^```sh\n(.*?)^```", OPERATING)
-    lines = [*re.findall(r"`(trio-worker [^`\n]+)`", OPERATING), *"".join(blocks).splitlines()]
-    shown = [
-        match for line in lines if (match := re.search(r"(?:^|worker )trio-worker ([a-z]\w+)(.*)", line))
-    ]
-    assert len(shown) > 20
-    for command, rest in (match.groups() for match in shown):
-        known = {option for parameter in main.commands[command].params for option in parameter.opts}
-        assert set(re.findall(r"(?<!\S)--[a-z-]+", rest.partition("#")[0])) <= known, (command, rest)
-
-
-def test_each_link_of_the_page_leads_somewhere() -> None:
-    """Files, and headings of its own."""
-    headings = {
-        re.sub(r"[^a-z0-9 -]", "", heading.lower()).replace(" ", "-")
-        for heading in re.findall(r"(?m)^#+ (.*)$", OPERATING)
-    }
-    for target in re.findall(r"\]\(([^)]*)\)", OPERATING):
-        if target.startswith("#"):
-            assert target[1:] in headings, target
-        else:
-            assert (ROOT / "docs" / target).exists(), target
 
 
 def test_each_reason_is_explained() -> None:

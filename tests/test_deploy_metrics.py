@@ -1,4 +1,4 @@
-"""What `deploy/` asks Prometheus for exists, and the README's table of figures is what there is."""
+"""What `deploy/` asks Prometheus for exists, and docs/metrics.md has the figures that there are."""
 
 from __future__ import annotations
 
@@ -134,10 +134,10 @@ def test_the_dashboard_shows_all() -> None:
     assert all(x % 8 == 0 and x < 24 and y % 7 == 0 for x, y in places)
 
 
-def test_the_table_of_the_readme() -> None:
+def test_the_table_of_the_page() -> None:
     """It has each figure, with its type, labels and meaning, in the same order."""
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    section = readme.partition("### Metrics\n")[2].partition("\n## ")[0]
+    page = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")
+    section = page.partition("## The figures\n")[2].partition("\n## ")[0]
     rows = [
         [cell.strip() for cell in row.strip("|").split("|")]
         for row in section.splitlines()

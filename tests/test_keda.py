@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from pathlib import Path
 from typing import Any
 
@@ -160,12 +159,9 @@ def test_prometheus_gives_what_it_scales_by(
     assert max(known, default=None) == pods
 
 
-def test_each_link_of_the_page_on_sizing_leads_somewhere() -> None:
-    """And its example is what comes of the manifest."""
+def test_the_example_of_the_page_on_sizing() -> None:
+    """It is what comes of the manifest."""
     page = (KEDA.parents[2] / "docs" / "sizing.md").read_text(encoding="utf-8")
-    targets = re.findall(r"\]\(([^)#]*)", page)
-    assert targets
-    assert all((KEDA.parents[2] / "docs" / target).exists() for target in targets)
     assert "22 / 4, so six pods" in page
     assert (CASES[0][2][0], CASES[0][3]) == (22, 6)
 

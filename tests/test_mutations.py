@@ -14,6 +14,6 @@ def test_each_rule_can_be_broken(mutation: Mutation) -> None:
     assert all((ROOT / "tests" / f"test_{name}.py").exists() for name in mutation.tests.split())
 
 
-def test_the_readme_counts_them() -> None:
+def test_the_page_on_durability_counts_them() -> None:
     """Its number is how many there are."""
-    assert f"each of {len(MUTATIONS)} rules" in (ROOT / "README.md").read_text(encoding="utf-8")
+    assert f"each of {len(MUTATIONS)} rules" in (ROOT / "docs" / "durability.md").read_text(encoding="utf-8")

@@ -115,8 +115,17 @@ async def test_who_does_not_answer_is_left_out(
             assert trio.current_time() - began == pytest.approx(ANSWERS_WITHIN)
 
 
+def fill(listener: socket.socket, waiting: contextlib.ExitStack) -> None:
+    """Have as many wait to be accepted as there may be."""
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            one_more = waiting.enter_context(socket.socket(socket.AF_UNIX))
+            one_more.setblocking(False)
+            one_more.connect(listener.getsockname())
+
+
 async def test_who_is_silent(folder: StateFolder, monkeypatch: pytest.MonkeyPatch, clock: MockClock) -> None:
-    """One that has answered and lives; not one that has ended, nor one that may be of another group."""
+    """One that has answered and lives, also when many wait for it; none that has ended, or is another's."""
     monkeypatch.chdir(folder.path)
     async with living(folder, "zero") as zero:
         async with living(folder, "one"):
@@ -126,6 +135,9 @@ async def test_who_is_silent(folder: StateFolder, monkeypatch: pytest.MonkeyPatc
             hanging.listen()
             await trio.Path("process-7.sock").symlink_to("process-1.sock")
             assert await zero.hear("figures") == Heard({}, {1})
+            with contextlib.ExitStack() as waiting:
+                fill(hanging, waiting)
+                assert await zero.hear("figures") == Heard({}, {1})
         assert await zero.hear("figures") == Heard({}, set())
 
 

@@ -1,4 +1,4 @@
-"""What the README shows works as it stands there."""
+"""What the README and the pages on handlers show works as it stands there."""
 
 from __future__ import annotations
 
@@ -8,12 +8,17 @@ import sys
 import tomllib
 from pathlib import Path
 
+from trio_worker.handlers.chat.tools import load_tools
+
 ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"(?ms)^```{language}\n(.*?)^```", README)
+def text_of(document: str) -> str:
+    return (ROOT / document).read_text(encoding="utf-8")
+
+
+def blocks(document: str, language: str) -> list[str]:
+    return re.findall(rf"(?ms)^```{language}\n(.*?)^```", text_of(document))
 
 
 def run_pytest(directory: Path) -> str:
@@ -23,8 +28,9 @@ def run_pytest(directory: Path) -> str:
 
 
 def test_the_handler_and_its_tests(tmp_path: Path) -> None:
-    """The README's handler passes the README's tests: the first as it stands, the second in Trio's mode."""
-    handler, _wrapped, test, async_test = blocks("python")
+    """The README's handler passes its test as it stands, and that of the page on testing in Trio's mode."""
+    handler, test = blocks("README.md", "python")
+    (async_test,) = blocks("docs/testing.md", "python")
     (tmp_path / "agent.py").write_text(handler, encoding="utf-8")
     (tmp_path / "test_agent.py").write_text(test, encoding="utf-8")
     output = run_pytest(tmp_path)
@@ -32,38 +38,45 @@ def test_the_handler_and_its_tests(tmp_path: Path) -> None:
     (tmp_path / "test_agent.py").write_text(test + async_test, encoding="utf-8")
     output = run_pytest(tmp_path)
     assert "is async: write `trio_mode = true` into pytest.ini" in output
-    (settings,) = re.findall(r"(?m)^printf .* > pytest\.ini$", "\n".join(blocks("sh")))
+    (settings,) = re.findall(r"(?m)^printf .* > pytest\.ini$", "\n".join(blocks("docs/testing.md", "sh")))
     subprocess.run(["sh", "-c", settings], cwd=tmp_path, check=True)
     output = run_pytest(tmp_path)
     assert "2 passed" in output, output
 
 
 def test_the_wrapped_handler() -> None:
-    """What the README shows of it is the example, which has tests."""
-    _handler, wrapped, *_tests = blocks("python")
-    assert wrapped.removesuffix(" ...\n") in (ROOT / "examples" / "wrapped.py").read_text(encoding="utf-8")
+    """What the page on handlers shows of it is the example, which has tests."""
+    (wrapped,) = blocks("docs/handlers.md", "python")
+    assert wrapped.removesuffix(" ...\n") in text_of("examples/wrapped.py")
 
 
-def test_every_command_exists() -> None:
-    """Each `trio-worker …` in the README's shell blocks is a command with those options."""
-    from click.testing import CliRunner
-
-    from trio_worker.cli import main
-
-    shown = re.findall(r"trio-worker ([a-z]+)", "\n".join(blocks("sh")))
-    assert {"demo", "check", "run", "submit"} <= set(shown)
-    for command in set(shown):
-        assert CliRunner().invoke(main, [command, "--help"]).exit_code == 0
+def test_the_tool_of_a_model(tmp_path: Path) -> None:
+    """The page on models shows one whose signature and docstring can be described."""
+    (block,) = blocks("docs/chat.md", "python")
+    (tmp_path / "tickets_of_the_page.py").write_text(block, encoding="utf-8")
+    (tool,) = load_tools("tickets_of_the_page:tools", tmp_path)
+    assert tool.name == "open_ticket"
 
 
-def test_the_help_and_the_readme_agree() -> None:
-    """`run --help` has each exit code of the README, and no command's line is cut off."""
+def test_the_command_that_ci_runs() -> None:
+    """It is the README's second block, and the only line that begins like that."""
+    _demo, tests, *_others = blocks("README.md", "sh")
+    begins = re.search(r'(?m)^test_command=\$\(grep -m 1 -E "(.+)" README\.md\)$', text_of(".ci/run"))
+    assert begins is not None
+    assert [line for line in text_of("README.md").splitlines() if re.search(begins[1], line)] == [
+        tests.rstrip()
+    ]
+
+
+def test_the_help_and_the_exit_codes_agree() -> None:
+    """`run --help` has each exit code of the page on running it, and no command's line is cut off."""
     from click.testing import CliRunner
 
     from trio_worker.cli import main
 
     text = " ".join(CliRunner().invoke(main, ["run", "--help"]).output.split())
-    paragraph = README.partition("`trio-worker run` exits with ")[2].partition("\n\n")[0].partition(".")[0]
+    page = text_of("docs/running.md")
+    paragraph = page.partition("`trio-worker run` exits with ")[2].partition("\n\n")[0].partition(".")[0]
     codes = re.findall(r"(?:^|[ ,])([0-4]) (?:when|after|for)", " ".join(paragraph.split()))
     assert codes == re.findall(r"[:,] ([0-9]) ", text.partition("Exit codes")[2]) == list("01234")
     assert "could not be stopped" in text
@@ -101,7 +114,7 @@ def test_the_help_imports_nothing_big() -> None:
 
 def test_the_version_is_in_the_changelog() -> None:
     """The changelog's newest entry is the version of the package."""
-    version = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
-    newest = re.search(r"(?m)^## \[(.+?)\]", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"))
+    version = tomllib.loads(text_of("pyproject.toml"))["project"]["version"]
+    newest = re.search(r"(?m)^## \[(.+?)\]", text_of("CHANGELOG.md"))
     assert newest is not None
     assert newest[1] == version

@@ -262,6 +262,38 @@ async def test_a_killed_parent_is_noticed_by_who_can_do_nothing(tmp_path: Path, 
         await gone(int(busy.read_text()))
 
 
+TAKES_SIGTERM = """
+import os, pathlib, signal, time
+
+signal.signal(signal.SIGTERM, lambda *_: pathlib.Path("taken").touch())
+pathlib.Path("pid").write_text(f"{os.getpid()}\\n")
+while not pathlib.Path("go").exists():
+    time.sleep(0.02)
+
+async def handle(query, ctx):
+    return "answered after the stop"
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+async def test_a_module_that_takes_sigterm_for_itself(tmp_path: Path, number: signal.Signals) -> None:
+    """A stop, or the death of the parent, while it is imported: it begins, hears of it, and ends at once."""
+    webbuddy, pid = WebBuddy(), tmp_path / "pid"
+    query = webbuddy.add_query("one")
+    async with (
+        serve_webbuddy(webbuddy) as url,
+        start_worker(tmp_path, webbuddy_url=url, command=command(1), handler=TAKES_SIGTERM) as worker,
+    ):
+        with trio.fail_after(TOO_LONG):
+            await until(lambda: pid.exists() and pid.read_text().endswith("\n"))
+            worker.process.send_signal(number)
+            await until((tmp_path / "taken").exists)
+        (tmp_path / "go").touch()
+        await gone(int(pid.read_text()))
+        assert await worker.wait() == (0 if number == signal.SIGTERM else -number), worker.output
+    assert query.statuses == ["queued"]
+
+
 # Whether the process in place 0 is the first to import this is certain: it is started alone.
 SECOND_WAITS = f"""
 import os, pathlib, time
@@ -321,6 +353,50 @@ async def test_a_start_beside_one_that_works(tmp_path: Path) -> None:
     assert codes == [3, 0]
 
 
+OPENS_FOR_EVER = """
+import contextlib, pathlib, trio
+
+@contextlib.asynccontextmanager
+async def agent():
+    try:
+        pathlib.Path("first").touch(exist_ok=False)
+    except FileExistsError:
+        yield handle
+    else:
+        await trio.sleep_forever()
+
+async def handle(query, ctx):
+    ctx.log("at work")
+    while not pathlib.Path("end").exists():
+        await trio.sleep(0.02)
+    return "let go"
+"""
+
+
+async def test_the_first_dies_before_it_has_begun(tmp_path: Path) -> None:
+    """Its handler takes so long to open that the others are no longer kept waiting: it ends none of them."""
+    manager, webbuddy = Manager(str(tmp_path / "notify")), WebBuddy()
+    environ = {"NUM_WORKERS": "2", "WORKER_HANDLER": "agent:agent", "NOTIFY_SOCKET": manager.address}
+    query = webbuddy.add_query("one")
+    with manager.socket:
+        async with (
+            serve_webbuddy(webbuddy) as url,
+            start_worker(
+                tmp_path, webbuddy_url=url, command=command(2), handler=OPENS_FOR_EVER, **environ
+            ) as worker,
+        ):
+            first = await started(worker, 0)
+            await at_work(webbuddy, query)
+            await manager.until("STATUS=service: 1 of 2 processes have begun")
+            os.kill(first, signal.SIGKILL)
+            await started(worker, 0, times=2)
+            (tmp_path / "end").touch()
+            await ended(webbuddy)
+            worker.process.send_signal(signal.SIGTERM)
+            assert await worker.wait() == 0, worker.output
+    assert query.statuses == ["queued", "in_progress", "done"]
+
+
 # --- What is wrong from the start --------------------------------------------------------------------
 
 
@@ -362,11 +438,12 @@ async def test_a_port_that_is_taken(tmp_path: Path) -> None:
 
 
 async def test_a_unix_socket_and_a_process_that_was_stopped(tmp_path: Path) -> None:
-    """A SIGTERM to one process is no drain: it ends, and another takes its place."""
+    """A SIGTERM to one process is no drain: it ends, and another takes its place. All without a stdin."""
     path = tmp_path / "worker.sock"
+    run = f"import os, sys; os.close(0); os.execv(sys.executable, [sys.executable, *{command(1)}])"
     async with (
         serve_webbuddy(WebBuddy()) as url,
-        start_worker(tmp_path, webbuddy_url=url, command=command(1), WORKER_BIND=f"unix:{path}") as worker,
+        start_worker(tmp_path, webbuddy_url=url, command=("-c", run), WORKER_BIND=f"unix:{path}") as worker,
     ):
         os.kill(await started(worker, 0), signal.SIGTERM)
         await started(worker, 0, times=2)

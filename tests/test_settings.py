@@ -573,7 +573,7 @@ def test_a_dotenv_that_can_be_read(tmp_path: Path) -> None:
     assert unreadable_lines(tmp_path) == []
 
 
-# --- README, .env.example and Settings -----------------------------------------------------------
+# --- docs/settings.md, .env.example and Settings -------------------------------------------------
 
 
 def _row(variable: Variable) -> str:
@@ -594,9 +594,9 @@ def _block(variable: Variable, *, commented: bool = False) -> str:
     )
 
 
-def test_readme_env_example_and_settings_are_the_same() -> None:
-    """The README's table and `.env.example` say of each variable what Settings does, in its order."""
-    rows = re.findall(r"(?m)^\| `[A-Z_]+` \|.*$", (ROOT / "README.md").read_text(encoding="utf-8"))
+def test_page_env_example_and_settings_are_the_same() -> None:
+    """docs/settings.md and `.env.example` say of each variable what Settings does, in its order."""
+    rows = re.findall(r"(?m)^\| `[A-Z_]+` \|.*$", (ROOT / "docs" / "settings.md").read_text(encoding="utf-8"))
     expected = [_row(variable) for variable in (*VARIABLES, *CHAT_VARIABLES)]
     assert rows == expected, "the table's rows should be:\n" + "\n".join(expected)
     blocks = (ROOT / ".env.example").read_text(encoding="utf-8").rstrip().split("\n\n")[1:]

@@ -170,4 +170,4 @@ class ChatSettings:
 
 
 CHAT_VARIABLES: tuple[Variable, ...] = tuple(variables_of(ChatSettings).values())
-"""Every variable that is read, in the order of the README's table."""
+"""Every variable that is read, in the order of the table in docs/settings.md."""

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from datetime import datetime
+from functools import partial
 from typing import Any, Protocol, Unpack
 
+from trio_worker.plain_text import text_of
 from trio_worker.project import Project
 from trio_worker.token_usage import TokenUsage, UsageFields
 
@@ -81,7 +84,7 @@ class BaseContext:
         Args:
             text: Plain text. Anything else is turned into text by `str`.
         """
-        self._desk.log(text if isinstance(text, str) else _shown(text))
+        self._desk.log(text if isinstance(text, str) else text_of(text))
 
     @property
     def deadline(self) -> datetime:
@@ -133,10 +136,53 @@ class BaseContext:
         self._desk.note_usage(usage)
 
 
-class Context(BaseContext):
-    """A handler's way to WebBuddy while it works. Made by the worker, one for each attempt."""
+class CallPlain(Protocol):
+    """Calls a plain function in a thread, and has more to say of it for the log."""
 
-    __slots__ = ()
+    async def __call__(self, function: Callable[[], Any], **about: object) -> Any:
+        """Call it."""
+
+
+async def _by_nobody(function: Callable[[], Any], **_: object) -> Any:
+    raise RuntimeError(f"{function!r} can't be called: this context was not made by a worker")
+
+
+class Context(BaseContext):
+    """A handler's way to WebBuddy while it works. Made by the worker, one for each attempt.
+
+    Args:
+        desk: Stands behind it.
+        attempt: The number of this attempt.
+        saved: What an earlier attempt has saved, as JSON, or None.
+        call_plain: Calls plain functions; the worker's counts those that can't be stopped.
+    """
+
+    __slots__ = ("_call_plain",)
+
+    def __init__(
+        self, desk: Desk, *, attempt: int = 1, saved: str | None = None, call_plain: CallPlain = _by_nobody
+    ) -> None:
+        super().__init__(desk, attempt=attempt, saved=saved)
+        self._call_plain = call_plain
+
+    async def call_plain(self, function: Callable[[PlainContext], Any], **about: object) -> Any:
+        """Call a plain function in a thread of its own, as a plain handler is.
+
+        Cancelled, the thread is left behind: until it ends, it is counted with the handlers that could not
+        be stopped.
+
+        Args:
+            function: It; what it is given is this context, for a thread.
+            **about: Of the call, for the operator's log.
+
+        Raises:
+            BaseException: What the function raises.
+        """
+        plain = PlainContext(self._desk, attempt=self.attempt, saved=self._saved)
+        try:
+            return await self._call_plain(partial(function, plain), **about)
+        finally:
+            self._saved = plain._saved
 
     async def project(self) -> Project | None:
         """Ask WebBuddy for the settings of the query's project; asked again after a minute only.
@@ -179,10 +225,3 @@ class PlainContext(BaseContext):
     def token_usage(self, **usage: Unpack[UsageFields]) -> None:
         """As `Context.token_usage`; blocks until it is in the journal."""
         self._desk.token_usage_in_thread(TokenUsage(**usage))
-
-
-def _shown(thing: object) -> str:
-    try:
-        return str(thing)
-    except Exception as error:  # noqa: BLE001 - somebody's broken __str__ must not fail a query
-        return f"<{type(thing).__name__} that can't be shown: {type(error).__name__}>"

@@ -21,7 +21,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 __all__ = [
     "AccessDenied",
@@ -38,6 +38,7 @@ __all__ = [
     "Unavailable",
     "WebBuddyError",
     "WorkerError",
+    "leaves",
     "reason_of",
     "unwrapped",
 ]
@@ -216,3 +217,12 @@ def unwrapped(error: BaseException) -> BaseException:
     while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
         error = error.exceptions[0]
     return error
+
+
+def leaves(error: BaseException) -> Iterator[BaseException]:
+    """Give what was raised; of a group, and of groups in it, each."""
+    if isinstance(error, BaseExceptionGroup):
+        for inner in error.exceptions:
+            yield from leaves(inner)
+    else:
+        yield error

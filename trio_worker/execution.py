@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import attrs
 import structlog
@@ -20,11 +21,12 @@ from trio_worker.left_behind import LeftBehind
 from trio_worker.masks import masks
 from trio_worker.phrases import Phrases
 from trio_worker.plain_text import clean, fit
+from trio_worker.plain_thread import PlainCall, PlainThread, in_a_thread
 from trio_worker.query import Done, Ending, Failed, Postponed, Query, Released, Revoked
 from trio_worker.stop import only_cancelled
 from trio_worker.tallies import LONG, Spread
 
-__all__ = ["LONGEST_RETRY", "Attempt", "Execution", "PlainCall", "in_a_thread"]
+__all__ = ["LONGEST_RETRY", "Attempt", "Execution"]
 
 log = structlog.get_logger(__name__)
 
@@ -34,17 +36,6 @@ LONGEST_RETRY = 30 * 86_400.0  # seconds
 
 # WebBuddy (DRF 3.17.2 and newer) takes bodies up to 2 621 440 bytes; the rest is for the other keys.
 MOST_ANSWER = 2_600_000  # bytes of JSON
-
-# Bounded by the consumers and by what was left behind, not by a number of ours: a limiter would let
-# one thread that hangs keep the next query waiting inside its own time limit.
-_threads = trio.CapacityLimiter(math.inf)
-
-PlainCall = Callable[[Callable[[], tuple[object]]], Awaitable[tuple[object]]]
-
-
-async def in_a_thread(call: Callable[[], tuple[object]]) -> tuple[object]:
-    """Make a call in a thread of its own. Cancelled, the thread is left behind."""
-    return await trio.to_thread.run_sync(call, abandon_on_cancel=True, limiter=_threads)
 
 
 @attrs.frozen(kw_only=True)
@@ -85,8 +76,9 @@ class Execution:
 
     def context(self, desk: Desk, *, attempt: int, saved: str | None) -> Context | PlainContext:
         """Make what the handler is given beside its query."""
-        kind = Context if self.handler.is_async else PlainContext
-        return kind(desk, attempt=attempt, saved=saved)
+        if not self.handler.is_async:
+            return PlainContext(desk, attempt=attempt, saved=saved)
+        return Context(desk, attempt=attempt, saved=saved, call_plain=self._call_plain)
 
     async def run(self, query: Query, ctx: Context | PlainContext, deadline: Deadline) -> Ending:
         """Run the handler on a query.
@@ -113,6 +105,10 @@ class Execution:
             return attempt.outcome or attempt.leave()
         finally:
             self.run_times.add(trio.current_time() - self.attempts.pop(attempt))
+
+    async def _call_plain(self, function: Callable[[], Any], **about: object) -> Any:
+        thread = PlainThread(self.left_behind, handler=self.handler.path, **about)
+        return await thread.call(function, self.call_plain)
 
     @property
     def busy_seconds(self) -> float:
@@ -164,7 +160,7 @@ class Attempt:
         self.ended = trio.Event()
         self.outcome: Ending | None = None
         self.left = False
-        self.thread: _Thread | None = None
+        self.thread: PlainThread | None = None
 
     async def run(self) -> None:
         """Turn each way to end into one outcome; nothing of the handler's gets past this."""
@@ -208,10 +204,11 @@ class Attempt:
         handler = self.execution.handler
         if handler.is_async:
             return await handler.function(self.query, self.ctx)
-        await trio.lowlevel.checkpoint_if_cancelled()  # or a thread would be counted that never began
-        self.thread = _Thread(partial(handler.function, self.query, self.ctx), self._thread_ended)
-        (answer,) = await self.execution.call_plain(self.thread.run)
-        return answer
+        left_behind = self.execution.left_behind
+        self.thread = PlainThread(left_behind, query=self.query.id, handler=handler.path)
+        return await self.thread.call(
+            partial(handler.function, self.query, self.ctx), self.execution.call_plain
+        )
 
     def _outcome_of(self, answer: object, error: BaseException | None) -> Ending:
         try:
@@ -221,7 +218,6 @@ class Attempt:
 
     def _outcome(self, answer: object, error: BaseException | None) -> Ending:
         if self.revoked is not None:
-            self._note_thread()
             return Revoked(self.revoked)
         if self.interrupted or _cancelled_from_outside():
             return self._interrupted(error)
@@ -240,7 +236,6 @@ class Attempt:
         return self._raised(error)
 
     def _interrupted(self, error: BaseException | None) -> Released:
-        self._note_thread()
         if error is not None and not only_cancelled(error):
             log.warning("the handler raised while it was being stopped", query=self.query.id, exc_info=error)
         return Released(self.execution.phrases.stopping)
@@ -248,14 +243,13 @@ class Attempt:
     def _timed_out(self, error: BaseException | None) -> Failed:
         # Also when it has returned an answer: a handler that catches everything answers here with
         # the text of its own cancellation.
-        self._note_thread()
         log.warning(
             "the handler ran past its time limit",
             query=self.query.id,
             limit=self.deadline.limit,
             exc_info=error,
         )
-        left = self.thread is not None and self.thread.running
+        left = self.thread is not None and self.thread.left
         kind = "left_behind" if left else "timeout"
         return Failed(self._sentence(kind), kind)
 
@@ -307,48 +301,6 @@ class Attempt:
     def _fit(self, text: str) -> str:
         # Before it is cut: half a secret is not found.
         return fit(masks.hide(text), most=MOST_ANSWER, note=self.execution.phrases.cut)
-
-    def _note_thread(self) -> None:
-        if self.thread is not None and self.thread.running:
-            self.thread.left = True
-            self.execution.left_behind.add(threads=1)
-            log.error(
-                "a thread was left behind: a plain function can't be stopped",
-                query=self.query.id,
-                handler=self.execution.handler.path,
-                left_behind=self.execution.left_behind.threads,
-            )
-
-    def _thread_ended(self) -> None:
-        if self.thread is not None and self.thread.left:
-            self.execution.left_behind.add(threads=-1)
-            still = self.execution.left_behind.threads
-            log.warning("a thread that was left behind has ended", query=self.query.id, still=still)
-
-
-class _Thread:
-    """A plain function in a thread, which can be left but not stopped."""
-
-    def __init__(self, function: Callable[[], object], ended: Callable[[], None]) -> None:
-        self._function = function
-        self._ended = ended
-        self._token = trio.lowlevel.current_trio_token()
-        self.running = True
-        self.left = False
-
-    def run(self) -> tuple[object]:
-        try:
-            # In a tuple: for a coroutine, Trio would raise a TypeError of its own.
-            return (self._function(),)
-        finally:
-            try:
-                self._token.run_sync_soon(self._note_end)
-            except trio.RunFinishedError:
-                pass  # the worker has ended without it
-
-    def _note_end(self) -> None:
-        self.running = False
-        self._ended()
 
 
 def _cancelled_from_outside() -> bool:

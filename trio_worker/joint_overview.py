@@ -58,9 +58,10 @@ def join(snapshots: Mapping[int, dict[str, Any]], silent: Collection[int] = ()) 
     of = list(begun.values())
     consumers = _sums(snapshot["consumers"] for snapshot in of)
     states = {number: snapshot["state"] for number, snapshot in sorted(snapshots.items())}
-    state = _trouble(states, silent) or _all_well(consumers)
+    trouble = _trouble(states, silent)
     if not of:
-        return {"state": state}
+        return {"state": trouble or next(iter(states.values()))}
+    state = trouble or _all_well(consumers)
     first = of[0]
     return {
         "process": " ".join(f"{number}: {snapshot['process']}" for number, snapshot in begun.items()),

@@ -22,7 +22,7 @@ from trio_worker.capture import Capture
 from trio_worker.disk_kind import disk_warning, read_mounts
 from trio_worker.environment import read_environment, unreadable_lines
 from trio_worker.errand import Errand
-from trio_worker.errors import AccessDenied, JournalError, SettingsError
+from trio_worker.errors import AccessDenied, JournalError, SettingsError, leaves
 from trio_worker.exposure import exposures, open_doors
 from trio_worker.front import Front
 from trio_worker.handlers.child import kill_children
@@ -321,9 +321,9 @@ def explain(crash: BaseExceptionGroup) -> tuple[list[str], int]:
     Returns:
         The sentences for the operator, and the exit code; no sentence and `BUG` for a bug.
     """
-    leaves = [leaf for leaf in _leaves(crash) if not isinstance(leaf, trio.Cancelled)]
-    problems = [leaf for leaf in leaves if isinstance(leaf, SettingsError | AccessDenied | JournalError)]
-    if not leaves or len(problems) < len(leaves):
+    causes = [leaf for leaf in leaves(crash) if not isinstance(leaf, trio.Cancelled)]
+    problems = [leaf for leaf in causes if isinstance(leaf, SettingsError | AccessDenied | JournalError)]
+    if not causes or len(problems) < len(causes):
         return [], BUG
     # Each once: several tasks may have been refused the same log-in.
     sentences = dict.fromkeys(sentence for problem in problems for sentence in _sentences(problem))
@@ -339,14 +339,6 @@ def _sentences(problem: SettingsError | AccessDenied | JournalError) -> tuple[st
     if isinstance(problem, JournalError):
         return (str(problem),)
     return (f"{problem}. Check WORKER_USERNAME and WORKER_PASSWORD.",)
-
-
-def _leaves(error: BaseException) -> Iterator[BaseException]:
-    if isinstance(error, BaseExceptionGroup):
-        for inner in error.exceptions:
-            yield from _leaves(inner)
-    else:
-        yield error
 
 
 def leave_by_force(code: int = BUG) -> None:

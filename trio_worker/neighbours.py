@@ -216,7 +216,9 @@ class Neighbours:
             if text:
                 heard.answers[number] = json.loads(text)
                 self._known.add(number)
-        except (OSError, trio.BrokenResourceError, ValueError):
+        except (OSError, trio.BrokenResourceError, ValueError) as error:
+            if getattr(error.__cause__, "errno", None) == errno.ENOTCONN:
+                return  # too many wait for it: it stands still
             # It has died, or is just going: it is left out, as the docstring says.
             heard.silent.discard(number)
             self._known.discard(number)

@@ -14,7 +14,7 @@ from trio_worker.capture import Capture
 from trio_worker.claims import Claims
 from trio_worker.consumer import Consumer
 from trio_worker.errand import Errand
-from trio_worker.execution import Execution, PlainCall, in_a_thread
+from trio_worker.execution import Execution
 from trio_worker.front import Front
 from trio_worker.handlers.loading import Handler
 from trio_worker.history import History
@@ -25,6 +25,7 @@ from trio_worker.lost_claims import LostClaims
 from trio_worker.overview import Overview
 from trio_worker.pause import LOOK_FOR_ORDERS, Pause
 from trio_worker.phrases import Phrases, phrases
+from trio_worker.plain_thread import PlainCall, in_a_thread
 from trio_worker.probes import Probes
 from trio_worker.projects import Projects
 from trio_worker.queue_length import QueueLength

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 
-__all__ = ["clean", "fit"]
+__all__ = ["clean", "fit", "text_of"]
 
 # A lone surrogate can't be encoded as UTF-8; NUL can't be stored by PostgreSQL and is refused by DRF.
 _FORBIDDEN = re.compile("[\ud800-\udfff]")
@@ -46,6 +46,14 @@ def fit(text: str, *, most: int, note: str) -> str:
         else:
             high = middle - 1
     return text[:low] + note.format(count=len(text) - low)
+
+
+def text_of(thing: object) -> str:
+    """Give `str(thing)`; somebody's broken ``__str__`` must not fail a query."""
+    try:
+        return str(thing)
+    except Exception as error:  # noqa: BLE001 - as said
+        return f"<{type(thing).__name__} that can't be shown: {type(error).__name__}>"
 
 
 def _size(text: str) -> int:

@@ -1,7 +1,7 @@
 """What the operator sets: read from the environment, checked all at once, then frozen.
 
-Each variable is declared once, at the field of `Settings` that it fills. The messages, the README's
-table and `.env.example` follow from that; a test compares the three.
+Each variable is declared once, at the field of `Settings` that it fills. The messages, the tables
+of docs/settings.md and `.env.example` follow from that; a test compares the three.
 """
 
 # ruff: noqa: RUF009 - `setting` gives an attrs.field, which attrs makes anew for each instance
@@ -388,7 +388,7 @@ class Settings:
 _BY_FIELD = variables_of(Settings)
 
 VARIABLES: tuple[Variable, ...] = tuple(_BY_FIELD.values())
-"""Every variable that is read, in the order of the README's table."""
+"""Every variable that is read, in the order of the table in docs/settings.md."""
 
 
 def read_fields(environ: Mapping[str, str], *fields: str) -> dict[str, Any]:

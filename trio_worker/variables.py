@@ -29,9 +29,9 @@ class Variable:
 
     Attributes:
         name: Its name in the environment.
-        default: What the README's table shows as its default: a value, ``required``, or words.
+        default: What the table in docs/settings.md shows as its default: a value, ``required``, or words.
         example: What `.env.example` shows: the default, where that is a value.
-        meaning: One line for the README's table and `.env.example`, in Markdown.
+        meaning: One line for that table and `.env.example`, in Markdown.
         expected: What is said to be expected when its value can't be used.
         required: Whether the class can't be made without it.
         or_file: The field whose variable may name a file with the value instead, or None.

@@ -24,6 +24,11 @@ def main() -> None:
 
     Settings come from the environment, and from .env in the working directory.
     """
+    # What is closed of stdin, stdout and stderr would be what is opened next: a socket, in the way of the
+    # stdin of a process that is started.
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) < 3:
+        pass
+    os.close(descriptor)
 
 
 @main.command()

@@ -17,7 +17,7 @@ import structlog
 import trio
 
 import trio_worker
-from trio_worker.cli.member import DRAIN, NOW, Member, lines
+from trio_worker.cli.member import DRAIN, NOW, STOP, Member, lines
 from trio_worker.probes import NOT_LOGGED_IN
 from trio_worker.stop import Stop
 from trio_worker.systemd import NOT_STARTED
@@ -111,6 +111,7 @@ class Child:
         if not stop.limited.is_set():
             self.drain()
             await stop.limited.wait()
+        self.tell(STOP)
         self.process.send_signal(signal.SIGTERM)
         await stop.hurried.wait()
         self.tell(NOW)

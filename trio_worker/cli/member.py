@@ -2,9 +2,9 @@
 
 A socket leads to the parent. What comes from there is a word a line; what goes there is a line of JSON
 each second, and at once when it begins to drain. Not signals, which systemd and terminals send as well, and
-which kill a Python that has not begun to listen for them; SIGTERM alone is one, since it also works while
-the handler's module is imported and while a handler blocks the event loop. So a process sends it to itself
-when its parent is gone.
+which kill a Python that has not begun to listen for them. SIGTERM alone comes as one beside its word, since
+it also works while the handler's module is imported and while a handler blocks the event loop; so a process
+sends it to itself when its parent is gone. The word is for those whose module has taken SIGTERM for itself.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ import trio
 from trio_worker.front import Front
 from trio_worker.stop import Stop
 
-__all__ = ["DRAIN", "EVERY", "LOOK_AROUND", "NOW", "Member", "lines"]
+__all__ = ["DRAIN", "EVERY", "LOOK_AROUND", "NOW", "STOP", "Member", "lines"]
 
 log = structlog.get_logger(__name__)
 
-DRAIN, NOW, LOOK_AROUND = "drain", "now", "look around"
+DRAIN, STOP, NOW, LOOK_AROUND = "drain", "stop", "now", "look around"
 
 EVERY = 1.0  # seconds between two reports
 LONGEST_LINE = 65_536  # bytes
@@ -82,13 +82,14 @@ class Member:
 
         Args:
             front: Knows how it is; is told of a death beside it.
-            stop: Asked for by the parent.
+            stop: Asked for by the parent, or because it is gone.
         """
         stream = trio.SocketStream(trio.socket.from_stdlib_socket(socket.socket(fileno=self.control)))
         async with stream, trio.open_nursery() as nursery:
             nursery.start_soon(_report, stream, front, stop)
             await _obey(stream, front, stop)
             nursery.cancel_scope.cancel()
+        stop.ask()
 
 
 def _follow(end: int) -> None:
@@ -116,6 +117,7 @@ async def _report(stream: trio.SocketStream, front: Front, stop: Stop) -> None:
 async def _obey(stream: trio.SocketStream, front: Front, stop: Stop) -> None:
     acts: Mapping[str, Callable[[], Any]] = {
         DRAIN: stop.drain,
+        STOP: stop.ask,
         NOW: stop.hurry,
         LOOK_AROUND: front.neighbours.note_death,
     }

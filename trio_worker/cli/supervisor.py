@@ -178,8 +178,11 @@ class Supervisor:
         if code == OK and self.stop.asked.is_set():
             log.info("a process has drained", process=child.index, pid=child.process.pid)
             return True
-        is_at_the_start = 0 not in self._begun  # later the others work, and go on
-        if is_at_the_start and (code in _OPERATORS or (child.index == 0 and code != OK)):
+        if code in _OPERATORS and self.stop.asked.is_set():
+            self._note(code)  # it could take up nothing, nor could the next
+            return True
+        # Once one works, none that dies or has wrong settings ends it.
+        if not self._begun and (code in _OPERATORS or (child.index == 0 and code != OK)):
             if code not in _OPERATORS:
                 log.error("the first process has died at its start", pid=child.process.pid, **_how(code))
             self._note(code)

@@ -68,7 +68,7 @@ async def open_agent(
         agent = Agent(
             settings=settings,
             model=Model(client, settings),
-            tools=Toolbox(tools, words),
+            tools=Toolbox(tools),
             patience=Patience(model=settings.model, sentences=words),
             sentences=words,
         )

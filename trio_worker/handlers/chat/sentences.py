@@ -19,7 +19,6 @@ class Sentences:
     begun: str
     going_on: str
     again: str
-    calls: str
     steps_over: str
     not_now: str
     misconfigured: str
@@ -42,7 +41,6 @@ ENGLISH = Sentences(
     begun="The model has begun to write",
     going_on="The model is writing: {count} characters so far",
     again="The model is not available just now; again in {seconds} s",
-    calls="{call}: {result}",
     steps_over="The model has used up its rounds of tool calls ({count}), and is asked to answer now",
     not_now="The model is not available just now.",
     misconfigured="The model can't be used just now; the operator has been told.",
@@ -65,7 +63,6 @@ RUSSIAN = Sentences(
     begun="Модель начала писать",
     going_on="Модель пишет, символов: {count}",
     again="Модель сейчас недоступна; следующая попытка через {seconds} с",
-    calls="{call}: {result}",
     steps_over="Модель исчерпала обращения к инструментам (кругов: {count}) и теперь должна ответить",
     not_now="Модель сейчас недоступна.",
     misconfigured="Моделью сейчас нельзя воспользоваться; оператору об этом сообщено.",

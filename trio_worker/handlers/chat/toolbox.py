@@ -11,10 +11,10 @@ import msgspec
 import structlog
 
 from trio_worker.context import Context
-from trio_worker.errors import QueryFailed, RetryLater, unwrapped
+from trio_worker.errors import QueryFailed, RetryLater, leaves, unwrapped
 from trio_worker.handlers.chat.reply import ToolCall
-from trio_worker.handlers.chat.sentences import Sentences
 from trio_worker.handlers.chat.tools import ArgumentsError, Tool
+from trio_worker.plain_text import text_of
 
 __all__ = ["MOST_RESULT", "Toolbox"]
 
@@ -33,11 +33,9 @@ class Toolbox:
 
     Attributes:
         tools: They.
-        sentences: The language of the query's log.
     """
 
     tools: Sequence[Tool]
-    sentences: Sentences
 
     @property
     def schemas(self) -> list[Mapping[str, Any]]:
@@ -57,9 +55,13 @@ class Toolbox:
         Raises:
             QueryFailed: A tool has raised that; so with `RetryLater`.
         """
-        result = _cut(await self._result(call, ctx))
-        shown = f"{call.name}({_shown(call.arguments)})"
-        ctx.log(self.sentences.calls.format(call=shown, result=_shown(result.partition("\n")[0])))
+        result = ""
+        try:
+            result = _cut(await self._result(call, ctx))
+        finally:
+            # Also of one that ends the query, or does not end.
+            shown = f"{call.name}({_shown(call.arguments)})"
+            ctx.log(": ".join(filter(None, (shown, _shown(result.partition("\n")[0])))))
         return {"role": "tool", "tool_call_id": call.id, "content": result}
 
     async def _result(self, call: ToolCall, ctx: Context) -> str:
@@ -73,12 +75,16 @@ class Toolbox:
             # What is no object is not in the message of the call, where servers would refuse it.
             quoted = "" if call.is_object else f". You wrote: {call.arguments[:_LONGEST_QUOTED]}"
             return f"Error: the arguments do not fit: {error}{quoted}"
-        except Exception as raised:
+        except (Exception, SystemExit, BaseExceptionGroup) as raised:
             problem = unwrapped(raised)
             if isinstance(problem, QueryFailed | RetryLater):
                 raise problem from None
+            problems = list(leaves(problem))
+            if not all(isinstance(problem, Exception | SystemExit) for problem in problems):
+                raise  # it was cancelled, and something else besides
             log.warning("a tool of the model has raised", tool=call.name, exc_info=problem)
-            return f"Error: {type(problem).__name__}: {problem}"
+            said = "; ".join(f"{type(problem).__name__}: {text_of(problem)}" for problem in problems)
+            return f"Error: {said}"
 
 
 def _as_text(result: object) -> str:

@@ -8,7 +8,6 @@ differ. The descriptions come of the docstring.
 from __future__ import annotations
 
 import inspect
-import math
 import typing
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -17,9 +16,8 @@ from typing import Annotated, Any
 
 import attrs
 import msgspec
-import trio
 
-from trio_worker.context import BaseContext, Context
+from trio_worker.context import BaseContext, Context, PlainContext
 from trio_worker.errors import HandlerError
 from trio_worker.handlers.chat.docstring import read_docstring
 from trio_worker.handlers.importing import Wanted
@@ -27,9 +25,6 @@ from trio_worker.handlers.importing import Wanted
 __all__ = ["ArgumentsError", "Tool", "load_tools", "make_tool"]
 
 _LONGEST_NAME = 64  # characters that OpenAI takes
-
-# As the worker's own plain handlers: one that hangs is left behind, and must not keep the next from starting.
-_threads = trio.CapacityLimiter(math.inf)
 
 
 class ArgumentsError(Exception):
@@ -74,16 +69,18 @@ class Tool:
     async def call(self, arguments: Mapping[str, Any], ctx: Context) -> Any:
         """Call the function: an async one here, a plain one in a thread.
 
-        Cancelled, a thread is left behind.
+        Cancelled, a thread is left behind, and counted as that of a plain handler.
 
         Raises:
             Exception: What the function raises.
         """
-        given = dict(arguments) if self.ctx is None else {**arguments, self.ctx: ctx}
+
+        def call(ctx: BaseContext) -> Any:
+            return self.function(**arguments, **({} if self.ctx is None else {self.ctx: ctx}))
+
         if inspect.iscoroutinefunction(self.function):
-            return await self.function(**given)
-        call = partial(self.function, **given)
-        return await trio.to_thread.run_sync(call, abandon_on_cancel=True, limiter=_threads)
+            return await call(ctx)
+        return await ctx.call_plain(call, tool=self.name)
 
 
 def load_tools(path: str, directory: Path) -> list[Tool]:
@@ -163,7 +160,8 @@ def _fields(
         if parameter.name not in hints:
             raise TypeError(f"{name} does not say of which type {parameter.name} is")
         hint = hints[parameter.name]
-        if hint in (Context, BaseContext):
+        if isinstance(hint, type) and issubclass(hint, BaseContext):
+            _check_context(name, parameter.name, hint, function)
             ctx = parameter.name
             continue
         if description := descriptions.get(parameter.name):
@@ -171,6 +169,12 @@ def _fields(
         default = () if parameter.default is parameter.empty else (_default(parameter.default),)
         fields.append((parameter.name, hint, *default))
     return ctx, fields
+
+
+def _check_context(name: str, parameter: str, hint: type, function: Callable[..., Any]) -> None:
+    kind, given = ("async", Context) if inspect.iscoroutinefunction(function) else ("plain", PlainContext)
+    if not issubclass(given, hint):
+        raise TypeError(f"{name} is {kind}: {parameter} is a {given.__name__} there, not a {hint.__name__}")
 
 
 def _default(value: object) -> Any:
