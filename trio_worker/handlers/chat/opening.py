@@ -85,4 +85,4 @@ async def check_model(say: Say) -> None:
     if tools:
         say("fine", "tools", ", ".join(tool.name for tool in tools))
     async with open_client(settings) as client:
-        await look_at(Model(client, settings), [tool.schema for tool in tools], say)
+        await look_at(Model(client, settings), Toolbox(tools).schemas, say)
