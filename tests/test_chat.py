@@ -6,6 +6,8 @@ import re
 from typing import Any, get_args
 
 import attrs
+import httpcore
+import httpx
 import pytest
 import trio
 from structlog.typing import EventDict
@@ -13,6 +15,7 @@ from trio.testing import MockClock
 
 from tests.chats import KEY, open_chat, settings
 from trio_worker import Project
+from trio_worker.handlers.chat.cause import cause_of
 from trio_worker.handlers.chat.failures import Why
 from trio_worker.handlers.chat.opening import open_agent
 from trio_worker.handlers.chat.prompt import BUILT_IN
@@ -470,6 +473,16 @@ async def test_a_short_key_is_masked(autojump_clock: MockClock, events: list[Eve
         await chat.webbuddy.until(lambda: "Put aside" in " ".join(query.logs))
     (event,) = happened(events, "the model can't be used")
     assert event["reason"] == "refuses the key (401 Unauthorized: Incorrect key: [MASKED])"
+
+
+@pytest.mark.parametrize(("said", "shown"), [("", "ReadError: reset by peer"), ("gone", "ReadError: gone")])
+def test_what_is_behind_an_error(said: str, shown: str) -> None:
+    """Where httpx has no words of its own, the operator reads those of the system."""
+    error = httpx.ReadError(said)
+    error.__cause__ = httpcore.ReadError()
+    error.__cause__.__context__ = OSError("reset by peer")
+    assert cause_of(error) == shown
+    assert cause_of(trio.ClosedResourceError()) == "ClosedResourceError"
 
 
 async def test_other_words_are_tried_once(autojump_clock: MockClock) -> None:

@@ -11,6 +11,7 @@ import httpx
 import trio
 
 from trio_worker.handlers.chat.addresses import why_refused
+from trio_worker.handlers.chat.cause import cause_of
 from trio_worker.handlers.chat.page import MOST_BYTES, Page
 
 __all__ = ["SECONDS", "Fetcher", "threads"]
@@ -63,7 +64,7 @@ class Fetcher:
             except _RefusedError as error:
                 return f"Not fetched: {error}"
             except (httpx.HTTPError, ssl.SSLError, OSError) as error:
-                return f"{url} does not answer: {_reason(error)}"
+                return f"{url} does not answer: {cause_of(error)}"
             # In a thread, for a page that is made to take long. It is not left behind: it looks up.
             return await trio.to_thread.run_sync(
                 page.describe, trio.from_thread.check_cancelled, limiter=threads
@@ -144,14 +145,6 @@ class Fetcher:
                 # Reading all authorities takes longer than the event loop may stand still.
                 self._context = await trio.to_thread.run_sync(self.trust, limiter=threads)
             return self._context
-
-
-def _reason(error: BaseException) -> str:
-    """What is behind an error: httpcore wraps, and drops the words on the way."""
-    kind = type(error).__name__
-    while not str(error) and (behind := error.__cause__ or error.__context__) is not None:
-        error = behind
-    return f"{kind}: {error}" if str(error) else kind
 
 
 def _read_url(read: Callable[[str], httpx.URL], text: str) -> httpx.URL:

@@ -15,6 +15,7 @@ import trio
 
 from trio_worker.answers import retry_after
 from trio_worker.chat_settings import ChatSettings
+from trio_worker.handlers.chat.cause import cause_of
 from trio_worker.handlers.chat.complaint import judge, read_complaint
 from trio_worker.handlers.chat.draft import Draft
 from trio_worker.handlers.chat.encodable import encodable
@@ -164,7 +165,7 @@ class Model:
             async with self.client.stream("GET", f"{self.settings.base_url}/models") as response:
                 body = await _beginning_of(response, _MOST_OF_A_LIST)
         except (httpx.TransportError, httpx.DecodingError) as error:
-            raise NotNow(_said(error)) from error
+            raise NotNow(cause_of(error)) from error
         if response.status_code in (404, 405, 501):
             return None
         if response.status_code != 200:
@@ -202,7 +203,7 @@ class Model:
                     raise self._judge(response, await _beginning_of(response, _MOST_OF_AN_ERROR))
                 await _listen(response, listener, heard)
         except (httpx.TransportError, httpx.DecodingError) as error:
-            listener.lose(_said(error))
+            listener.lose(cause_of(error))
         return listener.reply()
 
     def _judge(self, response: httpx.Response, body: bytes) -> ModelError:
@@ -237,10 +238,6 @@ class _Models(msgspec.Struct):
 
     def names(self) -> list[str]:
         return [model.id for model in self.data or []]
-
-
-def _said(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
 
 
 def _is_stream(response: httpx.Response) -> bool:
