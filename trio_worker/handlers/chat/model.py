@@ -125,7 +125,9 @@ class Model:
             except Declined as declined:
                 simpler = dialect.simpler(declined.reason)
                 if simpler is None or declined.sentence == "too_long":  # in other words it is as long
-                    raise self._as_meant(declined) from declined
+                    if self._has_answered:
+                        raise
+                    raise self._never_taken(declined) from declined
                 dialect, why = simpler, declined.reason
             else:
                 self._learn(dialect, why)
@@ -144,14 +146,12 @@ class Model:
             self._dialect = dialect
         self._has_answered = True
 
-    def _as_meant(self, declined: Declined) -> ModelError:
-        """Say whose fault it is when a request is not taken: one text can't be told from another.
+    def _never_taken(self, declined: Declined) -> Misconfigured:
+        """Say what it means when a request is not taken by a model that has never answered.
 
-        A model that has never answered may be unable to, with these settings: a temperature that it does not
-        know, tools, too many tokens. No query is to fail by that.
+        It may be unable to, with what is set: a temperature that it does not know, tools, too many tokens.
+        Each server has other words for that, but no query is to fail by it.
         """
-        if self._has_answered:
-            return declined
         about = f"; CHAT_MAX_TOKENS is {self.settings.max_tokens}" if declined.sentence == "too_long" else ""
         return Misconfigured(declined.reason + about)
 

@@ -111,7 +111,7 @@ async def _begun_by(moment: float, ask: Ask) -> Reply:
             waiting.deadline = math.inf
 
         return await ask(begun)
-    raise NotNow("it has taken the request, and not begun to answer within half of the query's time")
+    raise NotNow("it has not begun to answer within half of the query's time")
 
 
 def _later(ctx: Context, reason: str, asked: float | None = None) -> RetryLater:
