@@ -1089,8 +1089,8 @@ MUTATIONS = [
     Mutation(
         "before the model has ever answered no query fails by a request that it does not take",
         "handlers/chat/model.py",
-        "        if self._has_answered:\n            return declined\n",
-        "        if True:\n            return declined\n",
+        "                    if self._has_answered:\n",
+        "                    if True:\n",
         "chat",
     ),
     Mutation(

@@ -6,6 +6,8 @@ import re
 from typing import Any, get_args
 
 import attrs
+import httpcore
+import httpx
 import pytest
 import trio
 from structlog.typing import EventDict
@@ -13,11 +15,13 @@ from trio.testing import MockClock
 
 from tests.chats import KEY, open_chat, settings
 from trio_worker import Project
+from trio_worker.handlers.chat.cause import cause_of
 from trio_worker.handlers.chat.failures import Why
 from trio_worker.handlers.chat.opening import open_agent
 from trio_worker.handlers.chat.prompt import BUILT_IN
+from trio_worker.handlers.chat.reply import ToolCall
 from trio_worker.handlers.chat.sentences import ENGLISH, RUSSIAN, Sentences
-from trio_worker.testing import Failing, ModelServer, RunHandler, Saying, Streaming
+from trio_worker.testing import Failing, ModelServer, RunHandler, Saying, Streaming, ToolRequest
 
 LONG = "word " * 60
 
@@ -429,15 +433,88 @@ async def test_one_trouble_after_another_is_told(autojump_clock: MockClock, even
     assert happened(events, "the model can be used again")
 
 
-async def test_queries_do_not_wait_for_each_other(autojump_clock: MockClock) -> None:
+async def test_queries_do_not_wait_for_each_other() -> None:
     """They share the client, and each has a connection of its own."""
     server = ModelServer()
-    server.will(*3 * [Saying(text="Up.", first=50)])
+    server.will(*3 * [Saying(text="Up.", first=3_600)])
+    with trio.fail_after(30), trio.CancelScope() as done:
+        async with open_chat(server, sockets=True, num_workers=3) as chat:
+            for text in ("one", "two", "three"):
+                chat.webbuddy.add_query(text)
+            await server.until(lambda: len(server.requests) == 3)
+            done.cancel()
+
+
+@pytest.mark.parametrize(
+    ("pieces", "seconds"),
+    [([b'{"detail": "Not here"}'], 10), ([b'{"detail": "Not here"}' + b" " * 70_000], 0)],
+)
+async def test_an_error_that_does_not_end(
+    pieces: list[bytes], seconds: int, autojump_clock: MockClock, events: list[EventDict]
+) -> None:
+    """It is read for ten seconds, and as far as an error may be long."""
+    server = ModelServer()
+    server.will(Streaming(pieces=pieces, then="silence", content_type="application/json"))
     began = trio.current_time()
-    async with open_chat(server, num_workers=3) as chat:
-        queries = [chat.webbuddy.add_query(text) for text in ("one", "two", "three")]
-        await chat.webbuddy.until(lambda: all(query.status == "done" for query in queries))
-        assert trio.current_time() - began < 80
+    async with open_chat(server) as chat:
+        query = chat.webbuddy.add_query("one")
+        await chat.webbuddy.until(lambda: "Put aside" in " ".join(query.logs))
+        assert seconds <= trio.current_time() - began < seconds + 5
+    (event,) = happened(events, "the model can't be used")
+    assert event["reason"] == "answers with no stream, but with 'application/json': Not here"
+
+
+async def test_a_short_key_is_masked(autojump_clock: MockClock, events: list[EventDict]) -> None:
+    """It is too short for the masks of the log, so that this is done where servers quote it."""
+    server = ModelServer()
+    server.will(Failing(status=401, message="Incorrect key: k12"))
+    async with open_chat(server, chat={"api_key": "k12"}) as chat:
+        query = chat.webbuddy.add_query("one")
+        await chat.webbuddy.until(lambda: "Put aside" in " ".join(query.logs))
+    (event,) = happened(events, "the model can't be used")
+    assert event["reason"] == "refuses the key (401 Unauthorized: Incorrect key: [MASKED])"
+
+
+@pytest.mark.parametrize(("said", "shown"), [("", "ReadError: reset by peer"), ("gone", "ReadError: gone")])
+def test_what_is_behind_an_error(said: str, shown: str) -> None:
+    """Where httpx has no words of its own, the operator reads those of the system."""
+    error = httpx.ReadError(said)
+    error.__cause__ = httpcore.ReadError()
+    error.__cause__.__context__ = OSError("reset by peer")
+    assert cause_of(error) == shown
+    assert cause_of(trio.ClosedResourceError()) == "ClosedResourceError"
+
+
+async def test_other_words_are_tried_once(autojump_clock: MockClock) -> None:
+    """A server that refuses both names is not asked for ever."""
+    server = ModelServer()
+    server.will(*2 * [Failing(status=400, message="neither max_tokens nor max_completion_tokens")])
+    async with open_chat(server, chat={"max_tokens": 9}) as chat:
+        query = chat.webbuddy.add_query("one")
+        await chat.webbuddy.until(lambda: "Put aside" in " ".join(query.logs))
+        assert len(server.requests) == 2
+
+
+async def test_an_answer_with_calls_at_the_end(autojump_clock: MockClock) -> None:
+    """When the rounds are used up, what it says counts, though it calls once more."""
+
+    async def look() -> str:
+        """Look."""
+        return "seen"
+
+    again = [ToolRequest("look")]
+    server = ModelServer()
+    server.will(Saying(calls=again), Saying(text="It is up.", calls=again))
+    async with open_chat(server, tools=[look], chat={"max_steps": 1}) as chat:
+        query = await chat.ask()
+    assert (query.status, query.answer_text) == ("done", "It is up.")
+    assert "has used up its rounds of tool calls (1)" in " ".join(query.logs)
+
+
+def test_a_long_name_of_a_tool() -> None:
+    """OpenAI takes 64 characters, and refuses all that follows when one has more."""
+    message = ToolCall("a", "look at" + "x" * 100, "{}").to_message()
+    assert message["function"]["name"] == "look_at" + "x" * 57
 
 
 # --- No answer -----------------------------------------------------------------------------------

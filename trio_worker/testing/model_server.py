@@ -111,6 +111,7 @@ class ModelServer(Watched):
 
     async def _complete(self, request: dict[str, Any], receive: Receive, send: Send) -> None:
         self.requests.append(request)
+        self.announce()
         answer = self._answer_to(request)
         if isinstance(answer, Failing):
             await _fail(send, answer)

@@ -110,13 +110,16 @@ class Agent:
 
             return await self.model.ask(messages, schemas, heard)
 
+        broken: NoAnswer | None = None
         try:
             reply = await self.patience.ask(ask, progress.ctx)
         except NoAnswer as error:
-            if error.reply is not None and error.reply.usage:
-                await tell_usage(progress.ctx, self.settings.model, messages, error.reply)
-            raise
+            if error.reply is None or not error.reply.usage:
+                raise
+            broken, reply = error, error.reply
         await tell_usage(progress.ctx, self.settings.model, messages, reply)
+        if broken is not None:
+            raise broken
         _check_end(reply)
         return reply
 

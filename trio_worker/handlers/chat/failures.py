@@ -15,7 +15,7 @@ from typing import Literal
 
 from trio_worker.handlers.chat.reply import Reply
 
-__all__ = ["Declined", "Misconfigured", "ModelError", "NoAnswer", "NotNow", "Why", "reason_behind"]
+__all__ = ["Declined", "Misconfigured", "ModelError", "NoAnswer", "NotNow", "Why"]
 
 Why = Literal[
     "broken_off",
@@ -93,11 +93,3 @@ class NoAnswer(ModelError):
 
 class Declined(NoAnswer):
     """The server does not take the request: perhaps it takes a simpler one."""
-
-
-def reason_behind(error: BaseException) -> str:
-    """Say what is behind an error: httpcore wraps, and drops the words on the way."""
-    kind = type(error).__name__
-    while not str(error) and (behind := error.__cause__ or error.__context__) is not None:
-        error = behind
-    return f"{kind}: {error}" if str(error) else kind

@@ -11,7 +11,7 @@ import httpx
 import trio
 
 from trio_worker.handlers.chat.addresses import why_refused
-from trio_worker.handlers.chat.failures import reason_behind
+from trio_worker.handlers.chat.cause import cause_of
 from trio_worker.handlers.chat.page import MOST_BYTES, Page
 
 __all__ = ["SECONDS", "Fetcher", "threads"]
@@ -64,7 +64,7 @@ class Fetcher:
             except _RefusedError as error:
                 return f"Not fetched: {error}"
             except (httpx.HTTPError, ssl.SSLError, OSError) as error:
-                return f"{url} does not answer: {reason_behind(error)}"
+                return f"{url} does not answer: {cause_of(error)}"
             # In a thread, for a page that is made to take long. It is not left behind: it looks up.
             return await trio.to_thread.run_sync(
                 page.describe, trio.from_thread.check_cancelled, limiter=threads

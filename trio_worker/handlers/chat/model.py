@@ -16,10 +16,11 @@ import trio
 
 from trio_worker.answers import retry_after
 from trio_worker.chat_settings import ChatSettings
+from trio_worker.handlers.chat.cause import cause_of
 from trio_worker.handlers.chat.complaint import judge, read_complaint
 from trio_worker.handlers.chat.draft import Draft
 from trio_worker.handlers.chat.encodable import encodable
-from trio_worker.handlers.chat.failures import Declined, Misconfigured, ModelError, NotNow, reason_behind
+from trio_worker.handlers.chat.failures import Declined, Misconfigured, ModelError, NotNow
 from trio_worker.handlers.chat.listener import Listener
 from trio_worker.handlers.chat.reply import Reply
 from trio_worker.masks import MASK
@@ -137,7 +138,9 @@ class Model:
             except Declined as declined:
                 simpler = dialect.simpler(declined.reason)
                 if simpler is None or declined.sentence == "too_long":  # in other words it is as long
-                    raise self._as_meant(declined) from declined
+                    if self._has_answered:
+                        raise
+                    raise self._never_taken(declined) from declined
                 dialect, why = simpler, declined.reason
             else:
                 self._learn(dialect, why)
@@ -156,14 +159,12 @@ class Model:
             self._dialect = dialect
         self._has_answered = True
 
-    def _as_meant(self, declined: Declined) -> ModelError:
-        """Say whose fault it is when a request is not taken: one text can't be told from another.
+    def _never_taken(self, declined: Declined) -> Misconfigured:
+        """Say what it means when a request is not taken by a model that has never answered.
 
-        A model that has never answered may be unable to, with these settings: a temperature that it does not
-        know, tools, too many tokens. No query is to fail by that.
+        It may be unable to, with what is set: a temperature that it does not know, tools, too many tokens.
+        Each server has other words for that, but no query is to fail by it.
         """
-        if self._has_answered:
-            return declined
         about = f"; CHAT_MAX_TOKENS is {self.settings.max_tokens}" if declined.sentence == "too_long" else ""
         return Misconfigured(declined.reason + about)
 
@@ -177,7 +178,7 @@ class Model:
             async with self.client.stream("GET", f"{self.settings.base_url}/models") as response:
                 body = await _beginning_of(response, _MOST_OF_A_LIST)
         except (httpx.TransportError, httpx.DecodingError) as error:
-            raise NotNow(reason_behind(error)) from error
+            raise NotNow(cause_of(error)) from error
         if response.status_code in (404, 405, 501):
             return None
         if response.status_code != 200:
@@ -215,7 +216,7 @@ class Model:
                     raise self._judge(response, await _beginning_of(response, _MOST_OF_AN_ERROR))
                 await _listen(response, listener, heard)
         except (httpx.TransportError, httpx.DecodingError) as error:
-            listener.lose(reason_behind(error))
+            listener.lose(cause_of(error))
         return listener.reply()
 
     def _judge(self, response: httpx.Response, body: bytes) -> ModelError:

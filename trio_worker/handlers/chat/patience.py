@@ -22,6 +22,9 @@ __all__ = ["Patience"]
 
 log = structlog.get_logger(__name__)
 
+Ask = Callable[[Callable[[], None]], Awaitable[Reply]]
+"""Asks once, and calls what it is given as soon as anything comes."""
+
 SHARE = 0.5  # of the time that the query has, for asking again; the rest is for the answer
 FIRST, MOST = 1.0, 30.0  # seconds: the ceilings of the pauses meanwhile
 FIRST_LATER, MOST_LATER = 60.0, 3_600.0  # seconds: those of `RetryLater`, by the attempt
@@ -54,14 +57,14 @@ class Patience:
     _away: Trouble = attrs.field(factory=_away, init=False)
     _wrong: Trouble = attrs.field(factory=_wrong, init=False)
 
-    async def ask(self, ask: Callable[[Callable[[], None]], Awaitable[Reply]], ctx: Context) -> Reply:
+    async def ask(self, ask: Ask, ctx: Context) -> Reply:
         """Ask until a reply begins, or half of the query's time is over; once it has begun, it has all.
 
         A consumer is held meanwhile, hence only half, and not as often as goes; then the query is put aside,
         and holds none. So it is with a server that takes the request and says nothing.
 
         Args:
-            ask: Asks once, and calls what it is given as soon as anything comes.
+            ask: Asks.
             ctx: Of the query.
 
         Raises:
@@ -95,7 +98,7 @@ class Patience:
             await trio.sleep(pause)
 
 
-async def _begun_by(moment: float, ask: Callable[[Callable[[], None]], Awaitable[Reply]]) -> Reply:
+async def _begun_by(moment: float, ask: Ask) -> Reply:
     """Ask, and leave it when nothing has come by then.
 
     Raises:
@@ -108,7 +111,7 @@ async def _begun_by(moment: float, ask: Callable[[Callable[[], None]], Awaitable
             waiting.deadline = math.inf
 
         return await ask(begun)
-    raise NotNow("it has taken the request, and not begun to answer within half of the query's time")
+    raise NotNow("it has not begun to answer within half of the query's time")
 
 
 def _later(ctx: Context, reason: str, asked: float | None = None) -> RetryLater:
