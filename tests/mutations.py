@@ -603,14 +603,21 @@ MUTATIONS = [
     Mutation(
         "the pipe is bounded",
         "bus_pipe.py",
-        "        fcntl.fcntl(descriptor, resize, MOST_HINTS * HINT.size)\n",
+        "        fcntl.fcntl(descriptor, resize, 2 * max(MOST_HINTS * HINT.size, mmap.PAGESIZE))\n",
         "        pass\n",
         "buses bus_pipe",
     ),
     Mutation(
+        "a pipe that is never empty has room",
+        "bus_pipe.py",
+        "resize, 2 * max(",
+        "resize, max(",
+        "bus_pipe",
+    ),
+    Mutation(
         "a pipe that could not be made smaller is cleared in one go",
         "bus_pipe.py",
-        "LARGEST = 65_536\n",
+        "LARGEST = 131_072\n",
         "LARGEST = MOST_HINTS * HINT.size\n",
         "bus_pipe",
     ),

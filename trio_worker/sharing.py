@@ -83,7 +83,7 @@ class Sharing:
                 continue
             if hint.sender == self._me:
                 own += 1
-                if own % MOST_HINTS == 0:  # more than wait on any bus, unless it gives back what it was told
+                if own % MOST_HINTS == 0:  # hardly more wait on a bus, unless it gives back what it was told
                     await self.pulse.sleep(LONGEST_PAUSE)
                 continue
             own = 0
