@@ -573,10 +573,31 @@ MUTATIONS = [
         "bus_redis",
     ),
     Mutation(
-        "a claim that failed hands its hint back",
+        "a claim that failed hands its hints back",
         "sharing.py",
-        "            self.bus.offer(hint)\n            return False\n",
-        "            return False\n",
+        "        for hint in self._unclaimed():\n            self.bus.offer(hint)\n",
+        "",
+        "sharing",
+    ),
+    Mutation(
+        "what was claimed for ahead is not lost with a claim that fails",
+        "sharing.py",
+        "                self._note(hint)\n                self.wakeups.hinted",
+        "                self.announced.add(hint.query)\n                self.wakeups.hinted",
+        "sharing",
+    ),
+    Mutation(
+        "more is claimed in a second than there are round trips in it",
+        "sharing.py",
+        "min(2 * self._window + 1, MOST_AHEAD) if found else 0",
+        "0",
+        "sharing",
+    ),
+    Mutation(
+        "who has found nothing waits for the next answer",
+        "sharing.py",
+        "and self._ahead and not self._was_empty:",
+        "and self._ahead:",
         "sharing",
     ),
     Mutation(
@@ -674,8 +695,15 @@ MUTATIONS = [
     Mutation(
         "one hint that finds nothing speaks for all behind it",
         "sharing.py",
-        "(await self.bus.clear() and bool(await self._claim(0)))",
-        "False",
+        "if found is False and await self.bus.clear():",
+        "if False:",
+        "sharing",
+    ),
+    Mutation(
+        "one that was claimed for ahead and finds nothing, too",
+        "sharing.py",
+        "if self._was_empty and self._unclaimed():",
+        "if False:",
         "sharing",
     ),
     Mutation(
@@ -847,7 +875,7 @@ MUTATIONS = [
     Mutation(
         "a query that a hint has named shows no backlog",
         "sharing.py",
-        "            self.announced.add(query)\n",
+        "            self.announced.add(hint.query)\n",
         "            pass\n",
         "sharing",
     ),
