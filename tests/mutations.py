@@ -770,6 +770,13 @@ MUTATIONS = [
         "bus_redis",
     ),
     Mutation(
+        "a Redis that is full is not well again until it has room",
+        "bus_redis.py",
+        'commands.insert(0, (b"LPUSH", self._key, *hints) if hints else probe)',
+        'commands[:0] = [(b"LPUSH", self._key, *hints)] if hints else []',
+        "bus_redis",
+    ),
+    Mutation(
         "Redis is tried again with nothing to be sent",
         "bus_redis.py",
         """                continue
