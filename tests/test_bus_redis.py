@@ -188,6 +188,25 @@ async def test_a_key_of_another_kind(redis: RedisServer, events: Events) -> None
     assert lines(events) == [SAID, OVER]
 
 
+async def test_a_full_one(redis: RedisServer, events: Events) -> None:
+    """It takes no hint, and is in trouble until it does; a retry with nothing to be sent is refused, too."""
+    with trio.fail_after(60):
+        async with open_redis_bus(redis.address, WEBBUDDY) as bus:
+            await share(bus)
+            await redis.ask("CONFIG", "SET", "maxmemory", "1")
+            bus.offer(Hint(1, 1))
+            await until(lambda: bus.trouble is not None)
+            assert "maxmemory" in str(bus.trouble)
+            with trio.move_on_after(1) as retries:  # the first comes within half a second
+                await until(lambda: bus.trouble is None)
+            assert retries.cancelled_caught
+            assert "maxmemory" in str(await ask_redis(redis.address, WEBBUDDY))
+            await redis.ask("CONFIG", "SET", "maxmemory", "0")
+            await until(lambda: bus.trouble is None)
+            assert await redis.ask("LRANGE", KEY, "0", "-1") == ""
+    assert lines(events) == [SAID, OVER]
+
+
 async def test_full_load_is_a_few_calls(redis: RedisServer) -> None:
     """A thousand hints, offered one by one, go in batches; the first goes at once."""
     with trio.fail_after(60):

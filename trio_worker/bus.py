@@ -11,7 +11,7 @@ import trio
 __all__ = ["MOST_HINTS", "Bus", "Hint", "NoBus"]
 
 MOST_HINTS = 256
-"""How many hints wait on a bus at most: each query that is found leads to the next, these are enough."""
+"""How many hints a bus has room for, at least: each query that is found leads to the next, so these do."""
 
 
 @attrs.frozen
@@ -29,6 +29,9 @@ class Hint:
 
 class Bus(Protocol):
     """A bounded store of hints, each of which is taken by one worker.
+
+    It has room while fewer than `MOST_HINTS` wait, and is bounded: the pipe, by its pages, holds up to twice
+    as many on most machines, the others no more than that.
 
     Handed to one, and not called out to all: of fifty idle workers one claims, and there is nothing to be
     agreed upon. Hints may be lost, come late, twice, or be made up by somebody: push and poll are there.

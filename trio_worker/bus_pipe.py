@@ -6,7 +6,7 @@
     └── wakeups.pipe    16 bytes for each hint
 
 Whoever has a consumer free waits until it can be read; the kernel gives each hint to one reader, keeps what
-nobody reads, up to a page of it, and forgets it with the last process. GNU make shares out jobs in this way:
+nobody reads, up to two pages of it, and forgets it with the last process. GNU make shares out jobs like that:
 https://www.gnu.org/software/make/manual/html_node/POSIX-Jobserver.html. Not a datagram socket for each:
 who sends would have to know who is free, and to try the next where that is wrong.
 """
@@ -14,6 +14,7 @@ who sends would have to know who is free, and to try the next where that is wron
 from __future__ import annotations
 
 import fcntl
+import mmap
 import os
 import stat
 import struct
@@ -36,8 +37,8 @@ log = structlog.get_logger(__name__)
 
 PIPE = "wakeups.pipe"
 HINT = struct.Struct("<qQ")
-LARGEST = 65_536
-"""Bytes in a pipe at most, where it can't be made smaller."""
+LARGEST = 131_072
+"""Bytes in the pipe at most: two pages of 64 KiB, or what macOS makes of it."""
 
 
 @asynccontextmanager
@@ -83,12 +84,16 @@ def _open(folder: StateFolder) -> int:
 
 
 def _bound(descriptor: int) -> None:
-    """Let the kernel keep no more hints than are of use. macOS has its own bound, up to 16 times as high."""
+    """Let the kernel keep no more hints than are of use. macOS has its own bound, up to 16 times as high.
+
+    Two pages: Linux has room again only when *all* of a page was read, so that one alone would be full after
+    a page of hints since it was last empty, of which none may wait any more. Of two, one is never in the way.
+    """
     if not stat.S_ISFIFO(os.fstat(descriptor).st_mode):
         raise OSError(f"{PIPE} in the state folder is no pipe; it can be removed")
     resize = getattr(fcntl, "F_SETPIPE_SZ", None)
     if resize is not None:
-        fcntl.fcntl(descriptor, resize, MOST_HINTS * HINT.size)
+        fcntl.fcntl(descriptor, resize, 2 * max(MOST_HINTS * HINT.size, mmap.PAGESIZE))
 
 
 @attrs.define

@@ -201,8 +201,9 @@ class _RedisBus:
             (b"LTRIM", self._key, b"0", b"%d" % (MOST_HINTS - 1)),
             (b"EXPIRE", self._key, b"%d" % KEPT_SECONDS),
         ]
-        if hints:
-            commands.insert(0, (b"LPUSH", self._key, *hints))
+        # Beside nothing, nothing is inserted: but a Redis that is full refuses that as it refuses a hint.
+        probe: Command = (b"LINSERT", self._key, b"BEFORE", b"", b"")
+        commands.insert(0, (b"LPUSH", self._key, *hints) if hints else probe)
         await self._sending.ask(*commands)
 
     async def _wait(self) -> Any:

@@ -167,13 +167,13 @@ class Intake:
             if self._closed:
                 await trio.sleep_forever()
             await self._until_allowed()
-            await self._wakeups.listened()
+            await self._wakeups.idle()
             await trio.lowlevel.checkpoint()  # the one that waits may just have been sent to the backlog
 
     @property
     def is_free(self) -> bool:
         """Whether a consumer waits for nothing but a wake-up."""
-        return not self._closed and self._may_claim and self._wakeups.is_listened
+        return not self._closed and self._may_claim and self._wakeups.is_idle
 
     def finished(self) -> None:
         """The caller has done with the query that it got."""

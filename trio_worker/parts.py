@@ -236,6 +236,7 @@ class Parts:
             pulse=front.liveness.pulse("sharing"),
         )
         front.wakeups.pass_on = sharing.pass_on
+        front.wakeups.give_back = sharing.give_back
         return sharing
 
     # --- What becomes of them --------------------------------------------------------------------------

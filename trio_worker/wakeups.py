@@ -49,6 +49,7 @@ class Wakeups:
         sources: How many wake-ups came of a ``push``, a ``poll``, a ``second_look`` (after a push that found
             nothing), of a ``claim`` that found something, and of another worker over the ``bus``.
         pass_on: Called with the number that a push has named, or 0, when nobody here is free. Synchronous.
+        give_back: Called when a claim has failed, or was not sent. Synchronous.
     """
 
     def __init__(self) -> None:
@@ -66,6 +67,7 @@ class Wakeups:
         self._answer: _Answer | None = None
         self.sources = Count("push", "poll", "second_look", "claim", "bus")
         self.pass_on: Callable[[int], None] = _nobody
+        self.give_back: Callable[[], None] = _nothing
 
     def tick(self, source: Literal["poll", "second_look"] = "poll") -> None:
         """Wake one consumer: it is time to look for what no push has named."""
@@ -85,22 +87,30 @@ class Wakeups:
         if not self._wake():
             self.pass_on(query_id)
 
-    async def told(self, *, named: bool) -> bool | None:
-        """Wake one consumer: another worker says that a query waits. Return when a claim was answered.
+    def hinted(self, *, named: bool) -> None:
+        """Wake one consumer: another worker says that a query waits.
 
         Args:
             named: Whether a push has named it; if not, there may be more.
-
-        Returns:
-            Whether it has found something; None: it has failed, or was not sent, and nothing is known.
         """
         self.sources.add("bus")
         if named:
             self._expected += 1
         else:
             self._look_due = True
-        self._answer = answer = _Answer()
         self._wake()
+
+    async def told(self, *, named: bool) -> bool | None:
+        """Wake one consumer, as `hinted`. Return when a claim was answered, be it one that was under way.
+
+        Args:
+            named: As of `hinted`.
+
+        Returns:
+            Whether it has found something; None: it has failed, or was not sent, and nothing is known.
+        """
+        self._answer = answer = _Answer()
+        self.hinted(named=named)
         try:
             await answer.came.wait()
         finally:
@@ -112,9 +122,17 @@ class Wakeups:
         """Whether a consumer waits for a wake-up, and for nothing else."""
         return self._bell.statistics().tasks_waiting_receive > 0
 
-    async def listened(self) -> None:
-        """Return when a consumer waits for a wake-up."""
-        while not self.is_listened:
+    @property
+    def is_idle(self) -> bool:
+        """Whether a consumer waits for a wake-up, and no backlog of unknown length is being claimed.
+
+        Its claims find whatever a hint is about; each hint beside them would be one more claim for nothing.
+        """
+        return self.is_listened and self._expected < math.inf
+
+    async def idle(self) -> None:
+        """Return when `is_idle`: such a backlog ends with a consumer that has found nothing, and waits."""
+        while not self.is_idle:
             self._listened = trio.Event()
             await self._listened.wait()
 
@@ -210,6 +228,7 @@ class Wakeups:
         """A claim failed, or was not sent after all: its wake-up stays."""
         self._asking -= 1
         self._answered(found=None)
+        self.give_back()
         self._ring()
 
     async def doubted(self) -> None:
@@ -255,6 +274,10 @@ class _Answer:
 
 def _nobody(query_id: int) -> None:
     """There is nobody to pass anything on to."""
+
+
+def _nothing() -> None:
+    """Nothing was taken from others."""
 
 
 class Announcements:
