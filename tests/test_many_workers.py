@@ -11,11 +11,13 @@ from trio.testing import MockClock
 
 from tests.fleet import claims, waited, workers
 from trio_worker import Context, Query
+from trio_worker.bus_redis import BATCH_SECONDS, WAIT_SECONDS
 from trio_worker.testing import WebBuddy, open_worker
 from trio_worker.testing.memory_bus import MemoryBus
 
 WORKERS, CONSUMERS = 50, 5
 ROUND_TRIP = 0.05  # seconds
+AS_REDIS = {"batch": BATCH_SECONDS, "wait": WAIT_SECONDS}
 
 
 def shares(webbuddy: WebBuddy) -> list[int]:
@@ -25,11 +27,18 @@ def shares(webbuddy: WebBuddy) -> list[int]:
     return sorted(counted[f"worker-{index}"] for index in range(WORKERS))
 
 
-async def test_half_busy_with_all_pushes_to_one(webbuddy: WebBuddy, autojump_clock: MockClock) -> None:
-    """Each query is claimed within a quarter of a second, and costs hardly more than one claim."""
+@pytest.mark.parametrize(("bus", "most"), [({}, 1.25), (AS_REDIS, 2)], ids=["pipe", "redis"])
+async def test_half_busy_with_all_pushes_to_one(
+    bus: dict[str, float], most: float, webbuddy: WebBuddy, autojump_clock: MockClock
+) -> None:
+    """Each query is claimed within a quarter of a second, and costs hardly more than one claim.
+
+    With Redis up to two: of hints that come in one batch, each of two workers may find what the other was
+    told of, and so look for more. Whose wait began first is chance there, and so are the shares.
+    """
     webbuddy.slow = ROUND_TRIP
     chance = random.Random(7)  # noqa: S311
-    async with workers(webbuddy, WORKERS, MemoryBus(), num_workers=CONSUMERS, polling_interval=86_400.0):
+    async with workers(webbuddy, WORKERS, MemoryBus(**bus), num_workers=CONSUMERS, polling_interval=86_400.0):
         before = claims(webbuddy)
         for _ in range(600):
             webbuddy.add_query(str(chance.uniform(5, 60)))
@@ -37,7 +46,9 @@ async def test_half_busy_with_all_pushes_to_one(webbuddy: WebBuddy, autojump_clo
         await webbuddy.until(webbuddy.all_ended)
     waits = sorted(waited(webbuddy, number) for number in webbuddy.queries)
     assert waits[int(len(waits) * 0.99)] <= 0.25
-    assert (claims(webbuddy) - before) / len(waits) <= 1.25
+    assert (claims(webbuddy) - before) / len(waits) <= most
+    if bus:
+        return
     # All but the first, which is pushed to, are free as often.
     others = shares(webbuddy)[:-1]
     mean = sum(others) / len(others)
@@ -54,7 +65,7 @@ async def test_after_an_outage(
     Where nobody answers at all, each worker knocks every two seconds, however long: five minutes do.
     """
     webbuddy.slow = ROUND_TRIP
-    async with workers(webbuddy, WORKERS, MemoryBus(), num_workers=CONSUMERS):
+    async with workers(webbuddy, WORKERS, MemoryBus(**AS_REDIS), num_workers=CONSUMERS):
         if trouble == "down":
             webbuddy.down = True
         else:
@@ -74,7 +85,7 @@ async def test_after_an_outage(
 async def test_fair_shares(webbuddy: WebBuddy, autojump_clock: MockClock) -> None:
     """While there is more to do than workers, each does as much as any other, give or take a fifth."""
     webbuddy.slow = ROUND_TRIP
-    async with workers(webbuddy, WORKERS, MemoryBus(), num_workers=CONSUMERS):
+    async with workers(webbuddy, WORKERS, MemoryBus(**AS_REDIS), num_workers=CONSUMERS):
         for _ in range(1250):
             webbuddy.add_query("20", push=False)
         webbuddy.push(1)
@@ -95,7 +106,7 @@ async def test_a_slow_worker_does_not_starve_a_fast_one(
         return "done"
 
     webbuddy.slow = ROUND_TRIP
-    bus = MemoryBus()
+    bus = MemoryBus(**AS_REDIS)
     async with (
         open_worker(slowly, webbuddy=webbuddy, bus=bus, num_workers=5, name="slow"),
         workers(webbuddy, 1, bus, num_workers=5),

@@ -300,8 +300,8 @@ async def test_a_bus_that_repeats_what_it_is_told_is_left_alone_now_and_then(
 class Counting(MemoryBus):
     """Counts how often each hint was offered that names a query. A push names each once."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, *, wait: float | None = None) -> None:
+        super().__init__(wait=wait)
         self.times: Counter[Hint] = Counter()
 
     def offer(self, hint: Hint) -> None:
@@ -314,28 +314,17 @@ class Counting(MemoryBus):
         return self.times.total() - len(self.times)
 
 
-class CountingInRounds(Counting):
-    """As Redis, which gives a hint to whoever waits, and is told only now and then who no longer does."""
-
-    async def take(self, wanted: Callable[[], bool]) -> Hint | None:
-        while True:
-            with trio.move_on_after(WAIT_SECONDS):
-                return await super().take(lambda: True)
-            if not wanted():
-                return None
-
-
 async def test_who_has_just_become_busy_hands_a_hint_back(
     webbuddy: WebBuddy, autojump_clock: MockClock
 ) -> None:
     """Redis gives it to one that was pushed to a moment ago; one that is free has it at once all the same."""
-    bus = CountingInRounds()
+    bus = Counting(wait=3600)  # that no wait ends meanwhile
     async with workers(webbuddy, 4, bus, polling_interval=86_400.0) as found:
         await keep_the_first_busy(webbuddy)
-        await trio.sleep(0.5)  # they wait at the bus, in some order, for a good second yet
-        for worker in found[1:3]:
-            worker.front.pushed(webbuddy.add_query("1000", push=False).id)
-        await webbuddy.until(lambda: len(webbuddy.with_status("in_progress")) == 3)
+        for worker in found[1:3]:  # one by one: each is given its own, and knows of nothing to pass on
+            query = webbuddy.add_query("1000", push=False)
+            worker.front.pushed(query.id)
+            await webbuddy.until(lambda query=query: query.status == "in_progress")
         for _ in range(2):  # whoever was given the first comes last with the second
             query = webbuddy.add_query("0.1")
             await webbuddy.until(lambda query=query: query.status == "done")
@@ -343,7 +332,9 @@ async def test_who_has_just_become_busy_hands_a_hint_back(
     assert bus.handed_back
 
 
-@pytest.mark.parametrize(("bus", "most"), [(Counting(), 0), (CountingInRounds(), 0.1)], ids=["pipe", "redis"])
+@pytest.mark.parametrize(
+    ("bus", "most"), [(Counting(), 0), (Counting(wait=WAIT_SECONDS), 0.1)], ids=["pipe", "redis"]
+)
 async def test_a_hint_does_not_go_from_one_busy_worker_to_the_next(
     bus: Counting, most: float, webbuddy: WebBuddy, autojump_clock: MockClock
 ) -> None:
