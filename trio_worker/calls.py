@@ -16,7 +16,7 @@ import trio
 from trio_worker.answers import call_name, judge, server_date
 from trio_worker.client import Client
 from trio_worker.connection import MAYBE_SENT
-from trio_worker.errors import Busy, NotFound, Refused, Unavailable
+from trio_worker.errors import Busy, NotFound, Refused, Unavailable, worded
 from trio_worker.server_clock import ServerClock
 from trio_worker.traffic import Traffic
 from trio_worker.turns import Turns
@@ -261,10 +261,8 @@ def _was_sent(request: httpx.Request) -> bool:
 
 
 def _reason(error: BaseException) -> str:
-    """What is behind an error: httpcore wraps (a certificate that is refused is three deep) and drops
-    the words on the way."""
-    while not str(error) and (behind := error.__cause__ or error.__context__) is not None:
-        error = behind
+    """What is behind an error; a certificate that is refused is three deep."""
+    error = worded(error)
     if isinstance(error, ssl.SSLCertVerificationError):
         return (
             f"TLS failed, its certificate is not trusted: {error.verify_message}. If it is of an authority of"

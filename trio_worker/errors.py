@@ -226,3 +226,10 @@ def leaves(error: BaseException) -> Iterator[BaseException]:
             yield from leaves(inner)
     else:
         yield error
+
+
+def worded(error: BaseException) -> BaseException:
+    """Find what is behind an error without words: httpcore wraps, and drops them on the way."""
+    while not str(error) and (behind := error.__cause__ or error.__context__) is not None:
+        error = behind
+    return error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from contextlib import AsyncExitStack
 from functools import partial
 from urllib.parse import urlsplit
@@ -14,6 +13,7 @@ from trio_worker import event_log
 from trio_worker.cli.demo_queries import sight_of
 from trio_worker.cli.demo_screen import PlainScreen
 from trio_worker.cli.ending import Interruption, complain, run_command
+from trio_worker.errors import leaves
 from trio_worker.setting_kinds import bare_url
 from trio_worker.testing import WebBuddy, serve_webbuddy
 
@@ -48,7 +48,7 @@ async def _serve(port: int, push_url: str, interruption: Interruption) -> int:
         try:
             url = await stack.enter_async_context(serve_webbuddy(webbuddy, f"{HOST}:{port}"))
         except* OSError as group:
-            problems += _reasons(group)
+            problems += [leaf.strerror or str(leaf) for leaf in leaves(group) if isinstance(leaf, OSError)]
         if problems:
             complain(f"can't listen at {HOST}:{port} ({'; '.join(problems)}): choose another --port")
             return WRONG
@@ -59,14 +59,6 @@ async def _serve(port: int, push_url: str, interruption: Interruption) -> int:
             await _show(webbuddy, push_url)
     click.echo("WebBuddy is stopped.")
     return FINE
-
-
-def _reasons(error: BaseException) -> Iterator[str]:
-    if isinstance(error, BaseExceptionGroup):
-        for inner in error.exceptions:
-            yield from _reasons(inner)
-    elif isinstance(error, OSError):
-        yield error.strerror or str(error)
 
 
 async def answers_to_localhost(port: int) -> bool:

@@ -11,7 +11,7 @@ import click
 import trio
 
 from trio_worker.cli.check_report import WRONG_SETTINGS
-from trio_worker.errors import SettingsError
+from trio_worker.errors import SettingsError, leaves
 
 __all__ = ["Interruption", "after_signal", "complain", "run_command"]
 
@@ -78,18 +78,13 @@ def run_command(command: Callable[[Interruption], Awaitable[int]]) -> int:
         code = trio.run(_obeying_signals, command)
     except* SettingsError as group:  # a proxy's, or certificates': seen only on the way to WebBuddy
         code = WRONG_SETTINGS
-        for problem in _problems(group):
-            complain(problem)
+        for leaf in leaves(group):
+            for problem in leaf.problems if isinstance(leaf, SettingsError) else ():
+                complain(problem)
     except* BrokenPipeError:
         # Python would write what is still buffered at its exit, and complain.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return code
-
-
-def _problems(error: BaseException) -> list[str]:
-    if isinstance(error, BaseExceptionGroup):
-        return [problem for inner in error.exceptions for problem in _problems(inner)]
-    return list(error.problems) if isinstance(error, SettingsError) else []
 
 
 async def _obeying_signals(command: Callable[[Interruption], Awaitable[int]]) -> int:

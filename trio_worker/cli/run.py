@@ -16,7 +16,7 @@ from trio_worker.cli.check_endpoint import bind_problem
 from trio_worker.cli.crash import after_crash
 from trio_worker.cli.ending import complain
 from trio_worker.cli.member import Member
-from trio_worker.errors import SettingsError
+from trio_worker.errors import SettingsError, leaves
 from trio_worker.launch import OK, WRONG_SETTINGS, Launch, leave_by_force
 from trio_worker.stop import Stop
 from trio_worker.systemd import Systemd
@@ -111,10 +111,5 @@ async def _listen(launch: Launch, nursery: trio.Nursery, member: Member | None, 
 
 def cannot_listen(bind: str, error: BaseException) -> SettingsError:
     """Say why nobody can listen at a ``WORKER_BIND``."""
-    return SettingsError([f"WORKER_BIND is {bind!r}: {'; '.join(dict.fromkeys(_reasons(error)))}"])
-
-
-def _reasons(error: BaseException) -> list[str]:
-    if isinstance(error, BaseExceptionGroup):
-        return [reason for inner in error.exceptions for reason in _reasons(inner)]
-    return [bind_problem(error) if isinstance(error, OSError) else str(error)]
+    reasons = (bind_problem(leaf) if isinstance(leaf, OSError) else str(leaf) for leaf in leaves(error))
+    return SettingsError([f"WORKER_BIND is {bind!r}: {'; '.join(dict.fromkeys(reasons))}"])

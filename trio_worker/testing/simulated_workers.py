@@ -5,7 +5,7 @@ from __future__ import annotations
 import attrs
 import trio
 
-from trio_worker.errors import AccessDenied
+from trio_worker.errors import AccessDenied, leaves
 from trio_worker.testing.simulated_crash import Doors
 from trio_worker.testing.simulated_evidence import Life
 from trio_worker.testing.simulated_handler import make_handler, make_plain_handler
@@ -125,6 +125,4 @@ class Worker:
 
 def _is_denied(error: BaseException) -> bool:
     """Whether a process has ended since WebBuddy refused its first log-in, as it should."""
-    if isinstance(error, BaseExceptionGroup):
-        return all(_is_denied(part) for part in error.exceptions)
-    return isinstance(error, AccessDenied)
+    return all(isinstance(leaf, AccessDenied) for leaf in leaves(error))

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from trio_worker.errors import worded
+
 __all__ = ["cause_of"]
 
 
 def cause_of(error: BaseException) -> str:
-    """Give its kind, and the words of what it was made from: httpcore wraps, and drops them on the way."""
-    kind = type(error).__name__
-    while not str(error) and (behind := error.__cause__ or error.__context__) is not None:
-        error = behind
-    return f"{kind}: {error}" if str(error) else kind
+    """Give its kind, and the words of what it was made from."""
+    kind, words = type(error).__name__, str(worded(error))
+    return f"{kind}: {words}" if words else kind
